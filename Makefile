@@ -1,0 +1,41 @@
+# A newcomer's two commands: `make demo` and `make test`. Both set up what they need, once.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help demo test setup lint clean
+
+help:
+	@echo "make demo    set up, run the real ROS 2 node on a rendered drive, show the result"
+	@echo "make test    set up, run all tests"
+	@echo "make lint    style and types"
+	@echo "make setup   only set up ($(VENV); PYTHON=python3.12 to choose the interpreter)"
+	@echo "make clean   remove what the above made"
+
+demo: setup
+	$(BIN)/rt-seg demo --out out/demo
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+setup: $(READY)
+	@$(BIN)/python scripts/build_messages.py
+
+# The stamp is written last: an interrupted set-up is done again.
+$(READY): requirements/base.txt requirements/ros.txt pyproject.toml setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 10) <= sys.version_info[:2] <= (3, 13) else \
+	  f"Python {sys.version.split()[0]} found; 3.10 to 3.13 is needed: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/base.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/ros.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build out .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info

@@ -1,0 +1,197 @@
+"""Start the segmentation node, and beside it RViz or the playback of a recording where they are asked for.
+
+    ros2 launch rt_seg_ros segment.launch.py model:=cgnet camera_topics:=/camera/image_raw rviz:=true
+
+An argument that is left empty changes nothing: the value of the parameter file holds.
+"""
+
+import os
+
+import yaml
+from ament_index_python.packages import PackageNotFoundError, get_package_prefix, get_package_share_directory
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument, ExecuteProcess, LogInfo, OpaqueFunction, RegisterEventHandler
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import LifecycleNode, Node
+from launch_ros.event_handlers import OnStateTransition
+
+PACKAGE = "rt_seg_ros"
+BOOLEANS = ("true", "false")
+
+# Arguments that are parameters of the node, with their types: see config/segment.yaml.
+PARAMETERS = {
+    "model": (str, "network (cgnet) or weights (cgnet_camvid11) by name; rt-seg models lists them"),
+    "weights": (str, "file of weights (.safetensors) in place of the package's own"),
+    "label_space": (str, "classes: camvid11, cityscapes19, or a YAML file"),
+    "allow_random_weights": (bool, "true: start even a model that has no weights, for trying things out"),
+    "backend": (str, "runtime that computes the network: auto, torch, ..."),
+    "device": (str, "auto, cpu, cuda, or cuda:N for GPU N"),
+    "precision": (str, "fp32, bf16 or fp16"),
+    "input_height": (int, "height at which the network works (pixels); 0: the image's times downsampling_ratio"),
+    "input_width": (int, "width at which the network works (pixels); 0: the image's times downsampling_ratio"),
+    "downsampling_ratio": (float, "working size over image size, above 0 and at most 1"),
+    "camera_topics": (list, "image topics: one, or several as /front/image_raw,/rear/image_raw or a YAML list"),
+    "image_transport": (str, "raw, or compressed: sensor_msgs/CompressedImage on TOPIC/compressed"),
+    "mask_classes": (list, "classes with a topic ~/mask/CLASS of their own: road,car or a YAML list"),
+}
+
+
+def arguments():
+    """Return the declarations of all arguments, the node's parameters among them."""
+    share = get_package_share_directory(PACKAGE)
+    declared = [
+        DeclareLaunchArgument(name, default_value="", description=f"{text} [empty: as in params_file]")
+        for name, (_, text) in PARAMETERS.items()
+    ]
+    declared += [
+        DeclareLaunchArgument("camera_topic", default_value="", description="one image topic: short for camera_topics"),
+        DeclareLaunchArgument(
+            "params_file",
+            default_value=os.path.join(share, "config", "segment.yaml"),
+            description="parameter file; other arguments go before what it says",
+        ),
+        DeclareLaunchArgument("name", default_value="segmentation", description="name of the node"),
+        DeclareLaunchArgument("namespace", default_value="", description="namespace of the node"),
+        DeclareLaunchArgument(
+            "autostart",
+            default_value="true",
+            choices=BOOLEANS,
+            description="configure and activate the node; false: a lifecycle manager, or you, will",
+        ),
+        DeclareLaunchArgument(
+            "respawn", default_value="false", choices=BOOLEANS, description="start the node again should it ever end"
+        ),
+        DeclareLaunchArgument(
+            "use_sim_time", default_value="false", choices=BOOLEANS, description="take the time from /clock"
+        ),
+        DeclareLaunchArgument(
+            "fastdds_profile",
+            default_value=os.path.join(share, "config", "dds", "fastdds.xml"),
+            description="Fast DDS profile with room for large images, for the node and the playback; a profile that is "
+            "set already (FASTRTPS_DEFAULT_PROFILES_FILE) goes before it; empty: none",
+        ),
+        DeclareLaunchArgument("log_level", default_value="info", description="debug, info, warn, error or fatal"),
+        DeclareLaunchArgument(
+            "rviz",
+            default_value="false",
+            choices=BOOLEANS,
+            description="show image, overlay and label in RViz, where it is installed",
+        ),
+        DeclareLaunchArgument(
+            "bag",
+            default_value="",
+            description="recording to play beside the node (ros2 bag play), from when the node is active; "
+            "with use_sim_time:=true it gives the time too",
+        ),
+        DeclareLaunchArgument("bag_rate", default_value="1.0", description="speed of playback, 1.0: as recorded"),
+        DeclareLaunchArgument(
+            "bag_loop", default_value="false", choices=BOOLEANS, description="play the recording again and again"
+        ),
+    ]
+    return declared
+
+
+def convert(name, text):
+    """Return an argument's text in the type of its parameter."""
+    kind = PARAMETERS[name][0]
+    if kind is list:
+        value = yaml.safe_load(text) if text.lstrip().startswith("[") else text.split(",")
+        return [str(entry).strip() for entry in value]
+    if kind is bool:
+        if text.lower() not in BOOLEANS:
+            raise RuntimeError(f"{name}:={text}: expected true or false")
+        return text.lower() == "true"
+    if kind is str:
+        return text
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise RuntimeError(f"{name}:={text}: expected a{'n' if kind is int else ''} {kind.__name__}") from error
+
+
+def setup(context):
+    """Return the actions that the arguments ask for."""
+
+    def value(name):
+        return LaunchConfiguration(name).perform(context)
+
+    def is_true(name):
+        return value(name).lower() == "true"
+
+    given = {name: convert(name, value(name)) for name in PARAMETERS if value(name)}
+    if value("camera_topic"):
+        given.setdefault("camera_topics", [value("camera_topic")])
+    given.update(autostart=is_true("autostart"), use_sim_time=is_true("use_sim_time"))
+
+    params_file = os.path.expanduser(value("params_file"))
+    if params_file and not os.path.isfile(params_file):
+        raise RuntimeError(f"params_file:={params_file}: there is no such file")
+
+    node = LifecycleNode(
+        package=PACKAGE,
+        executable="segmentation_node",
+        name=value("name"),
+        namespace=value("namespace"),
+        parameters=[params_file, given] if params_file else [given],
+        arguments=["--ros-args", "--log-level", value("log_level")],
+        respawn=is_true("respawn"),
+        respawn_delay=2.0,
+        output="screen",
+        emulate_tty=True,
+        additional_env=middleware(value("fastdds_profile")),
+    )
+    actions = [node]
+    if value("bag"):
+        actions.append(playback(node, value, is_true))
+    if is_true("rviz"):
+        actions.append(rviz(value, given))
+    return actions
+
+
+def middleware(profile):
+    """Return the environment by which Fast DDS reads the profile, under its older and its newer name."""
+    names = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+    if not profile or any(os.environ.get(name) for name in names):
+        return {}
+    return {name: os.path.expanduser(profile) for name in names}
+
+
+def playback(node, value, is_true):
+    """Return what plays the recording from when the node is first active."""
+    command = ["ros2", "bag", "play", os.path.expanduser(value("bag")), "--rate", value("bag_rate")]
+    if is_true("bag_loop"):
+        command.append("--loop")
+    if is_true("use_sim_time"):
+        command.append("--clock")
+    play = ExecuteProcess(cmd=command, output="screen", additional_env=middleware(value("fastdds_profile")))
+    return RegisterEventHandler(
+        OnStateTransition(target_lifecycle_node=node, goal_state="active", entities=[play], handle_once=True)
+    )
+
+
+def rviz(value, given):
+    """Return what starts RViz, or says that it is not there."""
+    try:
+        get_package_prefix("rviz2")
+    except PackageNotFoundError:
+        return LogInfo(msg="rviz:=true, but rviz2 is not installed (apt install ros-$ROS_DISTRO-rviz2)")
+    prefix = "/".join(part.strip("/") for part in (value("namespace"), value("name")) if part.strip("/"))
+    remappings = [(f"/segmentation/{output}", f"/{prefix}/{output}") for output in ("label", "overlay", "confidence")]
+    camera = given.get("camera_topics", [""])[0]
+    if camera:
+        namespace = value("namespace").strip("/")
+        full = camera if camera.startswith("/") else f"/{namespace}/{camera}" if namespace else f"/{camera}"
+        remappings.append(("/camera/image_raw", full))
+    return Node(
+        package="rviz2",
+        executable="rviz2",
+        arguments=["-d", os.path.join(get_package_share_directory(PACKAGE), "rviz", "segment.rviz")],
+        remappings=remappings,
+        parameters=[{"use_sim_time": value("use_sim_time").lower() == "true"}],
+        output="log",
+    )
+
+
+def generate_launch_description():
+    """Return the launch description."""
+    return LaunchDescription([*arguments(), OpaqueFunction(function=setup)])

@@ -1,0 +1,97 @@
+"""What every runtime does: a batch of frames in, labels out."""
+
+from __future__ import annotations
+
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rt_seg_ros.images import Frame
+from rt_seg_ros.resampling import LabelUpsampler, Normaliser, Size
+from rt_seg_ros.zoo import ModelCard
+
+
+@dataclass
+class BatchResult:
+    """Labels and, where asked for, confidences, one uint8 (H, W) per frame; milliseconds by stage for the batch."""
+
+    labels: list[NDArray[np.uint8]]
+    confidences: list[NDArray[np.uint8]] | None
+    timings: dict[str, float] = field(default_factory=dict)
+
+
+class Backend(ABC):
+    """A network, loaded into a runtime.
+
+    ``name``, ``device`` and ``precision`` say what it really runs on, not what was asked for.
+    """
+
+    name: str
+    device: str
+    precision: str
+
+    @abstractmethod
+    def run(self, frames: Sequence[Frame], working: Size, sizes: Sequence[Size], confidence: bool) -> BatchResult:
+        """Segment frames in one batch. May be called from several threads.
+
+        :param frames: any sizes and channel orders
+        :param working: the size at which the network works
+        :param sizes: for each frame, the size of its labels
+        :param confidence: also give the winning class's probability, 0..255
+        """
+
+
+class HostBackend(Backend):
+    """A runtime that takes normalised float planes and gives logits, all in the host's memory.
+
+    A subclass has only :meth:`logits` to write.
+    """
+
+    def __init__(self, card: ModelCard) -> None:
+        self._normaliser = Normaliser(card.mean, card.std)
+        self._upsample = LabelUpsampler()
+        self._inputs: dict[tuple[int, int, int], NDArray[np.float32]] = {}
+        self._lock = threading.Lock()
+
+    @abstractmethod
+    def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Run the network.
+
+        :param batch: float32 (N, 3, h, w), RGB, normalised; reused after the call
+        :return: float32 (N, classes, h', w') at the network's own resolution
+        """
+
+    def run(self, frames: Sequence[Frame], working: Size, sizes: Sequence[Size], confidence: bool) -> BatchResult:
+        """See :meth:`Backend.run`."""
+        with self._lock:
+            begin = time.perf_counter()
+            batch = self._input(len(frames), working)
+            for frame, planes in zip(frames, batch, strict=True):
+                self._normaliser.write(frame, planes)
+            ready = time.perf_counter()
+            logits = self.logits(batch)
+            done = time.perf_counter()
+            results = [self._upsample(one, size, confidence) for one, size in zip(logits, sizes, strict=True)]
+            end = time.perf_counter()
+        return BatchResult(
+            labels=[labels for labels, _ in results],
+            confidences=[c for _, c in results if c is not None] if confidence else None,
+            timings={
+                "preprocess": (ready - begin) * 1e3,
+                "network": (done - ready) * 1e3,
+                "postprocess": (end - done) * 1e3,
+            },
+        )
+
+    def _input(self, count: int, working: Size) -> NDArray[np.float32]:
+        key = (count, *working)
+        if key not in self._inputs:
+            if len(self._inputs) >= 4:
+                self._inputs.clear()
+            self._inputs[key] = np.empty((count, 3, *working), np.float32)
+        return self._inputs[key]

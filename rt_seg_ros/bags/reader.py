@@ -1,0 +1,358 @@
+"""Reading rosbag2 recordings: sqlite3 and mcap, compressed by message or by file, whole or cut off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from rosbags.interfaces import Connection
+from rosbags.rosbag2 import Reader, ReaderError
+from rosbags.serde import SerdeError
+
+from rt_seg_ros.bags.torn import TornMcap
+from rt_seg_ros.bags.types import COMPRESSED_IMAGE, IMAGE, typestore_for
+from rt_seg_ros.errors import UserError
+from rt_seg_ros.images import Frame, ImageRejected, frame_from_compressed, frame_from_ros
+
+STORAGE_SUFFIXES = (".mcap", ".db3")
+
+
+@dataclass(frozen=True)
+class TopicInfo:
+    """A topic of a bag: its message type and how many messages it has."""
+
+    type: str
+    count: int
+
+    @property
+    def is_image(self) -> bool:
+        """Whether its messages are images, raw or compressed."""
+        return self.type in (IMAGE, COMPRESSED_IMAGE)
+
+
+class BagImage(NamedTuple):
+    """An image of a bag: stamp of its header in nanoseconds, frame_id, pixels."""
+
+    stamp_ns: int
+    frame_id: str
+    frame: Frame
+
+
+def open_bag(path: str | Path) -> BagReader:
+    """Open a recording: its folder, or one ``.mcap`` or ``.db3`` file of it.
+
+    :raises UserError: nothing there, no recording, or one that cannot be read at all.
+    """
+    return BagReader(path)
+
+
+class BagReader:
+    """A rosbag2, to be read as often as wanted. Open until :meth:`close`; a context manager.
+
+    ``damage`` says what is missing of a recording that was cut off, and is empty for a whole one.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Open it, as :func:`open_bag` does."""
+        self.path = Path(path)
+        self.damage = ""
+        self._torn: list[TornMcap] = []
+        self._readers = self._open()
+        self._topics: dict[str, TopicInfo] = {}
+        definitions = []
+        for connection in self._connections():
+            known = self._topics.get(connection.topic)
+            count = connection.msgcount + (known.count if known else 0)
+            self._topics[connection.topic] = TopicInfo(connection.msgtype, count)
+            definitions.append((connection.msgtype, connection.msgdef))
+        for torn in self._torn:
+            for channel in torn.channels.values():
+                known = self._topics.get(channel.topic)
+                count = torn.counts.get(channel.topic, 0) + (known.count if known else 0)
+                self._topics[channel.topic] = TopicInfo(channel.type, count)
+                definitions.append((channel.type, channel.definition))
+        #: Types of the messages, for :meth:`messages` and for who wants to decode :meth:`raw_messages`.
+        self.types = typestore_for(definitions)
+
+    # ---- opening -----------------------------------------------------------------------------------
+
+    def _open(self) -> list[Reader]:
+        path = self.path
+        if not path.exists():
+            raise UserError(f"there is no recording at {path}")
+        if path.is_file():
+            if path.suffix not in STORAGE_SUFFIXES:
+                raise UserError(f"{path} is no recording: a rosbag2 is a folder, or a file ending in .mcap or .db3")
+            return self._open_files([path])
+        if (path / "metadata.yaml").is_file():
+            try:
+                return [_opened(path)]
+            except _Unreadable as error:
+                problem = str(error)
+        else:
+            problem = "metadata.yaml is missing"
+        files = sorted((f for f in path.iterdir() if f.suffix in STORAGE_SUFFIXES), key=_in_order)
+        if not files:
+            raise UserError(
+                f"{path} cannot be read as a recording: {problem}, and there is no .mcap or .db3 file in it; "
+                f"it holds: {', '.join(sorted(p.name for p in path.iterdir())[:8]) or 'nothing'}"
+            )
+        self.damage = problem
+        return self._open_files(files)
+
+    def _open_files(self, files: list[Path]) -> list[Reader]:
+        """Open storage files one by one; cut off ones as far as they go."""
+        readers: list[Reader] = []
+        for file in files:
+            try:
+                readers.append(_opened(file))
+            except _Unreadable as error:
+                if file.suffix != ".mcap":
+                    raise UserError(f"{file} cannot be read: {error}") from error
+                try:
+                    torn = TornMcap(file)
+                except (OSError, ValueError) as worse:
+                    raise UserError(f"{file} cannot be read: {worse}") from error
+                if not torn.channels:
+                    raise UserError(f"{file} cannot be read: it was cut off before its first message") from error
+                self._torn.append(torn)
+                kept = sum(torn.counts.values())
+                self.damage = f"{file.name} was cut off; {kept} messages before the break can be read"
+        return readers
+
+    def close(self) -> None:
+        """Close all files."""
+        readers, self._readers = self._readers, []
+        for reader in readers:
+            reader.close()
+
+    def __enter__(self) -> BagReader:
+        """Return itself; it is open already."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Close."""
+        self.close()
+
+    def _connections(self) -> list[Connection]:
+        return [c for reader in self._readers for c in reader.connections]
+
+    # ---- what there is -----------------------------------------------------------------------------
+
+    @property
+    def topics(self) -> dict[str, TopicInfo]:
+        """Topics by name."""
+        return dict(self._topics)
+
+    @property
+    def start_ns(self) -> int:
+        """Time of recording of the first message, nanoseconds; 0 where there is none."""
+        starts = [r.start_time for r in self._readers if r.message_count]
+        starts += [t.first_ns for t in self._torn if t.counts]
+        return min(starts, default=0)
+
+    @property
+    def duration_ns(self) -> int:
+        """Time from the first to the last message, nanoseconds."""
+        ends = [r.end_time for r in self._readers if r.message_count] + [t.last_ns for t in self._torn if t.counts]
+        return max(0, max(ends, default=0) - self.start_ns)
+
+    def image_topics(self) -> list[str]:
+        """Return topics of camera images, raw or compressed: all images but label images."""
+        return [name for name, info in self._topics.items() if info.is_image and not _is_label(name)]
+
+    def label_topics(self) -> list[str]:
+        """Return topics of label images: by convention their last name is ``label``."""
+        return [name for name, info in self._topics.items() if info.is_image and _is_label(name)]
+
+    def image_topic(self, topic: str | None = None) -> str:
+        """Return ``topic`` if it is one of images, or the only one there is.
+
+        :raises UserError: no such topic, no images on it, none or several to choose from; the message lists the
+            topics there are.
+        """
+        return self._choose(topic, self.image_topics(), "image")
+
+    def label_topic(self, topic: str | None = None) -> str:
+        """Return ``topic`` if it is one of label images, or the only one there is.
+
+        :raises UserError: as :meth:`image_topic`
+        """
+        return self._choose(topic, self.label_topics(), "label")
+
+    def _choose(self, topic: str | None, candidates: list[str], what: str) -> str:
+        if topic:
+            info = self._topics.get(topic) or self._topics.get(f"/{topic}")
+            if info is None:
+                raise UserError(f"{self.path} has no topic '{topic}'; {self._listing()}")
+            if not info.is_image:
+                raise UserError(f"topic '{topic}' of {self.path} holds {info.type}, not images; {self._listing()}")
+            return topic if topic in self._topics else f"/{topic}"
+        with_messages = [name for name in candidates if self._topics[name].count]
+        if len(with_messages) == 1:
+            return with_messages[0]
+        if not with_messages:
+            raise UserError(f"{self.path} has no {what} images; {self._listing()}")
+        raise UserError(
+            f"{self.path} has several topics of {what} images ({', '.join(with_messages)}): choose one of them"
+        )
+
+    def _listing(self) -> str:
+        if not self._topics:
+            return "it has no topics at all"
+        width = max(map(len, self._topics))
+        lines = [
+            f"  {name:<{width}}  {info.type}, {info.count} messages{'  <- images' if info.is_image else ''}"
+            for name, info in sorted(self._topics.items())
+        ]
+        return "its topics are:\n" + "\n".join(lines)
+
+    def offered_qos(self, topic: str) -> list[Any]:
+        """Return the QoS profiles (rosbags' ``Qos``) under which a topic was recorded; none where unknown."""
+        for connection in self._connections():
+            if connection.topic == topic:
+                return list(getattr(connection.ext, "offered_qos_profiles", []))
+        return []
+
+    # ---- messages ----------------------------------------------------------------------------------
+
+    def raw_messages(self, topics: Collection[str] | None = None) -> Iterator[tuple[str, str, int, bytes]]:
+        """Yield (topic, type, time of recording in ns, message as CDR) in the order of recording.
+
+        :param topics: those wanted; None yields all
+        :raises UserError: where the file turns out to be damaged on the way.
+        """
+        for reader in self._readers:
+            connections = [c for c in reader.connections if topics is None or c.topic in topics]
+            if not connections:
+                continue
+            try:
+                for connection, stamp, data in reader.messages(connections=connections):
+                    yield connection.topic, connection.msgtype, stamp, data
+            except ReaderError as error:
+                raise UserError(f"{self.path} is damaged: {error}") from error
+        for torn in self._torn:
+            for topic, kind, stamp, data in torn.messages():
+                if topics is None or topic in topics:
+                    yield topic, kind, stamp, data
+
+    def messages(self, topics: Collection[str] | None = None) -> Iterator[tuple[str, int, Any]]:
+        """Yield (topic, time of recording in ns, message); arrays in messages are numpy's.
+
+        :raises UserError: a message that cannot be decoded, or of a type that neither the bag nor this package defines
+        """
+        for topic, kind, stamp, data in self.raw_messages(topics):
+            try:
+                message = self._decoded(topic, kind, data)
+            except _Undecodable as error:
+                raise UserError(f"{self.path} is damaged: {error}") from error
+            yield topic, stamp, message
+
+    def images(
+        self, topic: str | None = None, on_rejected: Callable[[int, ImageRejected], None] | None = None
+    ) -> Iterator[BagImage]:
+        """Yield the images of a topic, raw or compressed, in the order of recording.
+
+        :param topic: may be left out where there is only one topic of camera images
+        :param on_rejected: called with (stamp in ns, reason) for an image that cannot be used, which is then skipped
+        :raises UserError: as :meth:`image_topic`
+        :raises ImageRejected: for an image that cannot be used, without ``on_rejected``
+        """
+        yield from self._images(self.image_topic(topic), on_rejected)
+
+    def labels(self, topic: str | None = None) -> Iterator[tuple[int, str, NDArray[np.uint8]]]:
+        """Yield (stamp in ns, frame_id, labels uint8 (H, W)) of a topic of label images.
+
+        :param topic: may be left out where there is only one whose last name is ``label``
+        :raises UserError: as :meth:`label_topic`, or where the images have more than one channel
+        """
+        name = self.label_topic(topic)
+        for stamp, frame_id, frame in self._images(name, None, unchanged=True):
+            if frame.order != "mono":
+                raise UserError(
+                    f"topic '{name}' of {self.path} holds colour images; label images are mono8, one class id a pixel"
+                )
+            yield stamp, frame_id, frame.pixels
+
+    def _images(
+        self, topic: str, on_rejected: Callable[[int, ImageRejected], None] | None, unchanged: bool = False
+    ) -> Iterator[BagImage]:
+        for _, kind, recorded, data in self.raw_messages([topic]):
+            stamp = recorded
+            try:
+                message = self._decoded(topic, kind, data)
+                stamp = message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec or recorded
+                yield BagImage(stamp, message.header.frame_id, _frame(message, kind, unchanged))
+            except (ImageRejected, _Undecodable) as error:
+                rejected = error if isinstance(error, ImageRejected) else ImageRejected("corrupt", str(error))
+                if on_rejected is None:
+                    raise rejected from error
+                on_rejected(stamp, rejected)
+
+    def _decoded(self, topic: str, kind: str, data: bytes) -> Any:
+        try:
+            return self.types.deserialize_cdr(data, kind)
+        except KeyError as error:
+            raise UserError(f"topic '{topic}' of {self.path} holds {kind}, whose definition is not known") from error
+        except (SerdeError, ValueError, IndexError, OverflowError, AssertionError) as error:
+            raise _Undecodable(f"a message of topic '{topic}' cannot be decoded: {error}") from error
+
+
+class _Undecodable(Exception):
+    """A message whose bytes do not make sense."""
+
+
+class _Unreadable(Exception):
+    """A recording that rosbags cannot open."""
+
+
+def _opened(path: Path) -> Reader:
+    try:
+        reader = Reader(path)
+        reader.open()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    except ReaderError as error:
+        raise _Unreadable(str(error).rstrip(".")) from error
+    except Exception as error:  # a file cut anywhere makes its parsers fail in many ways
+        raise _Unreadable(f"{type(error).__name__} {error}".strip()) from error
+    return reader
+
+
+def _in_order(path: Path) -> tuple[int, str]:
+    """Sort ``name_2.mcap`` before ``name_10.mcap``."""
+    tail = path.stem.rsplit("_", 1)[-1]
+    return (int(tail) if tail.isdigit() else -1, path.name)
+
+
+def _is_label(topic: str) -> bool:
+    parts = topic.rstrip("/").split("/")
+    return parts[-1] == "label" or (parts[-1] == "compressed" and len(parts) > 1 and parts[-2] == "label")
+
+
+def _frame(message: Any, kind: str, unchanged: bool) -> Frame:
+    """Make a frame of a message; ``unchanged`` keeps the single channel of a compressed label image."""
+    if kind == COMPRESSED_IMAGE:
+        return _compressed_labels(message.data) if unchanged else frame_from_compressed(message.data)
+    return frame_from_ros(
+        message.encoding, message.height, message.width, message.step, message.data, bool(message.is_bigendian)
+    )
+
+
+def _compressed_labels(data: NDArray[np.uint8]) -> Frame:
+    """Decode a compressed label image without turning it into colours.
+
+    :raises ImageRejected: data that do not decode, or not to 8 bits
+    """
+    import cv2
+
+    frame_from_compressed(data)  # the checks of size and of integrity
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None or pixels.dtype != np.uint8:
+        raise ImageRejected("encoding", "label images have 8 bits")
+    return Frame(pixels, "mono" if pixels.ndim == 2 else "bgr")  # type: ignore[arg-type]

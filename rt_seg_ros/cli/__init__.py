@@ -1,0 +1,92 @@
+"""``rt-seg``: everything that needs no robot, from one command line.
+
+A subcommand is a module here with ``SUMMARY``, ``add_arguments(parser)`` and ``run(args) -> int`` (the exit
+status); it is imported only when it is called.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+from rt_seg_ros import __version__
+from rt_seg_ros.errors import UserError
+
+#: Name to summary; the module has the same name, with _ for -.
+COMMANDS = {
+    "demo": "render a drive, run the real ROS 2 node on it, show the result",
+    "models": "list the networks, their cost, their weights and scores",
+    "segment": "segment an image, a folder, a video or a recorded drive",
+    "evaluate": "score a model against ground truth",
+    "train": "train a network from a recipe",
+    "drive": "make a drive to replay: rendered, or of CamVid frames",
+    "play": "publish a recorded drive over ROS 2",
+}
+
+_EPILOG = """\
+first steps:
+  rt-seg demo                                 see it work, in a minute
+  rt-seg segment photo.jpg                    labels and overlay of one image
+  rt-seg models                               what there is to choose from
+  rt-seg COMMAND --help                       what a command takes, with examples
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``rt-seg`` with the given arguments and return the exit status: 2 for an error of the user's."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = _top_level()
+    if not arguments or arguments[0].startswith("-"):
+        parser.parse_args(arguments)
+        parser.print_help()
+        return 0
+    name = arguments[0]
+    if name not in COMMANDS:
+        near = get_close_matches(name, COMMANDS, 1)
+        hint = f" (did you mean '{near[0]}'?)" if near else ""
+        print(f"rt-seg: no command '{name}'{hint}; there are: {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        module = importlib.import_module(f"rt_seg_ros.cli.{name.replace('-', '_')}")
+        command = argparse.ArgumentParser(
+            prog=f"rt-seg {name}",
+            description=module.SUMMARY,
+            epilog=getattr(module, "EPILOG", None),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        module.add_arguments(command)
+        return int(module.run(command.parse_intermixed_args(arguments[1:])))
+    except UserError as error:
+        print(f"rt-seg {name}: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        if error.name and error.name.split(".")[0] == "rt_seg_ros" and error.name != "rt_seg_ros.msg":
+            raise
+        print(f"rt-seg {name}: needs '{error.name}', which is not installed; see README.md, Install", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\nrt-seg {name}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # piped into head, say
+        sys.stderr.close()
+        return 0
+
+
+def _top_level() -> argparse.ArgumentParser:
+    width = max(map(len, COMMANDS)) + 2
+    listing = "\n".join(f"  {name:<{width}}{summary}" for name, summary in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="rt-seg",
+        usage="rt-seg COMMAND ...",
+        description=f"Real-time semantic segmentation for ROS 2.\n\ncommands:\n{listing}",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"rt-seg {__version__}")
+    return parser

@@ -1,0 +1,190 @@
+"""``rt-seg models``: what there is to run, what it costs, and how good it is."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from typing import Any
+
+from rt_seg_ros.errors import UserError
+from rt_seg_ros.networks import list_networks, network_info
+from rt_seg_ros.zoo import DEFAULT_LABEL_SPACE, ModelCard, list_models, load_label_space
+
+SUMMARY = "list the networks, their cost, their weights and scores"
+EPILOG = """\
+columns:
+  model        what to give as --model, or to the node as model:=
+  parameters   trainable values, in millions
+  MACs         multiply-adds of one frame of 480x360 pixels, in billions
+  weights      size of the file that comes with the package; 'none yet': train it (rt-seg train), or give a
+               file of your own with --weights
+  score        mean intersection over union on validation frames; the protocol is told below the table
+
+examples:
+  rt-seg models                      everything
+  rt-seg models 'csrnet*'            one family
+  rt-seg models --json | jq '.[] | select(.weights) | .model'
+"""
+
+#: (height, width) at which multiply-adds are counted.
+COUNTED_AT = (360, 480)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A network, with weights or without."""
+
+    model: str
+    network: str
+    card: ModelCard | None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
+    parser.add_argument(
+        "pattern", nargs="?", default="*", help="models or networks to list, as a shell pattern; all by default"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON, with everything the cards say")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the table."""
+    rows = _rows(args.pattern)
+    if not rows:
+        known = ", ".join([*list_networks(), *(card.name for card in list_models())])
+        raise UserError(f"no model matches '{args.pattern}'; there are: {known}")
+    entries = [_describe(row) for row in rows]
+    if args.json:
+        print(json.dumps(entries, indent=2, default=str))
+    else:
+        print(_table(entries))
+        for note in _notes(entries):
+            print(f"\n{note}")
+    return 0
+
+
+def _rows(pattern: str) -> list[_Row]:
+    """Networks in the registry's order, each with its weights; one without weights is listed all the same."""
+    cards = list_models()
+    rows = []
+    for network in list_networks():
+        of_network = [card for card in cards if card.network == network]
+        # A network's plain name stands for the weights that the package takes by default.
+        of_network.sort(key=lambda card: (card.name != f"{card.network}_{DEFAULT_LABEL_SPACE}", card.name))
+        named = [_Row(card.name, network, card) for card in of_network] or [_Row(network, network, None)]
+        rows += [row for row in named if fnmatchcase(row.model, pattern) or fnmatchcase(network, pattern)]
+    return rows
+
+
+def _describe(row: _Row) -> dict[str, Any]:
+    card = row.card
+    space = card.label_space if card else DEFAULT_LABEL_SPACE
+    num_classes = card.num_classes if card else load_label_space(space).num_classes
+    parameters, macs = _cost(row.network, num_classes, json.dumps(dict(card.options) if card else {}))
+    info = network_info(row.network)
+    entry: dict[str, Any] = {
+        "model": row.model,
+        "network": row.network,
+        "family": info.family,
+        "summary": info.summary,
+        "paper": info.paper,
+        "parameters": parameters,
+        "macs": macs,
+        "macs_at": list(COUNTED_AT),
+        "label_space": space if card else None,
+        "num_classes": num_classes,
+        "weights": None,
+        "weights_bytes": None,
+        "score": None,
+        "score_on": None,
+        "protocol": None,
+        "licence": None,
+    }
+    if card is not None:
+        score, score_on = _score(card.scores)
+        there = card.weights is not None and card.weights.is_file()
+        entry |= {
+            "weights": str(card.weights) if there else None,
+            "weights_bytes": card.weights.stat().st_size if there and card.weights else None,
+            "sha256": card.sha256,
+            "input_size": list(card.input_size) if card.input_size else None,
+            "score": score,
+            "score_on": score_on,
+            "protocol": card.details.get("protocol"),
+            "licence": card.details.get("licence"),
+            "scores": dict(card.scores),
+            "details": dict(card.details),
+        }
+    return entry
+
+
+@lru_cache(maxsize=64)
+def _cost(network: str, num_classes: int, options: str) -> tuple[int, int]:
+    """Count parameters and multiply-adds of a network with these options (JSON); only shapes are computed."""
+    import torch
+
+    from rt_seg_ros.networks import count_macs, count_parameters, create_network
+
+    with torch.device("meta"):
+        built = create_network(network, num_classes=num_classes, **json.loads(options))
+    return count_parameters(built), count_macs(built, *COUNTED_AT)
+
+
+def _score(scores: Mapping[str, Any]) -> tuple[float | None, str | None]:
+    """Find the card's mean IoU in percent and the data it was measured on; the first ones, if there are several."""
+    for data, figures in scores.items():
+        value = figures.get("miou") if isinstance(figures, Mapping) else None
+        if isinstance(value, (int, float)):
+            return float(value), str(data)
+    return None, None
+
+
+def _table(entries: list[dict[str, Any]]) -> str:
+    header = ("model", "family", "parameters", "MACs", "label space", "weights", "score", "licence of the data")
+    rows = [
+        (
+            entry["model"],
+            entry["family"],
+            f"{entry['parameters'] / 1e6:.2f} M",
+            f"{entry['macs'] / 1e9:.2f} G",
+            entry["label_space"] or "any",
+            _size(entry["weights_bytes"]),
+            f"{entry['score']:.1f} %" if entry["score"] is not None else "-",
+            entry["licence"] or "-",
+        )
+        for entry in entries
+    ]
+    widths = [max(len(str(row[i])) for row in [header, *rows]) for i in range(len(header))]
+    numbers = {2, 3, 5, 6}
+
+    def line(cells: tuple[Any, ...]) -> str:
+        padded = (
+            str(cell).rjust(width) if i in numbers else str(cell).ljust(width)
+            for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        )
+        return "  ".join(padded).rstrip()
+
+    return "\n".join([line(header), "  ".join("-" * width for width in widths), *map(line, rows)])
+
+
+def _notes(entries: list[dict[str, Any]]) -> list[str]:
+    """Say what the table's figures stand for, and what to do where there are none."""
+    protocols: dict[str, list[str]] = {}
+    for entry in entries:
+        if entry["score"] is not None and entry["protocol"]:
+            about = f"on {entry['score_on']}: {str(entry['protocol']).strip()}"
+            protocols.setdefault(about, []).append(entry["model"])
+    notes = [f"score of {', '.join(models)} {protocol}" for protocol, models in protocols.items()]
+    if not all(entry["weights"] for entry in entries):
+        notes.append("none yet: rt-seg train makes weights; --weights FILE takes a file of your own")
+    return notes
+
+
+def _size(count: int | None) -> str:
+    if count is None:
+        return "none yet"
+    return f"{count / 1e6:.1f} MB" if count >= 100_000 else f"{count / 1e3:.0f} kB"

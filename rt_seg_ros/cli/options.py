@@ -1,0 +1,99 @@
+"""Options that several subcommands share, under the names that the node's parameters have."""
+
+from __future__ import annotations
+
+import argparse
+import re
+
+from rt_seg_ros.backends import BACKENDS, PRECISIONS
+from rt_seg_ros.pipeline import SegmenterConfig
+
+
+def size(text: str) -> tuple[int, int]:
+    """Read ``HxW``, as in ``360x480``: height first."""
+    match = re.fullmatch(r"(\d+)[xX](\d+)", text.strip())
+    if match is None or not int(match[1]) or not int(match[2]):
+        raise argparse.ArgumentTypeError(f"'{text}' is no size: write HEIGHTxWIDTH, as in 360x480")
+    return int(match[1]), int(match[2])
+
+
+def add_model_options(parser: argparse.ArgumentParser, several_models: bool = False) -> None:
+    """Declare what chooses a model and says how it runs.
+
+    :param several_models: leave ``--model`` to the caller, who takes more than one.
+    """
+    group = parser.add_argument_group("the model and how it runs")
+    default = SegmenterConfig()
+    if not several_models:
+        group.add_argument(
+            "--model", default=default.model, metavar="NAME", help="model, see rt-seg models (default: %(default)s)"
+        )
+    group.add_argument(
+        "--weights", default="", metavar="FILE", help="weights of your own (.safetensors) in place of the package's"
+    )
+    group.add_argument(
+        "--label-space",
+        default="",
+        metavar="NAME",
+        help="names and colours of the classes: a name or a YAML file (default: the weights' own)",
+    )
+    group.add_argument("--backend", default=default.backend, choices=BACKENDS, help="runtime (default: %(default)s)")
+    group.add_argument(
+        "--device", default=default.device, metavar="NAME", help="auto, cpu, cuda or cuda:N (default: %(default)s)"
+    )
+    group.add_argument(
+        "--precision", default=default.precision, choices=PRECISIONS, help="arithmetic (default: %(default)s)"
+    )
+    group.add_argument(
+        "--downsampling-ratio",
+        "--ratio",
+        type=float,
+        default=default.downsampling_ratio,
+        metavar="G",
+        help="let the network work at this fraction of the image's size, above 0 and up to 1 (default: %(default)s)",
+    )
+    group.add_argument(
+        "--size",
+        type=size,
+        metavar="HxW",
+        help="let the network work at this size, as in 360x480, whatever the image's",
+    )
+    group.add_argument(
+        "--confidence-threshold",
+        type=float,
+        default=default.confidence_threshold,
+        metavar="P",
+        help="leave pixels of a lower probability than this, 0 to 1, unlabelled (default: %(default)s)",
+    )
+    group.add_argument(
+        "--threads", type=int, default=default.threads, metavar="N", help="CPU threads; 0: the runtime's choice"
+    )
+    group.add_argument(
+        "--allow-random-weights",
+        action="store_true",
+        help="run a network without weights; its labels are noise",
+    )
+
+
+def segmenter_config(args: argparse.Namespace, model: str | None = None) -> SegmenterConfig:
+    """Make a config of what :func:`add_model_options` declared.
+
+    :raises UserError: for a value out of range.
+    """
+    height, width = args.size or (0, 0)
+    config = SegmenterConfig(
+        model=model if model is not None else args.model,
+        weights=args.weights,
+        label_space=args.label_space,
+        backend=args.backend,
+        device=args.device,
+        precision=args.precision,
+        input_height=height,
+        input_width=width,
+        downsampling_ratio=args.downsampling_ratio,
+        confidence_threshold=args.confidence_threshold,
+        threads=args.threads,
+        allow_random_weights=args.allow_random_weights,
+    )
+    config.check()
+    return config

@@ -1,0 +1,215 @@
+"""``rt-seg train``: a recipe in, a run folder and weights out."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+
+from rt_seg_ros.errors import UserError
+from rt_seg_ros.training.watcher import Progress, Watcher
+
+if TYPE_CHECKING:
+    from rt_seg_ros.training.validation import SplitScore
+
+SUMMARY = "train a network from a recipe"
+EPILOG = """\
+A recipe is a YAML document that decides everything: data, augmentation, network, loss, optimiser, schedule, run. It
+may inherit another. Those of the package lie in config/train; NETWORK_camvid does best here, NETWORK_camvid_paper is
+what the network's paper says. Any value can be overridden: key.sub=value, checked before anything is read.
+
+examples:
+  rt-seg train --list                                         the recipes, with what each is
+  rt-seg train cgnet_camvid --data camvid                     train; writes runs/cgnet_camvid-<time>
+  rt-seg train cgnet_camvid --data camvid schedule.epochs=50 run.device=cpu
+  rt-seg train cgnet_camvid --data camvid data.train.1.weight=0.3 'augment.crop=[240, 320]'
+  rt-seg train csrnet_light_camvid_paper --data camvid network.backbone_weights=resnet18.pth
+  rt-seg train mine.yaml --data pictures                      a recipe of your own; 'inherits: cgnet_camvid' in it
+  rt-seg train --resume runs/cgnet_camvid-20260101-120000     continue after Ctrl-C, or a crash
+  rt-seg train --resume RUN --export-weights my.safetensors   write a run's best weights, train no further
+
+the run folder holds:
+  recipe.yaml, about.yaml     everything that decided the run; the command that repeats it, data, machine, commit
+  metrics.csv, curves.png     loss, rate and scores of each validation; tensorboard/ has the same
+  samples/                    picture | truth | prediction of a few frames, per validation
+  last.pt, previous.pt        checkpoints to continue from; best.pt the best weights so far
+  NETWORK_SPACE.safetensors   at the end: the best weights, with a card (.yaml); give it as --weights
+
+data set layouts: <split>/ with <split>annot/ (CamVid), leftImg8bit/ with gtFine/ (Cityscapes), images/ with labels/
+exit status: 0 the run came to its end; 2 something to correct, said before any epoch; 3 stopped by Ctrl-C or SIGTERM,
+after writing a checkpoint
+to score what came out: rt-seg evaluate
+"""
+_USAGE = """rt-seg train RECIPE [KEY=VALUE ...] [--data DIR] [--out DIR]
+       rt-seg train --resume RUN [KEY=VALUE ...] [--export-weights FILE]
+       rt-seg train --list"""
+_LINE_SECONDS = 30.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
+    parser.usage = _USAGE
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="RECIPE KEY=VALUE",
+        help="a recipe's name or .yaml file; then values to override, such as schedule.epochs=50",
+    )
+    parser.add_argument("--data", type=Path, metavar="DIR", help="data set folder that the recipe's paths start at")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/<recipe>-<time>)")
+    parser.add_argument("--resume", type=Path, metavar="RUN", help="run folder or checkpoint to continue from")
+    parser.add_argument("--export-weights", type=Path, metavar="FILE", help="write the best weights here, with a card")
+    parser.add_argument("--list", action="store_true", help="list the recipes and exit")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train; return the exit status: 0 at the end of the run, 3 where it was asked to stop before."""
+    from rt_seg_ros.training.recipe import list_recipes, load_recipe
+
+    if args.list:
+        recipes = {name: load_recipe(name) for name in list_recipes()}
+        width = max(map(len, recipes))
+        for name, recipe in recipes.items():
+            print(f"{name:<{width}}  {recipe.description}")
+        return 0
+    overrides = [word for word in args.words if "=" in word]
+    names = [word for word in args.words if "=" not in word]
+    if len(names) > 1:
+        raise UserError(f"one recipe at a time, not {' and '.join(names)}; overrides are written key=value")
+    if args.resume is not None:
+        if names or args.out:
+            raise UserError("--resume takes recipe and folder from the run: leave RECIPE and --out away")
+        return _continue(args.resume, args.data, overrides, args.export_weights)
+    if not names:
+        raise UserError(f"name a recipe: {', '.join(list_recipes())}, or the path of a .yaml file")
+    recipe = load_recipe(names[0], overrides)
+    out = args.out or Path("runs") / f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+    from rt_seg_ros.training.loop import Trainer
+
+    with Display() as display:
+        trainer = Trainer(recipe, args.data, out, display)
+        _remember_data(out, args.data)
+        ended = trainer.run()
+    return _finish(out, ended, args.export_weights)
+
+
+def _continue(run_path: Path, data: Path | None, overrides: list[str], export: Path | None) -> int:
+    import yaml
+
+    from rt_seg_ros.training.checkpoint import read_checkpoint
+    from rt_seg_ros.training.loop import Trainer
+    from rt_seg_ros.training.recipe import override_document, parse_recipe
+
+    folder = run_path if run_path.is_dir() else run_path.parent
+    if export is not None and not overrides:
+        return _finish(folder, True, export)
+    checkpoint = read_checkpoint(run_path)
+    document = yaml.safe_load(checkpoint["recipe"])
+    for override in overrides:
+        override_document(document, override)
+    recipe = parse_recipe(document, f"recipe of {run_path}")
+    with Display() as display:
+        trainer = Trainer(recipe, data or _remembered_data(folder), folder, display, checkpoint)
+        ended = trainer.run()
+    return _finish(folder, ended, export)
+
+
+def _remember_data(out: Path, data: Path | None) -> None:
+    if data is not None:
+        (out / "data.txt").write_text(f"{data.expanduser().resolve()}\n", encoding="utf-8")
+
+
+def _remembered_data(run_path: Path) -> Path | None:
+    path = run_path / "data.txt"
+    return Path(path.read_text(encoding="utf-8").strip()) if path.is_file() else None
+
+
+def _finish(out: Path, ended: bool, export: Path | None) -> int:
+    from rt_seg_ros.training.export import export_weights
+
+    if not ended:
+        print(f"stopped; continue with: rt-seg train --resume {out}")
+        return 3
+    card = export_weights(out, export)
+    scores = ", ".join(f"{name} {score['miou']:.1f} %" for name, score in card.scores.items())
+    print(f"best mIoU: {scores or 'not measured'}\nweights {card.weights}; run folder {out}")
+    print(f"to use them: rt-seg segment photo.jpg --model {card.network} --weights {card.weights}")
+    return 0
+
+
+class Display(Watcher):
+    """Shows a run: a bar on a terminal, a line now and then elsewhere. Use as a context manager."""
+
+    def __init__(self) -> None:
+        self._console = Console(file=sys.stderr)
+        self._live = self._console.is_terminal
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[state]}"),
+            TimeElapsedColumn(),
+        )
+        self._bars = Bars(*columns, console=self._console, disable=not self._live)
+        self._tasks: dict[str, TaskID] = {}
+        self._last_line = 0.0
+
+    def __enter__(self) -> Display:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def on_preparing(self, what: str, done: int, total: int) -> None:
+        """Show data being read or rendered."""
+        self._show(what, done, total, f"{done}/{total}")
+        if done == total:
+            if self._live:
+                self._bars.remove_task(self._tasks.pop(what))
+            else:
+                print(f"{what}: {total} frames", flush=True)
+
+    def on_step(self, progress: Progress) -> None:
+        """Show the loss, the rate, the speed and the time left."""
+        state = (
+            f"step {progress.step} epoch {progress.epoch:.1f} loss {progress.loss:.3f} lr {progress.rate:.2e} "
+            f"{progress.images_per_second:.1f} images/s, {_clock(progress.seconds_left)} left"
+        )
+        self._show("training", round(1000 * progress.share), 1000, state)
+        if not self._live and time.monotonic() - self._last_line > _LINE_SECONDS:
+            self._last_line = time.monotonic()
+            print(state, flush=True)
+
+    def on_validation(self, progress: Progress, scores: list[SplitScore], best: bool) -> None:
+        """Print the scores."""
+        figures = ", ".join(f"{s.name} {100 * s.matrix.miou():.2f}" for s in scores)
+        mark = " (best)" if best else ""
+        self.on_message(f"epoch {progress.epoch:.1f}: loss {progress.loss:.3f}, mIoU {figures or 'not measured'}{mark}")
+
+    def on_message(self, text: str) -> None:
+        """Print a line."""
+        if self._live:
+            self._bars.console.print(text, highlight=False)
+        else:
+            print(text, flush=True)
+
+    def _show(self, what: str, done: int, total: int, state: str) -> None:
+        if not self._live:
+            return
+        if what not in self._tasks:
+            self._tasks[what] = self._bars.add_task(what, total=total, state=state)
+        self._bars.update(self._tasks[what], completed=done, state=state)
+
+
+def _clock(seconds: float) -> str:
+    if seconds == float("inf"):
+        return "?"
+    hours, rest = divmod(int(seconds), 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}"

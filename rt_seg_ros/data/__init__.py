@@ -1,0 +1,1 @@
+"""Data: sets in folders, rendered drives, augmentation."""

@@ -1,0 +1,271 @@
+"""Data sets in folders: pairs of a picture and its label image, read as everything else here expects them.
+
+Known layouts, found by looking:
+
+* **CamVid** (SegNet's copy): ``<split>/x.png`` with ``<split>annot/x.png``, ids as grey values.
+* **Cityscapes**: ``leftImg8bit/<split>/<city>/x_leftImg8bit.png`` with
+  ``gtFine/<split>/<city>/x_gtFine_labelTrainIds.png``, or ``..._labelIds.png``, which are mapped.
+* **Pairs**: ``images/`` with ``labels/``, each with a folder per split or without, names equal up to the ending.
+
+A picture is uint8 (height, width, 3) in BGR; its labels are uint8 (height, width), 255 where there is no label.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from rt_seg_ros.errors import UserError
+from rt_seg_ros.labels import UNLABELLED, LabelSpace, load_label_space
+
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+LABEL_ENDINGS = (".png", ".bmp", ".tif", ".tiff")
+SHOWN_OFFENDERS = 5
+
+# Cityscapes' 34 label ids that have a train id (the data set's published definition).
+_CITYSCAPES_TRAIN_IDS = {
+    7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9,
+    23: 10, 24: 11, 25: 12, 26: 13, 27: 14, 28: 15, 31: 16, 32: 17, 33: 18,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One picture and the file of its labels."""
+
+    image: Path
+    label: Path
+
+
+class Dataset:
+    """Pictures with labels, by index; nothing is kept in memory.
+
+    ``dataset[i]`` gives (BGR uint8 (H, W, 3), labels uint8 (H, W) with 255 for void), both at the files' own size.
+    """
+
+    def __init__(
+        self, name: str, label_space: LabelSpace, pairs: list[Pair], id_map: NDArray[np.uint8] | None = None
+    ) -> None:
+        """Take the pairs as found.
+
+        :param id_map: uint8 (256,), from the ids in files to the label space's raw ids; none changes nothing
+        """
+        self.name = name
+        self.label_space = label_space
+        self.pairs = pairs
+        self._id_map = id_map
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Read one pair.
+
+        :raises UserError: a file that cannot be read, or sizes that differ, by name.
+        """
+        image = self.image(index)
+        labels = self.labels(index)
+        if image.shape[:2] != labels.shape:
+            raise UserError(_size_mismatch(self.pairs[index], image.shape[:2], labels.shape))
+        return image, labels
+
+    def image(self, index: int) -> NDArray[np.uint8]:
+        """Read picture ``index``: BGR uint8 (H, W, 3)."""
+        path = self.pairs[index].image
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        if image is None:
+            raise UserError(f"{path} cannot be read as a picture: it is missing, damaged or of an unknown format")
+        return np.asarray(image, np.uint8)
+
+    def labels(self, index: int) -> NDArray[np.uint8]:
+        """Read the labels of picture ``index``: uint8 (H, W), 255 = no label.
+
+        :raises UserError: a file that cannot be read, or holds ids outside the label space.
+        """
+        raw = self.raw_labels(index)
+        if problem := self._strange(index, raw):
+            raise UserError(problem)
+        return self.label_space.from_raw(raw)
+
+    def _strange(self, index: int, raw: NDArray[np.uint8]) -> str:
+        """Say which ids are outside the label space; nothing if none are."""
+        ids = ids_outside(raw, self.label_space)
+        if not ids:
+            return ""
+        space = self.label_space
+        return (
+            f"{self.pairs[index].label} has ids outside label space '{space.name}' (0 to {space.num_classes - 1}, "
+            f"void {sorted({*space.void_ids, UNLABELLED})}): {', '.join(str(v) for v in ids[:10])}"
+        )
+
+    def raw_labels(self, index: int) -> NDArray[np.uint8]:
+        """Read label image ``index`` with the ids of its file (Cityscapes' label ids as train ids)."""
+        path = self.pairs[index].label
+        raw = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        if raw is None:
+            raise UserError(f"{path} cannot be read as a label image: it is missing, damaged or of an unknown format")
+        if raw.ndim != 2 or raw.dtype != np.uint8:
+            raise UserError(
+                f"{path} is not a label image: it has shape {raw.shape} and type {raw.dtype}; "
+                "one grey channel of 8 bits is needed, whose values are class ids"
+            )
+        return np.asarray(raw if self._id_map is None else self._id_map[raw], np.uint8)
+
+    def file_names(self, index: int) -> tuple[str, str]:
+        """Return the paths of picture and labels ``index``, for messages."""
+        pair = self.pairs[index]
+        return str(pair.image), str(pair.label)
+
+
+def open_dataset(path: str | Path, split: str | None = None, label_space: LabelSpace | str | None = None) -> Dataset:
+    """Open a data set's folder, whose layout is found by looking.
+
+    :param path: the data set's root
+    :param split: ``train``, ``val``, ``test``...; pairs of ``images/`` and ``labels/`` need none
+    :param label_space: a label space or its name; none = Cityscapes' for its layout, else ``camvid11``
+    :raises UserError: no such folder, unknown layout, no such split, missing partners (the first few by name).
+    """
+    root = Path(path).expanduser()
+    if not root.is_dir():
+        raise UserError(f"data set folder {root} does not exist")
+    if isinstance(label_space, str):
+        label_space = load_label_space(label_space)
+    if (root / "leftImg8bit").is_dir():
+        space = label_space or load_label_space("cityscapes19")
+        return _cityscapes(root, _known_split(root, split, _folders(root / "leftImg8bit")), space)
+    space = label_space or load_label_space("camvid11")
+    if (root / "images").is_dir():
+        return _pair_folder(root, split, space)
+    camvid_splits = [name for name in _folders(root) if (root / f"{name}annot").is_dir()]
+    if camvid_splits:
+        split = _known_split(root, split, camvid_splits)
+        return _matched(root, split, root / split, root / f"{split}annot", space)
+    raise UserError(
+        f"{root} has no layout of a data set known here: neither <split>/ with <split>annot/ (CamVid), "
+        "nor leftImg8bit/ with gtFine/ (Cityscapes), nor images/ with labels/; "
+        f"it holds: {', '.join(sorted(p.name for p in root.iterdir())[:10]) or 'nothing'}"
+    )
+
+
+def ids_outside(raw: NDArray[np.uint8], space: LabelSpace) -> list[int]:
+    """Return the ids of a label image, uint8 of any shape, that are neither a class nor void, in their order."""
+    present = np.bincount(raw.reshape(-1), minlength=256) > 0
+    present[: space.num_classes] = False
+    present[[*space.void_ids, UNLABELLED]] = False
+    return [int(v) for v in np.flatnonzero(present)]
+
+
+def check_dataset(dataset: Dataset) -> None:
+    """Read every pair once and refuse what would spoil a training run.
+
+    :raises UserError: unreadable files, size mismatches, ids outside the label space: the first few by name.
+    """
+    problems: list[str] = []
+    for i, pair in enumerate(dataset.pairs):
+        try:
+            image, raw = dataset.image(i), dataset.raw_labels(i)
+        except UserError as error:
+            problems.append(str(error))
+        else:
+            if image.shape[:2] != raw.shape:
+                problems.append(_size_mismatch(pair, image.shape[:2], raw.shape))
+            if strange := dataset._strange(i, raw):
+                problems.append(strange)
+        if len(problems) > SHOWN_OFFENDERS:
+            break
+    if problems:
+        raise UserError(_listed(f"data set {dataset.name} cannot be used", problems))
+
+
+def _folders(path: Path) -> list[str]:
+    return sorted(p.name for p in path.iterdir() if p.is_dir()) if path.is_dir() else []
+
+
+def _known_split(root: Path, split: str | None, there: list[str]) -> str:
+    if split is None:
+        if len(there) == 1:
+            return there[0]
+        raise UserError(f"data set {root} has several splits: name one of {', '.join(there)}")
+    if split not in there:
+        raise UserError(f"data set {root} has no split '{split}' with labels; it has: {', '.join(there) or 'none'}")
+    return split
+
+
+def _files(folder: Path, endings: tuple[str, ...]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in endings:
+            if path.stem in found:
+                raise UserError(f"{found[path.stem]} and {path} have one name: keep one of them")
+            found[path.stem] = path
+    return found
+
+
+def _matched(root: Path, split: str, image_folder: Path, label_folder: Path, space: LabelSpace) -> Dataset:
+    images, labels = _files(image_folder, IMAGE_ENDINGS), _files(label_folder, LABEL_ENDINGS)
+    problems = [f"{images[stem]} has no labels in {label_folder}" for stem in images if stem not in labels]
+    problems += [f"{labels[stem]} has no picture in {image_folder}" for stem in labels if stem not in images]
+    if problems:
+        raise UserError(_listed(f"data set {root} is not complete", problems))
+    if not images:
+        raise UserError(f"{image_folder} holds no pictures ({', '.join(IMAGE_ENDINGS)})")
+    name = f"{root.name}/{split}" if split else root.name
+    return Dataset(name, space, [Pair(images[stem], labels[stem]) for stem in images])
+
+
+def _pair_folder(root: Path, split: str | None, space: LabelSpace) -> Dataset:
+    images, labels = root / "images", root / "labels"
+    if not labels.is_dir():
+        raise UserError(f"{root} has images/ but no labels/ beside it")
+    splits = [name for name in _folders(images) if (labels / name).is_dir()]
+    if not splits:
+        if split is not None:
+            raise UserError(f"data set {root} has no splits (images/ and labels/ hold files): leave the split out")
+        return _matched(root, "", images, labels, space)
+    split = _known_split(root, split, splits)
+    return _matched(root, split, images / split, labels / split, space)
+
+
+def _cityscapes(root: Path, split: str, space: LabelSpace) -> Dataset:
+    image_root, label_root = root / "leftImg8bit" / split, root / "gtFine" / split
+    images = sorted(image_root.glob("*/*_leftImg8bit.png"))
+    if not images:
+        raise UserError(f"{image_root} holds no <city>/*_leftImg8bit.png")
+    pairs: list[Pair] = []
+    problems: list[str] = []
+    mapped = False
+    for image in images:
+        stem = label_root / image.parent.name / image.name.replace("_leftImg8bit.png", "_gtFine")
+        train_ids, label_ids = Path(f"{stem}_labelTrainIds.png"), Path(f"{stem}_labelIds.png")
+        if train_ids.is_file() and not mapped:
+            pairs.append(Pair(image, train_ids))
+        elif label_ids.is_file() and (mapped or not pairs):
+            mapped = True
+            pairs.append(Pair(image, label_ids))
+        else:
+            problems.append(f"{image} has no {label_ids if mapped else train_ids}")
+    if problems:
+        raise UserError(_listed(f"data set {root} is not complete", problems))
+    id_map = None
+    if mapped:
+        id_map = np.full(256, UNLABELLED, np.uint8)
+        id_map[list(_CITYSCAPES_TRAIN_IDS)] = list(_CITYSCAPES_TRAIN_IDS.values())
+    return Dataset(f"{root.name}/{split}", space, pairs, id_map)
+
+
+def _size_mismatch(pair: Pair, image: tuple[int, ...], label: tuple[int, ...]) -> str:
+    return (
+        f"{pair.image} is {image[0]}x{image[1]} (height x width) but its labels {pair.label} are {label[0]}x{label[1]}"
+    )
+
+
+def _listed(heading: str, problems: list[str]) -> str:
+    shown = [f"  {line}" for line in problems[:SHOWN_OFFENDERS]]
+    rest = len(problems) - len(shown)
+    if rest > 0:
+        shown.append("  ... and more")
+    return "\n".join([f"{heading}:", *shown])

@@ -1,0 +1,1 @@
+"""How good labels are: the confusion matrix, scoring a model offline, the report."""

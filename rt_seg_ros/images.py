@@ -1,0 +1,287 @@
+"""Images as they arrive, made into frames: the encodings of sensor_msgs/Image, and compressed images.
+
+Knows nothing of ROS itself: a message's fields come in, a :class:`Frame` goes out. 8-bit colour and mono
+images become views of the message's own bytes, without a copy; Bayer, YUV and 16-bit ones go through OpenCV.
+Whatever else there is goes through cv_bridge where that is installed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Order = Literal["bgr", "rgb", "bgra", "rgba", "mono"]
+
+#: Larger images are refused before anything is allocated for them.
+MAX_PIXELS = 64_000_000
+
+_CHANNELS: dict[str, int] = {"bgr": 3, "rgb": 3, "bgra": 4, "rgba": 4, "mono": 1}
+_TO_BGR: dict[str, int] = {
+    "rgb": cv2.COLOR_RGB2BGR,
+    "bgra": cv2.COLOR_BGRA2BGR,
+    "rgba": cv2.COLOR_RGBA2BGR,
+    "mono": cv2.COLOR_GRAY2BGR,
+}
+
+
+class ImageRejected(Exception):
+    """An image that cannot be used.
+
+    ``reason`` is one of :data:`REASONS`: short, for counting; the message tells the particulars.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+#: Every reason for which an image can be rejected here.
+REASONS = ("empty", "too_large", "encoding", "step", "short_data", "corrupt")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One image: ``pixels`` uint8, (H, W, C) or (H, W) for mono, with its channels in ``order``.
+
+    ``pixels`` may be a read-only view of a message, with padded rows.
+    """
+
+    pixels: NDArray[np.uint8]
+    order: Order = "bgr"
+
+    @property
+    def height(self) -> int:
+        """Rows."""
+        return int(self.pixels.shape[0])
+
+    @property
+    def width(self) -> int:
+        """Columns."""
+        return int(self.pixels.shape[1])
+
+    def bgr(self) -> NDArray[np.uint8]:
+        """Return the image as uint8 (H, W, 3) in BGR order: the pixels themselves where they are that."""
+        if self.order == "bgr":
+            return self.pixels
+        return cv2.cvtColor(self.pixels, _TO_BGR[self.order])  # type: ignore[return-value]
+
+
+def as_frame(image: Frame | NDArray[np.uint8]) -> Frame:
+    """Return ``image`` as a frame; an array is taken as OpenCV has it: BGR, BGRA or mono.
+
+    :raises ImageRejected: for an array that is not a uint8 image.
+    """
+    if isinstance(image, Frame):
+        return image
+    channels = 1 if image.ndim == 2 else image.shape[2] if image.ndim == 3 else 0
+    if image.dtype != np.uint8 or channels not in (1, 3, 4):
+        raise ImageRejected("encoding", f"expected uint8 (H, W[, 1, 3 or 4]), got {image.dtype} {image.shape}")
+    if image.size == 0:
+        raise ImageRejected("empty", f"the image is empty: {image.shape}")
+    if channels == 1:
+        return Frame(image.reshape(image.shape[:2]), "mono")
+    return Frame(image, "bgr" if channels == 3 else "bgra")
+
+
+# ---------------------------------------------------------------------------------------------------
+# sensor_msgs/Image
+# ---------------------------------------------------------------------------------------------------
+
+_PLAIN: dict[str, Order] = {
+    "bgr8": "bgr",
+    "rgb8": "rgb",
+    "bgra8": "bgra",
+    "rgba8": "rgba",
+    "mono8": "mono",
+    "8UC1": "mono",
+    "8UC3": "bgr",
+    "8UC4": "bgra",
+}
+_PLAIN_16: dict[str, Order] = {
+    "bgr16": "bgr",
+    "rgb16": "rgb",
+    "bgra16": "bgra",
+    "rgba16": "rgba",
+    "mono16": "mono",
+    "16UC1": "mono",
+    "16UC3": "bgr",
+    "16UC4": "bgra",
+}
+# ROS names a Bayer pattern by its first row's first two pixels and second row's; OpenCV by the second row's
+# second and third: BayerRG in OpenCV is bayer_bggr8 in ROS.
+_BAYER: dict[str, int] = {
+    "bayer_rggb": cv2.COLOR_BayerBG2BGR,
+    "bayer_bggr": cv2.COLOR_BayerRG2BGR,
+    "bayer_gbrg": cv2.COLOR_BayerGR2BGR,
+    "bayer_grbg": cv2.COLOR_BayerGB2BGR,
+}
+_YUV: dict[str, int] = {
+    "yuv422": cv2.COLOR_YUV2BGR_UYVY,
+    "uyvy": cv2.COLOR_YUV2BGR_UYVY,
+    "yuv422_yuy2": cv2.COLOR_YUV2BGR_YUY2,
+    "yuyv": cv2.COLOR_YUV2BGR_YUY2,
+}
+
+
+def _layout(encoding: str) -> tuple[int, int, Callable[[NDArray[Any]], Frame]] | None:
+    """Return (bytes per sample, samples per pixel, conversion of the viewed array), or None if unknown."""
+    if encoding in _PLAIN:
+        order = _PLAIN[encoding]
+        return 1, _CHANNELS[order], lambda a: Frame(a, order)
+    if encoding in _PLAIN_16:
+        order = _PLAIN_16[encoding]
+        return 2, _CHANNELS[order], lambda a: Frame(_to_8_bits(a), order)
+    if encoding in _YUV:
+        code = _YUV[encoding]
+        return 1, 2, lambda a: Frame(cv2.cvtColor(a, code))
+    if encoding[:-1] in _BAYER and encoding.endswith("8"):
+        code = _BAYER[encoding[:-1]]
+        return 1, 1, lambda a: Frame(cv2.cvtColor(a, code))
+    if encoding[:-2] in _BAYER and encoding.endswith("16"):
+        code = _BAYER[encoding[:-2]]
+        return 2, 1, lambda a: Frame(cv2.cvtColor(_to_8_bits(a), code))
+    return None
+
+
+def _to_8_bits(samples: NDArray[np.uint16]) -> NDArray[np.uint8]:
+    """Scale 0..65535 to 0..255, rounded (as cv_bridge does)."""
+    return cv2.convertScaleAbs(samples, alpha=255.0 / 65535.0)  # type: ignore[return-value]
+
+
+def known_encodings() -> tuple[str, ...]:
+    """Return the encodings that are understood without cv_bridge."""
+    bayer = [f"{pattern}{bits}" for pattern in _BAYER for bits in (8, 16)]
+    return (*_PLAIN, *_PLAIN_16, *bayer, *_YUV)
+
+
+def frame_from_ros(
+    encoding: str,
+    height: int,
+    width: int,
+    step: int,
+    data: Any,
+    is_bigendian: bool = False,
+    max_pixels: int = MAX_PIXELS,
+) -> Frame:
+    """Make a frame of the fields of a sensor_msgs/Image.
+
+    :param data: bytes-like (``array.array``, ``bytes``, uint8 array); the frame keeps a view of it where the
+        encoding allows
+    :param step: length of a row in bytes, padding counted
+    :raises ImageRejected: zero size, more than ``max_pixels``, ``step`` shorter than a row, ``data`` shorter
+        than ``step * height``, or an encoding that nothing here understands
+    """
+    if height <= 0 or width <= 0:
+        raise ImageRejected("empty", f"image of {width}x{height} pixels")
+    if height * width > max_pixels:
+        raise ImageRejected("too_large", f"image of {width}x{height} pixels; the limit is {max_pixels} pixels")
+    layout = _layout(encoding)
+    if layout is None:
+        return _through_cv_bridge(encoding, height, width, step, data, is_bigendian)
+    sample_bytes, samples, convert = layout
+    row = width * samples * sample_bytes
+    if step < row:
+        raise ImageRejected("step", f"step is {step} bytes, but a row of {width} {encoding} pixels takes {row}")
+    if encoding in _YUV and width % 2:
+        raise ImageRejected("step", f"{encoding} needs an even width, got {width}")
+    if encoding.startswith("bayer") and min(height, width) < 2:
+        raise ImageRejected("empty", f"{encoding} needs at least 2x2 pixels, got {width}x{height}")
+    flat = np.frombuffer(data, np.uint8)
+    # The last row's padding may be missing: drivers differ, and no pixel is lost by it.
+    needed = step * (height - 1) + row
+    if flat.size < needed:
+        raise ImageRejected("short_data", f"{flat.size} bytes of data; {width}x{height} {encoding} takes {needed}")
+    dtype = np.dtype(np.uint8) if sample_bytes == 1 else np.dtype(">u2" if is_bigendian else "<u2")
+    if step % sample_bytes:
+        raise ImageRejected("step", f"step is {step} bytes, not a whole number of {sample_bytes}-byte samples")
+    pixels: NDArray[Any] = np.ndarray(
+        (height, width, samples),
+        dtype,
+        buffer=flat,
+        strides=(step, samples * sample_bytes, sample_bytes),
+    )
+    if samples == 1:
+        pixels = pixels[:, :, 0]
+    if not pixels.dtype.isnative:
+        pixels = pixels.astype(pixels.dtype.newbyteorder("="))
+    return convert(pixels)
+
+
+@lru_cache(maxsize=1)
+def _cv_bridge() -> Any | None:
+    if importlib.util.find_spec("cv_bridge") is None:
+        return None
+    try:
+        from cv_bridge import CvBridge
+    except Exception:  # its binary part breaks in several ways where numpy does not match
+        return None
+    return CvBridge()
+
+
+def _through_cv_bridge(encoding: str, height: int, width: int, step: int, data: Any, is_bigendian: bool) -> Frame:
+    bridge = _cv_bridge()
+    if bridge is None:
+        raise ImageRejected(
+            "encoding",
+            f"encoding '{encoding}' is not known (known: {', '.join(known_encodings())}; more with cv_bridge)",
+        )
+    from sensor_msgs.msg import Image  # beside cv_bridge it is always there
+
+    message = Image(encoding=encoding, height=height, width=width, step=step, is_bigendian=int(is_bigendian))
+    message.data = bytes(data)
+    try:
+        return Frame(np.ascontiguousarray(bridge.imgmsg_to_cv2(message, "bgr8")))
+    except Exception as error:
+        raise ImageRejected("encoding", f"encoding '{encoding}': cv_bridge says {error}") from error
+
+
+# ---------------------------------------------------------------------------------------------------
+# sensor_msgs/CompressedImage, and files
+# ---------------------------------------------------------------------------------------------------
+
+
+def frame_from_compressed(data: Any, max_pixels: int = MAX_PIXELS) -> Frame:
+    """Decode JPEG, PNG or whatever else OpenCV reads into a BGR frame.
+
+    :param data: bytes-like
+    :raises ImageRejected: no data, a header that promises more than ``max_pixels``, or data that do not decode
+    """
+    buffer = np.frombuffer(data, np.uint8)
+    if buffer.size == 0:
+        raise ImageRejected("empty", "no data")
+    size = _promised_size(bytes(buffer[:65536]))
+    if size is not None and size[0] * size[1] > max_pixels:
+        raise ImageRejected("too_large", f"image of {size[1]}x{size[0]} pixels; the limit is {max_pixels} pixels")
+    try:
+        pixels = cv2.imdecode(buffer, cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        raise ImageRejected("corrupt", f"the data do not decode: {error.err or 'OpenCV gave up'}") from error
+    if pixels is None:
+        raise ImageRejected("corrupt", f"{buffer.size} bytes that are no image OpenCV can decode")
+    if pixels.shape[0] * pixels.shape[1] > max_pixels:
+        raise ImageRejected("too_large", f"image of {pixels.shape[1]}x{pixels.shape[0]} pixels; limit {max_pixels}")
+    return Frame(pixels)  # type: ignore[arg-type]
+
+
+def _promised_size(head: bytes) -> tuple[int, int] | None:
+    """Return (height, width) from a PNG's or JPEG's header without decoding, or None."""
+    if head[:8] == b"\x89PNG\r\n\x1a\n" and len(head) >= 24:
+        return int.from_bytes(head[20:24], "big"), int.from_bytes(head[16:20], "big")
+    if head[:2] == b"\xff\xd8":
+        at = 2
+        while at + 9 <= len(head) and head[at] == 0xFF:
+            marker = head[at + 1]
+            if marker == 0xFF:
+                at += 1
+                continue
+            if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+                return int.from_bytes(head[at + 5 : at + 7], "big"), int.from_bytes(head[at + 7 : at + 9], "big")
+            at += 2 + int.from_bytes(head[at + 2 : at + 4], "big")
+    return None

@@ -1,0 +1,161 @@
+"""Label spaces: which id is which class, in which colour, and what counts as unlabelled.
+
+A label space is one YAML file, in ``config/labels`` or anywhere a user keeps it::
+
+    name: camvid11
+    description: CamVid, the 11 classes of the SegNet protocol
+    void_ids: [11]                # ids in files that mean "no label"; 255 always does
+    classes:                      # listed by id, from 0
+      - {name: sky, color: [128, 128, 128]}     # RGB
+
+In memory, in drives and on topics a pixel without a label is 255, whatever its id in a data set's files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from rt_seg_ros.errors import UserError
+from rt_seg_ros.resources import config_dir
+
+UNLABELLED = 255
+MAX_CLASSES = 255
+
+
+@dataclass(frozen=True)
+class LabelClass:
+    """One class: its id in label images, its name, its RGB colour."""
+
+    id: int
+    name: str
+    color: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class LabelSpace:
+    """The classes a network tells apart, in the order of its output channels."""
+
+    name: str
+    classes: tuple[LabelClass, ...]
+    void_ids: frozenset[int] = field(default_factory=frozenset)
+    description: str = ""
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, void not counted."""
+        return len(self.classes)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Class names by id."""
+        return tuple(c.name for c in self.classes)
+
+    @cached_property
+    def palette(self) -> NDArray[np.uint8]:
+        """RGB colours by id, uint8 (256, 3); ids without a class are black."""
+        palette = np.zeros((256, 3), np.uint8)
+        for c in self.classes:
+            palette[c.id] = c.color
+        palette.setflags(write=False)
+        return palette
+
+    @cached_property
+    def _canonical(self) -> NDArray[np.uint8]:
+        table = np.full(256, UNLABELLED, np.uint8)
+        for c in self.classes:
+            table[c.id] = c.id
+        for void in self.void_ids:
+            table[void] = UNLABELLED
+        return table
+
+    def id_of(self, name: str) -> int:
+        """Return the id of a class.
+
+        :raises UserError: for a name that is not in this label space; the message lists those that are.
+        """
+        for c in self.classes:
+            if c.name == name:
+                return c.id
+        near = get_close_matches(name, self.names, 1)
+        hint = f" (did you mean '{near[0]}'?)" if near else ""
+        raise UserError(f"label space '{self.name}' has no class '{name}'{hint}; it has: {', '.join(self.names)}")
+
+    def from_raw(self, raw: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Map ids as a data set's files hold them to ids as used here: void and unknown become 255.
+
+        :param raw: uint8, any shape
+        :return: uint8, same shape, a copy
+        """
+        return self._canonical[raw]
+
+
+def list_label_spaces() -> list[str]:
+    """Return the names of the label spaces that come with the package."""
+    return sorted(path.stem for path in (config_dir() / "labels").glob("*.yaml"))
+
+
+def load_label_space(name_or_path: str | Path) -> LabelSpace:
+    """Load a label space by the name of one that comes with the package, or from a YAML file.
+
+    :raises UserError: unknown name, unreadable file, or a file that breaks the format, naming the entry.
+    """
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        name = str(name_or_path)
+        if name not in list_label_spaces():
+            near = get_close_matches(name, list_label_spaces(), 1)
+            hint = f" (did you mean '{near[0]}'?)" if near else ""
+            raise UserError(
+                f"no label space '{name}'{hint}: there are {', '.join(list_label_spaces())}; "
+                "for one of your own give the path of its .yaml file"
+            )
+        path = config_dir() / "labels" / f"{name}.yaml"
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"label space file {path} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"label space file {path} is not valid YAML: {error}") from error
+    return _parse(document, path)
+
+
+def _parse(document: Any, path: Path) -> LabelSpace:
+    def bad(what: str) -> UserError:
+        return UserError(f"label space file {path}: {what}")
+
+    if not isinstance(document, dict) or not isinstance(document.get("classes"), list):
+        raise bad("expected a mapping with a list 'classes' of {name, color}")
+    entries = document["classes"]
+    if not 1 <= len(entries) <= MAX_CLASSES:
+        raise bad(f"{len(entries)} classes; between 1 and {MAX_CLASSES} are possible")
+    classes: list[LabelClass] = []
+    for i, entry in enumerate(entries):
+        if not isinstance(entry, dict) or not isinstance(entry.get("name"), str) or not entry["name"]:
+            raise bad(f"class {i} is {entry!r}; expected {{name: ..., color: [red, green, blue]}}")
+        color = entry.get("color")
+        if not (
+            isinstance(color, list)
+            and len(color) == 3
+            and all(isinstance(v, int) and not isinstance(v, bool) and 0 <= v <= 255 for v in color)
+        ):
+            raise bad(f"class '{entry['name']}' has color {color!r}; expected three integers from 0 to 255")
+        if any(c.name == entry["name"] for c in classes):
+            raise bad(f"class name '{entry['name']}' appears twice")
+        classes.append(LabelClass(i, entry["name"], (color[0], color[1], color[2])))
+    void = document.get("void_ids", [])
+    if not isinstance(void, list) or not all(isinstance(v, int) and len(classes) <= v <= 255 for v in void):
+        raise bad(f"void_ids is {void!r}; expected a list of ids from {len(classes)} to 255")
+    return LabelSpace(
+        name=str(document.get("name", path.stem)),
+        classes=tuple(classes),
+        void_ids=frozenset(void),
+        description=str(document.get("description", "")),
+    )

@@ -1,0 +1,156 @@
+"""What every segmentation network is, whatever its architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from rt_seg_ros.errors import UserError
+from rt_seg_ros.networks.layers import resize
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class SegmentationNetwork(nn.Module):
+    """A network from normalised RGB to class scores per pixel.
+
+    A subclass sets ``output_stride``, calls this constructor and writes :meth:`maps`. Where it has a
+    ``backbone`` that takes pre-trained weights, that module has a method ``translate`` from the keys of public
+    checkpoints to its own.
+    """
+
+    output_stride: int
+    #: Learning rate and weight decay of ``backbone``, relative to the rest.
+    backbone_lr_scale: float = 1.0
+    backbone_weight_decay_scale: float = 1.0
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+
+    def maps(self, x: Tensor, auxiliary: bool = False) -> list[Tensor]:
+        """Class scores at the network's own resolutions: the main head's, then the auxiliary heads'.
+
+        :param x: (N, 3, H, W) float, normalised RGB
+        :param auxiliary: compute the auxiliary heads, where the network was built with them
+        """
+        raise NotImplementedError
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Class scores at the network's own resolution, for deployment.
+
+        :param x: (N, 3, H, W) float, normalised RGB
+        :return: (N, num_classes, ceil(H / output_stride), ceil(W / output_stride))
+        """
+        return self.maps(x)[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Class scores for every pixel: :meth:`logits`, resized bilinearly.
+
+        :param x: (N, 3, H, W) float, normalised RGB
+        :return: (N, num_classes, H, W)
+        """
+        return resize(self.logits(x), x.shape[-2:])
+
+    def forward_train(self, x: Tensor) -> list[Tensor]:
+        """Class scores for every pixel, of the main head and of each auxiliary head there is.
+
+        :param x: (N, 3, H, W) float, normalised RGB
+        :return: main, auxiliary 1, ... each (N, num_classes, H, W)
+        """
+        return [resize(scores, x.shape[-2:]) for scores in self.maps(x, auxiliary=True)]
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Parameters in groups for an optimiser: no weight decay on norms, biases and PReLU slopes.
+
+        :return: dicts with ``params``, ``weight_decay_scale``, ``lr_scale``, ``name``; the scales multiply
+            the rates that a recipe gives. Every parameter is in exactly one group.
+        """
+        backbone = getattr(self, "backbone", None)
+        of_backbone = {id(p) for p in backbone.parameters()} if backbone is not None else set()
+        groups: dict[str, dict[str, Any]] = {}
+        for parameter in self.parameters():
+            in_backbone = id(parameter) in of_backbone
+            decays = parameter.ndim > 1  # norms, biases, slopes and scales are vectors
+            key = ("backbone_" if in_backbone else "") + ("decay" if decays else "no_decay")
+            scale = self.backbone_weight_decay_scale if in_backbone else 1.0
+            group = groups.setdefault(
+                key,
+                {
+                    "params": [],
+                    "weight_decay_scale": scale if decays else 0.0,
+                    "lr_scale": self.backbone_lr_scale if in_backbone else 1.0,
+                    "name": key,
+                },
+            )
+            group["params"].append(parameter)
+        return list(groups.values())
+
+    def fuse(self) -> Self:
+        """Fold batch norms into the convolutions before them, in place, for inference.
+
+        The network is put in eval mode and gives the same scores as before, faster; it can no longer be
+        trained, and its state dict no longer fits the unfolded network.
+        """
+        self.eval()
+        with torch.no_grad():
+            for module in list(self.modules()):
+                fold = getattr(module, "fold_norms", None)
+                if fold is not None:
+                    fold()
+        return self
+
+    def load_backbone(self, path: str | Path) -> None:
+        """Load pre-trained weights into the backbone.
+
+        :param path: a ``.safetensors`` file, or a PyTorch checkpoint, of which only tensors are read
+        :raises UserError: no backbone to load, unreadable file, or tensors that do not fit (by name)
+        """
+        backbone = getattr(self, "backbone", None)
+        if backbone is None or not hasattr(backbone, "translate"):
+            raise UserError(f"{type(self).__name__} has no backbone that takes pre-trained weights (asked: {path})")
+        state = backbone.translate(_read_checkpoint(Path(path)))
+        expected = backbone.state_dict()
+        problems = [
+            f"missing {key}" for key in expected if key not in state and not key.endswith("num_batches_tracked")
+        ]
+        problems += [f"unknown {key}" for key in state if key not in expected]
+        problems += [
+            f"{key} is {tuple(state[key].shape)}, expected {tuple(value.shape)}"
+            for key, value in expected.items()
+            if key in state and state[key].shape != value.shape
+        ]
+        if problems:
+            more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
+            raise UserError(
+                f"backbone weights {path} do not fit {type(backbone).__name__}: {'; '.join(problems[:10])}{more}"
+            )
+        backbone.load_state_dict({**expected, **state})
+
+
+def _read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """Tensors by name from a checkpoint file, out of the wrappings that trainers put around them."""
+    if not path.is_file():
+        raise UserError(f"backbone weights {path}: no such file")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            content: Any = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # unpickling and zip reading raise whatever they like on a damaged file
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"backbone weights {path}: cannot be read as a checkpoint: {first_line}") from error
+    for wrapping in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(wrapping), Mapping):
+            content = content[wrapping]
+    if not isinstance(content, Mapping):
+        raise UserError(f"backbone weights {path}: holds a {type(content).__name__}, not tensors by name")
+    tensors = {str(key).removeprefix("module."): value for key, value in content.items()}
+    return {key: value for key, value in tensors.items() if isinstance(value, Tensor)}

@@ -1,0 +1,39 @@
+"""Networks by name."""
+
+from __future__ import annotations
+
+import inspect
+from difflib import get_close_matches
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from rt_seg_ros.errors import UserError
+from rt_seg_ros.networks.names import network_info
+
+if TYPE_CHECKING:
+    from rt_seg_ros.networks.base import SegmentationNetwork
+
+MAX_CLASSES = 255  # ids are bytes, and 255 says "unlabelled"
+
+
+def create_network(name: str, num_classes: int = 19, **options: Any) -> SegmentationNetwork:
+    """Build a network, randomly initialised, in training mode.
+
+    :param name: one of :func:`rt_seg_ros.networks.list_networks`
+    :param num_classes: output channels, 1 to 255
+    :param options: the network's own options over those of its row in the table; ``aux=True`` adds
+        the heads that only training uses
+    :raises UserError: unknown name or option, or a value that the network does not have
+    """
+    info = network_info(name)
+    if not 1 <= num_classes <= MAX_CLASSES:
+        raise UserError(f"network '{name}': num_classes is {num_classes}; it must be from 1 to {MAX_CLASSES}")
+    constructor = getattr(import_module(f"rt_seg_ros.networks.{info.family}"), info.constructor)
+    known = [option for option in inspect.signature(constructor).parameters if option != "num_classes"]
+    for option in options:
+        if option not in known:
+            near = get_close_matches(option, known, 1)
+            hint = f" (did you mean '{near[0]}'?)" if near else ""
+            raise UserError(f"network '{name}' has no option '{option}'{hint}; its options: {', '.join(known)}")
+    network: SegmentationNetwork = constructor(num_classes=num_classes, **{**info.default_options, **options})
+    return network

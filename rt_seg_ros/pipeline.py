@@ -1,0 +1,200 @@
+"""The pipeline: frame in, labels and confidence out, at the frame's own size.
+
+The one object behind the node, replay, evaluation and benchmark, so that what is measured offline is what runs
+on the robot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rt_seg_ros.backends import create_backend
+from rt_seg_ros.backends.base import Backend
+from rt_seg_ros.errors import UserError
+from rt_seg_ros.images import Frame, as_frame
+from rt_seg_ros.labels import LabelSpace
+from rt_seg_ros.resampling import Size, drop_uncertain
+from rt_seg_ros.zoo import ModelCard, find_model
+
+OUTPUT_RESOLUTIONS = ("input", "network")
+#: Networks divide by up to 32; below this a side leaves them nothing to work on.
+MIN_WORKING_SIDE = 64
+MAX_WORKING_SIDE = 8192
+
+
+@dataclass(frozen=True)
+class SegmenterConfig:
+    """What to run and how; every field is a parameter of the node and an option of the command line.
+
+    :param model: a network (``cgnet``) or weights (``cgnet_camvid11``) by name
+    :param weights: a .safetensors file in place of the package's own
+    :param label_space: name or YAML file; by default the weights' own
+    :param backend: runtime, or ``auto``
+    :param device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``
+    :param precision: ``fp32``, ``bf16``, ``fp16``
+    :param input_height: working height in pixels; 0: from the frame and ``downsampling_ratio``
+    :param input_width: working width in pixels; 0 likewise (both or neither)
+    :param downsampling_ratio: working size over the frame's, in (0, 1]: the gamma of CSRNet and Cross-CBAM
+    :param confidence_threshold: labels below this probability, 0..1, become unlabelled
+    :param output_resolution: ``input``: labels at the frame's size; ``network``: at the working size
+    :param threads: CPU threads; 0: the runtime's own choice
+    :param allow_random_weights: run a network that has no weights
+    """
+
+    model: str = "cgnet"
+    weights: str = ""
+    label_space: str = ""
+    backend: str = "auto"
+    device: str = "auto"
+    precision: str = "fp32"
+    input_height: int = 0
+    input_width: int = 0
+    downsampling_ratio: float = 1.0
+    confidence_threshold: float = 0.0
+    output_resolution: str = "input"
+    threads: int = 0
+    allow_random_weights: bool = False
+
+    def check(self) -> None:
+        """Check what can be checked without loading anything.
+
+        :raises UserError: naming the field, its value, and what is allowed
+        """
+        for name in ("input_height", "input_width"):
+            value = getattr(self, name)
+            if value and not MIN_WORKING_SIDE <= value <= MAX_WORKING_SIDE:
+                raise UserError(f"{name} is {value}; use {MIN_WORKING_SIDE} to {MAX_WORKING_SIDE} pixels, or 0")
+        if bool(self.input_height) != bool(self.input_width):
+            raise UserError(
+                f"input_height is {self.input_height} and input_width {self.input_width}; give both, or neither (0)"
+            )
+        if not 0.0 < self.downsampling_ratio <= 1.0:
+            raise UserError(f"downsampling_ratio is {self.downsampling_ratio}; use more than 0 and at most 1")
+        if not 0.0 <= self.confidence_threshold <= 1.0:
+            raise UserError(f"confidence_threshold is {self.confidence_threshold}; use 0 to 1")
+        if self.output_resolution not in OUTPUT_RESOLUTIONS:
+            raise UserError(f"output_resolution is '{self.output_resolution}'; use {' or '.join(OUTPUT_RESOLUTIONS)}")
+        if self.threads < 0:
+            raise UserError(f"threads is {self.threads}; use 0 (the runtime's own choice) or more")
+
+
+#: Fields that need another network, runtime or label space; the rest only say how it is used.
+_LOADED = ("model", "weights", "label_space", "backend", "device", "precision", "threads", "allow_random_weights")
+
+
+@dataclass
+class Segmentation:
+    """One frame's result.
+
+    ``labels``: uint8 (H, W), 255 where unlabelled; ``confidence``: uint8 (H, W), the label's probability in
+    1/255, or None; ``working_size``: (height, width) the network saw; ``timings``: milliseconds by stage
+    (``preprocess``, ``network``, ``postprocess``), shared equally among a batch.
+    """
+
+    labels: NDArray[np.uint8]
+    confidence: NDArray[np.uint8] | None
+    working_size: Size
+    timings: dict[str, float] = field(default_factory=dict)
+
+
+class Segmenter:
+    """A loaded model and the way frames take through it.
+
+    :raises UserError: a config that cannot be had: see :meth:`SegmenterConfig.check`,
+        :func:`rt_seg_ros.zoo.find_model` and :func:`rt_seg_ros.backends.create_backend`
+    """
+
+    def __init__(self, config: SegmenterConfig | None = None) -> None:
+        config = config or SegmenterConfig()
+        config.check()
+        card = find_model(config.model, config.label_space, config.weights, config.allow_random_weights)
+        space = card.load_label_space()
+        backend = create_backend(card, config.backend, config.device, config.precision, config.threads)
+        self._assign(config, card, space, backend)
+
+    def _assign(self, config: SegmenterConfig, card: ModelCard, space: LabelSpace, backend: Backend) -> None:
+        self.config = config
+        self.card = card
+        self.label_space = space
+        self.backend = backend
+
+    def reconfigured(self, config: SegmenterConfig) -> Segmenter:
+        """Return a segmenter for another config; the loaded network is shared where only its use changes.
+
+        :raises UserError: as the constructor does; this segmenter is untouched by it
+        """
+        if any(getattr(config, name) != getattr(self.config, name) for name in _LOADED):
+            return Segmenter(config)
+        config.check()
+        other = object.__new__(Segmenter)
+        other._assign(config, self.card, self.label_space, self.backend)
+        return other
+
+    @property
+    def backend_name(self) -> str:
+        """The runtime in use."""
+        return self.backend.name
+
+    @property
+    def device(self) -> str:
+        """The device in use."""
+        return self.backend.device
+
+    @property
+    def precision(self) -> str:
+        """The precision in use."""
+        return self.backend.precision
+
+    def working_size(self, height: int, width: int) -> Size:
+        """Return the (height, width) at which the network sees a frame of this size."""
+        if self.config.input_height:
+            return self.config.input_height, self.config.input_width
+        ratio = self.config.downsampling_ratio
+        return max(MIN_WORKING_SIDE, round(height * ratio)), max(MIN_WORKING_SIDE, round(width * ratio))
+
+    def warm_up(self, height: int, width: int) -> None:
+        """Run once at this frame size, so that the first real frame does not pay for it."""
+        self.segment(Frame(np.zeros((height, width, 3), np.uint8)))
+
+    def segment(self, image: Frame | NDArray[np.uint8], confidence: bool = False) -> Segmentation:
+        """Segment one frame.
+
+        :param image: a frame, or uint8 (H, W, 3) in BGR order
+        :param confidence: also give the confidence
+        :raises ImageRejected: for an array that is no image
+        """
+        return self.segment_batch([image], confidence)[0]
+
+    def segment_batch(
+        self, images: Sequence[Frame | NDArray[np.uint8]], confidence: bool = False
+    ) -> list[Segmentation]:
+        """Segment several frames, those of the same working size together.
+
+        :raises ImageRejected: for an array that is no image
+        """
+        frames = [as_frame(image) for image in images]
+        groups: dict[Size, list[int]] = {}
+        for i, frame in enumerate(frames):
+            groups.setdefault(self.working_size(frame.height, frame.width), []).append(i)
+        results: dict[int, Segmentation] = {}
+        threshold = self.config.confidence_threshold
+        for working, members in groups.items():
+            own_size = self.config.output_resolution == "input"
+            sizes = [(frames[i].height, frames[i].width) if own_size else working for i in members]
+            batch = self.backend.run([frames[i] for i in members], working, sizes, confidence or threshold > 0)
+            timings = {stage: ms / len(members) for stage, ms in batch.timings.items()}
+            for n, i in enumerate(members):
+                certainty = batch.confidences[n] if batch.confidences is not None else None
+                if threshold > 0 and certainty is not None:
+                    drop_uncertain(batch.labels[n], certainty, threshold)
+                results[i] = Segmentation(batch.labels[n], certainty if confidence else None, working, dict(timings))
+        return [results[i] for i in range(len(frames))]
+
+
+def with_overrides(config: SegmenterConfig, **fields: object) -> SegmenterConfig:
+    """Return ``config`` with the fields that are not None replaced."""
+    return replace(config, **{k: v for k, v in fields.items() if v is not None})  # type: ignore[arg-type]

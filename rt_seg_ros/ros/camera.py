@@ -1,0 +1,309 @@
+"""One camera: its subscription, its mailbox, and what is done with each of its frames."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from rclpy.qos import QoSPolicyKind, QoSProfile, QoSReliabilityPolicy, qos_policy_name_from_kind
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+from rt_seg_ros.images import MAX_PIXELS, Frame, ImageRejected
+from rt_seg_ros.msg import SegmentationStats
+from rt_seg_ros.pipeline import Segmentation, Segmenter
+from rt_seg_ros.ros import conversions, mailbox, qos
+from rt_seg_ros.ros.diagnostics import Health, Throttle
+from rt_seg_ros.ros.mailbox import Letter, Mailbox
+from rt_seg_ros.ros.outputs import Drawing, Outputs
+
+if TYPE_CHECKING:
+    from rclpy.node import Node
+    from rclpy.subscription import Subscription
+
+try:
+    from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
+except ImportError:  # Humble
+    from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
+
+#: While nobody subscribes, one frame in this many seconds is looked at, so that bad images are still reported.
+_GLANCE_PERIOD = 1.0
+
+
+@dataclass(frozen=True)
+class Service:
+    """What a frame is served with. The node replaces it as a whole, between two frames."""
+
+    segmenter: Segmenter
+    drawing: Drawing = field(default_factory=Drawing)
+    lazy: bool = True
+    max_image_pixels: int = MAX_PIXELS
+
+
+class Camera:
+    """One camera of the node.
+
+    :param name: its name in this node
+    :param topic: full base name of its image topic
+    :param transport: ``raw`` or ``compressed``
+    :param condition: shared by the mailboxes of all cameras
+    """
+
+    def __init__(
+        self, node: Node, name: str, topic: str, transport: str, outputs: Outputs, condition: threading.Condition
+    ) -> None:
+        self.name = name
+        self.base_topic = topic
+        self.topic = topic if transport == "raw" else f"{topic}/compressed"
+        self.outputs = outputs
+        self.mailbox = Mailbox(condition)
+        self.health = Health()
+        self.reliability = qos.BEST_EFFORT
+        self.incompatible = ""
+        self._node = node
+        self._log = node.get_logger()
+        self._type = Image if transport == "raw" else CompressedImage
+        self._convert = conversions.frame_from_image if transport == "raw" else conversions.frame_from_compressed_image
+        self._throttle = Throttle()
+        self._subscription: Subscription | None = None
+        self._info_subscription: Subscription | None = None
+        self._info: CameraInfo | None = None
+        self._next_glance = 0.0
+
+    # --- on the executor's thread ---------------------------------------------------------------------------------
+
+    def topics(self) -> list[str]:
+        """Return the full names of the topics this camera has to do with."""
+        return [self.topic, self._info_topic(), *self.outputs.topics()]
+
+    def activate(self) -> None:
+        """Open the mailbox and subscribe."""
+        self.health.reset()
+        self.incompatible = ""
+        self._next_glance = 0.0
+        self.mailbox.open()
+        reliability, reason = qos.match(self.publishers())
+        self._subscribe(reliability, reason)
+
+    def deactivate(self) -> None:
+        """Unsubscribe; a frame that waits is dropped."""
+        self._unsubscribe()
+        self.follow_info(False)
+        self.mailbox.close()
+
+    def close(self) -> None:
+        """Let everything go."""
+        self.deactivate()
+        self.outputs.close()
+
+    def publishers(self) -> list[Any]:
+        """Return what the graph knows of the topic's publishers."""
+        return list(self._node.get_publishers_info_by_topic(self.topic))
+
+    def rematch(self) -> None:
+        """Subscribe anew where the publishers have come to offer another reliability."""
+        if self._subscription is None:
+            return
+        publishers = self.publishers()
+        if not publishers:
+            return
+        reliability, reason = qos.match(publishers)
+        if reliability != self.reliability and not self._reliability_is_given():
+            self._unsubscribe()
+            self._subscribe(reliability, reason)
+
+    def remarks(self, publishers: list[Any]) -> list[str]:
+        """Return what is wrong with the topic, as far as the graph tells."""
+        result = [self.incompatible] if self.incompatible and publishers else []
+        expected = f"sensor_msgs/msg/{self._type.__name__}"
+        others = sorted({info.topic_type for info in publishers} - {expected})
+        if others:
+            result.append(f"{self.topic} carries {', '.join(others)}, not {expected}: see image_transport")
+        if not publishers:
+            other, transport = (
+                (f"{self.base_topic}/compressed", "compressed") if self._type is Image else (self.base_topic, "raw")
+            )
+            if self._node.count_publishers(other):
+                result.append(f"{other} has a publisher: set image_transport to {transport}")
+        return result
+
+    def follow_info(self, follow: bool) -> None:
+        """Keep the camera's last calibration, or do so no longer."""
+        if follow and self._info_subscription is None:
+            self._info_subscription = self._node.create_subscription(
+                CameraInfo,
+                self._info_topic(),
+                self._on_info,
+                qos.sensor_data(),
+                qos_overriding_options=qos.overriding(self._node, self._info_topic(), "subscription"),
+            )
+        elif not follow and self._info_subscription is not None:
+            self._node.destroy_subscription(self._info_subscription)
+            self._info_subscription = None
+            self._info = None
+
+    def _info_topic(self) -> str:
+        return f"{self.base_topic.rsplit('/', 1)[0]}/camera_info"
+
+    def _reliability_is_given(self) -> bool:
+        return QoSPolicyKind.RELIABILITY in qos.overridden(self._node, self.topic, "subscription")
+
+    def _subscribe(self, reliability: QoSReliabilityPolicy, reason: str) -> None:
+        profile = qos.sensor_data(reliability)
+        options = qos.overriding(self._node, self.topic, "subscription")
+        self._subscription = self._create_subscription(profile, options)
+        self.reliability = profile.reliability  # as overridden
+        self.incompatible = ""
+        if self._reliability_is_given():
+            reason = "by qos_overrides"
+        self._log.info(f"camera '{self.name}': subscribed to {self.topic}, {qos.word(self.reliability)} ({reason})")
+
+    def _create_subscription(self, profile: QoSProfile, options: QoSOverridingOptions) -> Subscription:
+        """Subscribe, with as many of the middleware's events as this ROS 2 and this middleware have."""
+        incompatible: dict[str, Any] = {"incompatible_qos": self._on_incompatible_qos}
+        for callbacks in ({**incompatible, "matched": self._on_matched}, incompatible):
+            try:
+                return self._node.create_subscription(
+                    self._type,
+                    self.topic,
+                    self._on_image,
+                    profile,
+                    event_callbacks=SubscriptionEventCallbacks(**callbacks),
+                    qos_overriding_options=options,
+                )
+            except (TypeError, UnsupportedEventTypeError):  # Humble knows of no match; not every middleware of either
+                continue
+        return self._node.create_subscription(
+            self._type, self.topic, self._on_image, profile, qos_overriding_options=options
+        )
+
+    def _unsubscribe(self) -> None:
+        if self._subscription is not None:
+            self._node.destroy_subscription(self._subscription)
+            self._subscription = None
+
+    def _on_image(self, message: Any) -> None:
+        now = time.monotonic()
+        self.health.arrived(now)
+        self.mailbox.put(message, now)
+
+    def _on_info(self, message: CameraInfo) -> None:
+        self._info = message
+
+    def _on_matched(self, event: Any) -> None:
+        if event.current_count_change > 0:
+            self.rematch()
+
+    def _on_incompatible_qos(self, event: Any) -> None:
+        policy = qos_policy_name_from_kind(event.last_policy_kind)
+        self.incompatible = (
+            f"a publisher's QoS ({policy}) does not match this {qos.word(self.reliability)} subscription"
+        )
+        self._log.warning(f"camera '{self.name}': {self.topic}: {self.incompatible}; nothing arrives from it")
+        self.rematch()
+
+    # --- on the worker's thread -----------------------------------------------------------------------------------
+
+    def process(self, letter: Letter, service: Service) -> None:
+        """Do all that is to be done with one frame. Raises nothing: whatever happens, the frame is counted."""
+        begin = time.monotonic()
+        message, header = letter.message, letter.message.header
+        stage = "publishing_failed"
+        try:
+            wanted = self.outputs.wanted()
+            listened = bool(wanted) or not service.lazy
+            if not listened and begin < self._next_glance:
+                self.mailbox.dropped(mailbox.NO_SUBSCRIBER)
+                return
+            stage = "conversion_failed"
+            frame: Frame = self._convert(message, service.max_image_pixels)
+            if not listened:
+                self._next_glance = begin + _GLANCE_PERIOD
+                self.mailbox.dropped(mailbox.NO_SUBSCRIBER)
+                return
+            converted = time.monotonic()
+            stage = "inference_failed"
+            segmenter = service.segmenter
+            result = segmenter.segment(frame, confidence="confidence" in wanted)
+            segmented = time.monotonic()
+            stage = "publishing_failed"
+            self.outputs.publish(wanted, header, frame, result, segmenter.label_space, service.drawing, self._info)
+        except ImageRejected as error:
+            self._reject(error.reason, str(error))
+            return
+        except Exception as error:  # one frame is lost, not the node
+            self._reject(stage, f"{type(error).__name__}: {error}")
+            return
+        end = time.monotonic()
+        age = self._age(header)
+        total = (end - letter.arrival) * 1e3
+        self.health.processed(
+            frame.height,
+            frame.width,
+            getattr(message, "encoding", "compressed"),
+            result.timings.get("network", 0.0),
+            total,
+            age,
+        )
+        self.mailbox.processed()
+        if wanted.stats:
+            self._publish_stats(
+                header,
+                segmenter,
+                result,
+                image_height=frame.height,
+                image_width=frame.width,
+                decode_ms=(converted - begin) * 1e3,
+                wait_ms=(begin - letter.arrival) * 1e3,
+                publish_ms=(end - segmented) * 1e3,
+                total_ms=total,
+                age_ms=age,
+            )
+
+    def _publish_stats(self, header: Any, segmenter: Segmenter, result: Segmentation, **measured: float) -> None:
+        counts = self.mailbox.counts()
+        try:
+            stats = SegmentationStats(
+                header=header,
+                camera=self.name,
+                model=segmenter.card.name,
+                label_space=segmenter.label_space.name,
+                backend=segmenter.backend_name,
+                device=segmenter.device,
+                precision=segmenter.precision,
+                working_height=result.working_size[0],
+                working_width=result.working_size[1],
+                preprocess_ms=result.timings.get("preprocess", 0.0),
+                network_ms=result.timings.get("network", 0.0),
+                postprocess_ms=result.timings.get("postprocess", 0.0),
+                received=counts.received,
+                processed=counts.processed,
+                dropped=counts.total_dropped,
+                rejected=counts.total_rejected,
+                **measured,
+            )
+            self.outputs.publish_stats(stats)
+        except Exception as error:  # the frame itself is published and counted
+            if self._node.context.ok():
+                self._warn("stats", f"camera '{self.name}': statistics could not be published: {error}")
+
+    def _age(self, header: Any) -> float:
+        """Return the age of a stamp by the node's clock (ms); NaN where there is none."""
+        stamp = conversions.stamp_nanoseconds(header)
+        if stamp == 0:
+            return float("nan")
+        return (self._node.get_clock().now().nanoseconds - stamp) / 1e6
+
+    def _reject(self, reason: str, message: str) -> None:
+        self.mailbox.rejected(reason)
+        self.health.rejected(reason, message)
+        if self._node.context.ok():
+            self._warn(reason, f"camera '{self.name}': image rejected ({reason}): {message}")
+
+    def _warn(self, kind: str, message: str) -> None:
+        held_back = self._throttle.passes(kind)
+        if held_back is not None:
+            more = f" ({held_back} more like it since the last report)" if held_back else ""
+            self._log.warning(f"{message}{more}")

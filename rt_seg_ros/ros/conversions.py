@@ -1,0 +1,36 @@
+"""Messages to frames: views of the message's own bytes wherever its encoding allows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rt_seg_ros.images import MAX_PIXELS, Frame, frame_from_compressed, frame_from_ros
+
+
+def frame_from_image(message: Any, max_pixels: int = MAX_PIXELS) -> Frame:
+    """Return the frame of a sensor_msgs/Image; it may view the message's data, which must then be kept.
+
+    :raises ImageRejected: where it cannot be used, with the reason
+    """
+    return frame_from_ros(
+        message.encoding,
+        message.height,
+        message.width,
+        message.step,
+        message.data,
+        bool(message.is_bigendian),
+        max_pixels,
+    )
+
+
+def frame_from_compressed_image(message: Any, max_pixels: int = MAX_PIXELS) -> Frame:
+    """Return the decoded frame of a sensor_msgs/CompressedImage.
+
+    :raises ImageRejected: where it cannot be used, with the reason
+    """
+    return frame_from_compressed(message.data, max_pixels)
+
+
+def stamp_nanoseconds(header: Any) -> int:
+    """Return a header's stamp in nanoseconds."""
+    return int(header.stamp.sec) * 1_000_000_000 + int(header.stamp.nanosec)

@@ -1,0 +1,226 @@
+"""How the node is, in /diagnostics: one status for the model, and one for each camera."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from diagnostic_msgs.msg import DiagnosticStatus
+
+from rt_seg_ros.ros.mailbox import Counts
+from rt_seg_ros.ros.messages import key_values
+
+OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
+
+
+class Throttle:
+    """Lets a message of a kind through once in a while, and counts those it held back."""
+
+    def __init__(self, period: float = 5.0) -> None:
+        self._period = period
+        self._last: dict[str, tuple[float, int]] = {}
+        self._lock = threading.Lock()
+
+    def passes(self, kind: str, now: float | None = None) -> int | None:
+        """Return None where a message of this kind must wait, else how many were held back since the last."""
+        now = time.monotonic() if now is None else now
+        with self._lock:
+            last, held_back = self._last.get(kind, (float("-inf"), 0))
+            if now - last < self._period:
+                self._last[kind] = (last, held_back + 1)
+                return None
+            self._last[kind] = (now, 0)
+            return held_back
+
+
+@dataclass
+class Window:
+    """What happened to a camera since the last report. Milliseconds; seconds by ``time.monotonic()``."""
+
+    begin: float
+    totals: list[float] = field(default_factory=list)
+    ages: list[float] = field(default_factory=list)
+    networks: list[float] = field(default_factory=list)
+    arrived: int = 0
+    rejected: int = 0
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is known of a camera's images: when one last came, its size and encoding, the last that was rejected."""
+
+    arrival: float | None = None
+    height: int = 0
+    width: int = 0
+    encoding: str = ""
+    unstamped: bool = False
+    last_rejection: str = ""
+
+
+class Health:
+    """Gathers what a camera's status tells; written by the executor's and the worker's thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew, as at activation."""
+        now = time.monotonic()
+        with self._lock:
+            self.since = now
+            self._window = Window(now)
+            self._seen = Seen()
+
+    def arrived(self, now: float) -> None:
+        """Note that an image came."""
+        with self._lock:
+            self._window.arrived += 1
+            self._seen = replace(self._seen, arrival=now)
+
+    def processed(
+        self, height: int, width: int, encoding: str, network_ms: float, total_ms: float, age_ms: float
+    ) -> None:
+        """Note a frame whose labels were published; ``age_ms`` is NaN where the image has no stamp."""
+        with self._lock:
+            self._window.totals.append(total_ms)
+            self._window.networks.append(network_ms)
+            unstamped = age_ms != age_ms
+            if not unstamped:
+                self._window.ages.append(age_ms)
+            self._seen = replace(self._seen, height=height, width=width, encoding=encoding, unstamped=unstamped)
+
+    def rejected(self, reason: str, message: str) -> None:
+        """Note an image that could not be used."""
+        with self._lock:
+            self._window.rejected += 1
+            self._seen = replace(self._seen, last_rejection=f"{reason}: {message}")
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width of the last image that was segmented."""
+        with self._lock:
+            return (self._seen.height, self._seen.width) if self._seen.height else None
+
+    def turn(self) -> tuple[Window, Seen]:
+        """Return what happened since the last turn, and begin another window."""
+        with self._lock:
+            window, self._window = self._window, Window(time.monotonic())
+            return window, self._seen
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a camera's status is no longer OK (seconds; 0: never)."""
+
+    input_timeout: float = 0.0
+    max_age: float = 0.0
+
+
+def camera_status(
+    name: str,
+    hardware_id: str,
+    topic: str,
+    health: Health,
+    counts: Counts,
+    limits: Limits,
+    *,
+    active: bool,
+    reliability: str,
+    publishers: int,
+    remarks: Sequence[str] = (),
+) -> DiagnosticStatus:
+    """Return one camera's status, and begin its next window.
+
+    :param remarks: what is wrong with its topic, as far as the graph tells
+    """
+    window, seen = health.turn()
+    now = time.monotonic()
+    elapsed = max(now - window.begin, 1e-6)
+    worst_age = max(window.ages, default=0.0)
+
+    level, message = OK, "segmenting" if window.totals else "inactive"
+    if active:
+        silence = now - (seen.arrival if seen.arrival is not None else health.since)
+        if window.rejected:
+            level, message = WARN, f"{window.rejected} images rejected; the last: {seen.last_rejection}"
+        elif seen.unstamped:
+            level, message = WARN, "the images have no stamp: the age of labels is unknown"
+        elif limits.max_age and worst_age > limits.max_age * 1e3:
+            level, message = (
+                WARN,
+                f"labels were up to {worst_age / 1e3:.2f} s old, max_age is {limits.max_age:g} s "
+                "(for a recording, or a camera with another clock: see use_sim_time)",
+            )
+        elif not window.totals:
+            message = "nobody subscribes" if window.arrived else "waiting for an image"
+        if remarks:
+            level, message = WARN, "; ".join(remarks)
+        if limits.input_timeout and silence > limits.input_timeout:
+            level = ERROR
+            message = f"no image on {topic} for {silence:.1f} s" if seen.arrival else f"no image on {topic} yet"
+            details = list(remarks)
+            if not publishers:
+                details.append("it has no publisher")
+            elif not details:
+                details.append(f"publishers: {publishers}, silent, or their messages are lost on the way")
+            message += f" ({'; '.join(details)})"
+
+    def mean(values: Sequence[float]) -> str:
+        return f"{sum(values) / len(values):.1f}" if values else ""
+
+    def most(values: Sequence[float]) -> str:
+        return f"{max(values):.1f}" if values else ""
+
+    pairs: list[tuple[str, object]] = [
+        ("topic", topic),
+        ("publishers", publishers),
+        ("reliability", reliability),
+        ("image", f"{seen.width}x{seen.height} {seen.encoding}".strip() if seen.height else ""),
+        ("input rate (Hz)", f"{window.arrived / elapsed:.1f}"),
+        ("output rate (Hz)", f"{len(window.totals) / elapsed:.1f}"),
+        ("latency mean (ms)", mean(window.totals)),
+        ("latency max (ms)", most(window.totals)),
+        ("network mean (ms)", mean(window.networks)),
+        ("age mean (ms)", mean(window.ages)),
+        ("age max (ms)", most(window.ages)),
+        ("received", counts.received),
+        ("processed", counts.processed),
+        ("dropped", counts.total_dropped),
+        ("rejected", counts.total_rejected),
+        ("waiting", counts.waiting),
+        ("in hand", counts.in_hand),
+        *((f"dropped: {reason}", count) for reason, count in sorted(counts.dropped.items())),
+        *((f"rejected: {reason}", count) for reason, count in sorted(counts.rejected.items())),
+        ("last rejection", seen.last_rejection),
+    ]
+    return DiagnosticStatus(level=level, name=name, message=message, hardware_id=hardware_id, values=key_values(pairs))
+
+
+def model_status(
+    name: str,
+    hardware_id: str,
+    state: str,
+    facts: Sequence[tuple[str, object]],
+    *,
+    error: str = "",
+    failed_change: str = "",
+    preparing: str = "",
+) -> DiagnosticStatus:
+    """Return the status of the node and its model.
+
+    :param error: why the node could not be configured or activated
+    :param failed_change: why the last change of a parameter could not be carried out
+    :param preparing: what is being prepared aside
+    """
+    level, message = OK, state
+    if preparing:
+        message = f"{state}; preparing {preparing}"
+    if failed_change:
+        level, message = WARN, f"{state}; a change failed: {failed_change}"
+    if error:
+        level, message = ERROR, f"{state}: {error}"
+    pairs = [("state", state), *facts, ("preparing", preparing), ("last error", error or failed_change)]
+    return DiagnosticStatus(level=level, name=name, message=message, hardware_id=hardware_id, values=key_values(pairs))

@@ -1,0 +1,255 @@
+"""A live run on this machine: the node and a player as processes of their own, what the node publishes recorded.
+
+The three talk over DDS as they would on a robot, in a domain of their own, so that nothing else on the network takes
+part or is disturbed.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rt_seg_ros.bags import BagWriter
+from rt_seg_ros.errors import UserError
+from rt_seg_ros.resources import config_dir
+
+if TYPE_CHECKING:
+    from rclpy.node import Node
+
+NODE = "/segmentation"
+_START_TIMEOUT = 120.0  # seconds until the node serves; importing PyTorch from a cold disk takes a while
+_STOP_TIMEOUT = 15.0
+_QUIET = 1.5  # seconds without a message after which the node has answered all it was sent
+
+
+@dataclass
+class LiveRun:
+    """What a live run left behind.
+
+    ``recording``: rosbag2 of the node's outputs; ``node_log``: what the node said; ``start_seconds``: from the start
+    of its process until it served; ``stamps``: of each frame played, the stamp it was published under and the one in
+    the bag (ns), in the order of playing.
+    """
+
+    recording: Path
+    node_log: Path
+    start_seconds: float
+    play_seconds: float
+    stamps: Mapping[int, int] = field(default_factory=dict)
+
+
+def run_live(
+    bag: Path,
+    out: Path,
+    image_topic: str,
+    parameters: Mapping[str, Any] | None = None,
+    rate: float = 1.0,
+    watch: Callable[[int], None] | None = None,
+) -> LiveRun:
+    """Play a recording to the node and record what it answers.
+
+    :param bag: a rosbag2 with ``image_topic``
+    :param out: a folder for the recording (``result.mcap``) and the processes' logs
+    :param parameters: of the node, by name
+    :param rate: of playing, 1: as it was recorded
+    :param watch: called with the number of frames answered so far
+    :raises UserError: the node does not start or ends before its time (with the last lines of its log), or the
+        player fails
+    """
+    import rclpy
+    from rclpy.executors import SingleThreadedExecutor
+
+    from rt_seg_ros.ros.recorder import Recorder
+
+    out.mkdir(parents=True, exist_ok=True)
+    node_log, player_log, stamps = out / "node.log", out / "player.log", out / "stamps.csv"
+    environment = _environment()
+    # The middleware reads these when a context is made, in this process as in the others.
+    with _environment_variables(environment):
+        context = rclpy.Context()  # of its own: the caller may have one, in another domain
+        rclpy.init(args=[], context=context)
+        recorder_node = rclpy.create_node("recorder", namespace="/rt_seg", context=context)
+        executor = SingleThreadedExecutor(context=context)
+        executor.add_node(recorder_node)
+        spinning = threading.Thread(target=_spin, args=(executor,), daemon=True)
+        spinning.start()
+        try:
+            begin = time.monotonic()
+            arguments = [f"camera_topics:=['{image_topic}']", "autostart:=true", "lazy:=false"]
+            arguments += [f"{name}:={_yaml(value)}" for name, value in (parameters or {}).items()]
+            node_command = [sys.executable, "-m", "rt_seg_ros.ros.node", "--ros-args"]
+            # Large best-effort messages are lost on a busy machine; what is to be scored is not.
+            arguments += [f"qos_overrides.{topic}.publisher.reliability:=reliable" for topic in _topics()]
+            node_command += [word for argument in arguments for word in ("-p", argument)]
+            with (
+                _process(node_command, environment, node_log) as node,
+                BagWriter(out / "result.mcap", overwrite=True) as writer,
+            ):
+                recorder = Recorder(recorder_node, writer, _topics(), reliable=True)
+                _wait_until_active(recorder_node, node, node_log)
+                _wait(lambda: not recorder.unmatched(), node, node_log, "publish its topics")
+                started = time.monotonic() - begin
+                command = [sys.executable, "-m", "rt_seg_ros.cli", "play", str(bag), "--rate", str(rate)]
+                command += ["--stamps", str(stamps), "--topics", image_topic]
+                play_begin = time.monotonic()
+                with _process(command, environment, player_log) as player:
+                    while player.poll() is None:
+                        _check(node, node_log)
+                        if watch is not None:
+                            watch(recorder.counts[f"{NODE}/label"])
+                        time.sleep(0.05)
+                played = time.monotonic() - play_begin
+                if player.returncode:
+                    raise UserError(f"the player failed: {_tail(player_log)}")
+                _wait_until_quiet(lambda: sum(recorder.counts.values()), lambda: _check(node, node_log))
+                recorder.close()
+            if node.returncode not in (0, -signal.SIGINT):
+                raise UserError(f"the node ended with status {node.returncode}: {_tail(node_log)}")
+        finally:
+            executor.shutdown()
+            recorder_node.destroy_node()
+            rclpy.try_shutdown(context=context)
+            spinning.join(5.0)
+    return LiveRun(out / "result.mcap", node_log, started, played, _read_stamps(stamps))
+
+
+def _read_stamps(table: Path) -> dict[int, int]:
+    rows = [line.split(",") for line in table.read_text(encoding="utf-8").splitlines()[1:]]
+    return {int(published): int(recorded) for _, recorded, published in rows}
+
+
+def _topics() -> dict[str, type]:
+    """Return what is recorded."""
+    from sensor_msgs.msg import Image
+
+    from rt_seg_ros.msg import ClassMasks, SegmentationStats
+
+    return {
+        f"{NODE}/label": Image,
+        f"{NODE}/overlay": Image,
+        f"{NODE}/class_masks": ClassMasks,
+        f"{NODE}/stats": SegmentationStats,
+    }
+
+
+def _environment() -> dict[str, str]:
+    """Return the processes' environment: only this machine, and a domain that is likely nobody's."""
+    # Jazzy still knows Humble's variable, but complains of it.
+    local = (
+        {"ROS_LOCALHOST_ONLY": "1"}
+        if os.environ.get("ROS_DISTRO") == "humble"
+        else {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
+    )
+    profile = str(config_dir() / "dds" / "fastdds.xml")  # room for large images
+    return {
+        "FASTRTPS_DEFAULT_PROFILES_FILE": profile,
+        "FASTDDS_DEFAULT_PROFILES_FILE": profile,
+        **os.environ,
+        **local,
+        "ROS_DOMAIN_ID": str(random.randint(60, 100)),
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+@contextmanager
+def _environment_variables(wanted: Mapping[str, str]) -> Iterator[None]:
+    former = dict(os.environ)
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(former)
+
+
+@contextmanager
+def _process(command: Sequence[str], environment: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a process; at the end ask it to stop as Ctrl-C would, and make sure that it is gone."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            list(command), stdout=output, stderr=subprocess.STDOUT, env=dict(environment), start_new_session=True
+        )
+        try:
+            yield process
+        finally:
+            for ask in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+                if process.poll() is not None:
+                    break
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, ask)
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(_STOP_TIMEOUT)
+
+
+def _spin(executor: Any) -> None:
+    from rclpy.executors import ExternalShutdownException
+
+    with suppress(ExternalShutdownException):
+        executor.spin()
+
+
+def _wait_until_active(node: Node, process: subprocess.Popen[bytes], log: Path) -> None:
+    from lifecycle_msgs.msg import State
+    from lifecycle_msgs.srv import GetState
+
+    client = node.create_client(GetState, f"{NODE}/get_state")
+    try:
+        _wait(client.service_is_ready, process, log, "start")
+
+        def active() -> bool:
+            future = client.call_async(GetState.Request())
+            end = time.monotonic() + 2.0
+            while not future.done() and time.monotonic() < end:
+                time.sleep(0.01)
+            state = future.result() if future.done() else None
+            if state is not None and state.current_state.id == State.PRIMARY_STATE_UNCONFIGURED:
+                text = log.read_text(errors="replace")
+                if "cannot configure" in text or "cannot activate" in text:
+                    raise UserError(f"the node does not start: {_tail(log)}")
+            return state is not None and state.current_state.id == State.PRIMARY_STATE_ACTIVE
+
+        _wait(active, process, log, "become active")
+    finally:
+        node.destroy_client(client)
+
+
+def _wait(condition: Callable[[], bool], process: subprocess.Popen[bytes], log: Path, what: str) -> None:
+    end = time.monotonic() + _START_TIMEOUT
+    while not condition():
+        _check(process, log)
+        if time.monotonic() > end:
+            raise UserError(f"the node did not {what} within {_START_TIMEOUT:.0f} s: {_tail(log)}")
+        time.sleep(0.05)
+
+
+def _wait_until_quiet(count: Callable[[], int], check: Callable[[], None]) -> None:
+    last, since = count(), time.monotonic()
+    while time.monotonic() - since < _QUIET:
+        time.sleep(0.05)
+        check()
+        if count() != last:
+            last, since = count(), time.monotonic()
+
+
+def _check(process: subprocess.Popen[bytes], log: Path) -> None:
+    if process.poll() is not None:
+        raise UserError(f"the node ended with status {process.returncode}: {_tail(log)}")
+
+
+def _tail(log: Path, lines: int = 8) -> str:
+    text = log.read_text(errors="replace").strip() if log.is_file() else ""
+    return "\n  ".join(["", *text.splitlines()[-lines:]]) + f"\n(the whole log is {log})"
+
+
+def _yaml(value: Any) -> str:
+    return {True: "true", False: "false"}.get(value, str(value)) if isinstance(value, bool) else str(value)

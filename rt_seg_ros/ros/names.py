@@ -1,0 +1,73 @@
+"""Names on the graph: of cameras, made from their topics, and of classes' topics, made from class names."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from rt_seg_ros.errors import UserError
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+#: Last parts of a topic that say nothing of which camera it is.
+_IMAGE_WORDS = frozenset(
+    {"image", "image_raw", "image_rect", "image_rect_color", "image_color", "image_mono", "compressed", "rgb", "color"}
+)
+
+
+def topic_token(text: str) -> str:
+    """Return ``text`` as one part of a topic's name: what ROS does not allow there becomes ``_``."""
+    token = re.sub(r"_{2,}", "_", re.sub(r"[^A-Za-z0-9_]", "_", text.strip())).strip("_").lower()
+    if not token:
+        return "unnamed"
+    return f"_{token}" if token[0].isdigit() else token
+
+
+def class_tokens(names: Sequence[str]) -> dict[str, str]:
+    """Return class names with their parts of a topic's name; those that would coincide get their place appended."""
+    tokens = [topic_token(name) for name in names]
+    counts = Counter(tokens)
+    return {
+        name: token if counts[token] == 1 else f"{token}_{place}"
+        for place, (name, token) in enumerate(zip(names, tokens, strict=True))
+    }
+
+
+def camera_names(topics: Sequence[str], given: Sequence[str] = ()) -> list[str]:
+    """Return a name for each camera.
+
+    A name comes from the topic's namespace: ``/front/image_raw`` is camera ``front``. Where that does not tell two
+    cameras apart, more of the topic's name is taken: ``/left/camera/image_raw`` and ``/right/camera/image_raw`` are
+    ``left_camera`` and ``right_camera``.
+
+    :param topics: full names of the image topics
+    :param given: names chosen by the user, one for each topic, or none
+    :raises UserError: where ``given`` is not one valid name, used once, for each topic
+    """
+    if given:
+        if len(given) != len(topics):
+            raise UserError(
+                f"camera_names has {len(given)} names ({', '.join(given)}) for {len(topics)} camera_topics; "
+                "give one for each, or none"
+            )
+        for name in given:
+            if not _NAME.fullmatch(name):
+                raise UserError(f"camera_names has '{name}'; use letters, digits and _, and no digit first")
+        twice = [name for name, count in Counter(given).items() if count > 1]
+        if twice:
+            raise UserError(f"camera_names has '{twice[0]}' twice; each camera needs a name of its own")
+        return list(given)
+
+    parts = [[topic_token(part) for part in topic.split("/") if part] or ["camera"] for topic in topics]
+    stems = [p[:-1] if len(p) > 1 and p[-1] in _IMAGE_WORDS else p for p in parts]
+    # In a namespace, what stands before the last part is the camera's: /front/image_raw, /front/picture.
+    stems = [s[:-1] if len(s) > 1 and s is p else s for s, p in zip(stems, parts, strict=True)]
+    longest = max((len(s) for s in stems), default=1)
+    for take in range(1, longest + 1):
+        names = ["_".join(s[-take:]) for s in stems]
+        if len(set(names)) == len(names):
+            return names
+    whole = ["_".join(p) for p in parts]
+    counts = Counter(whole)
+    return [name if counts[name] == 1 else f"{name}_{place}" for place, name in enumerate(whole)]

@@ -1,0 +1,580 @@
+"""The node: managed lifecycle, live parameters, diagnostics.
+
+Three threads: the executor's answers services and takes messages in, the worker's segments, and a third lives only
+while another model is prepared. The executor's thread alone changes what the node consists of.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import InvalidTopicNameException
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
+from rclpy.lifecycle import State as LifecycleState
+from rclpy.parameter import Parameter as RosParameter
+from rclpy.validate_topic_name import validate_topic_name
+
+from rt_seg_ros.errors import UserError
+from rt_seg_ros.labels import LabelSpace
+from rt_seg_ros.pipeline import Segmenter, SegmenterConfig
+from rt_seg_ros.ros import diagnostics, messages, names, parameters, qos
+from rt_seg_ros.ros.camera import Camera, Service
+from rt_seg_ros.ros.outputs import Drawing, Outputs
+from rt_seg_ros.ros.parameters import TABLE, Values
+from rt_seg_ros.ros.preparation import Preparation
+from rt_seg_ros.ros.worker import Worker
+from rt_seg_ros.zoo import find_model
+
+NODE_NAME = "segmentation"
+_DIAGNOSTICS_PERIOD = 1.0
+#: Size (height, width) of the first run of a model whose card names none, before any image came.
+_USUAL_SIZE = (360, 480)
+#: What only says how a loaded network is used, and so costs nothing to try.
+_USE = frozenset({"input_height", "input_width", "downsampling_ratio", "output_resolution", "confidence_threshold"})
+
+SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+
+
+class SegmentationNode(LifecycleNode):
+    """Camera topics in; labels, masks, overlays and statistics out. See README for its topics and parameters.
+
+    :param name: the node's name, unless remapped
+    """
+
+    def __init__(self, name: str = NODE_NAME, **kwargs: Any) -> None:
+        super().__init__(name, **kwargs)
+        self._segmenter: Segmenter | None = None
+        self._wanted: SegmenterConfig | None = None  # what is served, or prepared to be
+        self._service: Service | None = None
+        self._cameras: list[Camera] = []
+        self._layout: tuple[Any, ...] = ()
+        self._condition = threading.Condition()
+        self._worker: Worker | None = None
+        self._active = False
+        self._error = ""
+        self._failed_change = ""
+        self._apply_is_due = False
+        self._reverting = False
+        self._preparation: Preparation[SegmenterConfig, Segmenter] = Preparation(self._prepare, self._on_prepared)
+
+        self._log_handler = _LogHandler(self.get_logger())
+        logging.getLogger("rt_seg_ros").addHandler(self._log_handler)
+        logging.getLogger("rt_seg_ros").setLevel(logging.INFO)
+
+        self._problems = parameters.declare(self)
+        for problem in self._problems.values():
+            self.get_logger().error(problem)
+        for unknown, near in parameters.unknown(self._parameter_overrides).items():
+            hint = f"; did you mean '{near}'?" if near else ""
+            self.get_logger().warning(f"there is no parameter '{unknown}': it has no effect{hint}")
+        self.add_on_set_parameters_callback(self._on_set_parameters)
+
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        # By the steady clock: simulated time may stand still, and then most of all the node must be heard.
+        self._timer = self.create_timer(
+            _DIAGNOSTICS_PERIOD, self._on_timer, clock=Clock(clock_type=ClockType.STEADY_TIME)
+        )
+        self._guard_transitions()
+
+    # --- lifecycle ------------------------------------------------------------------------------------------------
+
+    def autostart(self) -> None:
+        """Configure and activate; where that fails the node stays as far as it came, and says why."""
+        if self.trigger_configure() == SUCCESS:
+            self.trigger_activate()
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load the model and create the publishers."""
+        return self._attempt("configure", self._configure, self._unload)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Subscribe to the cameras and start to segment."""
+        return self._attempt("activate", self._activate, self._stop)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop segmenting; the model stays loaded."""
+        self._stop()
+        return SUCCESS
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Let go of the model and the publishers."""
+        self._unload()
+        self._error = self._failed_change = ""
+        return SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Let go of everything, from whatever state."""
+        self._unload()
+        return SUCCESS
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Let go of everything, so that the node can be configured again."""
+        self._unload()
+        return SUCCESS
+
+    def destroy_node(self) -> None:
+        """Let go of everything, the node itself too."""
+        self._unload()
+        logging.getLogger("rt_seg_ros").removeHandler(self._log_handler)
+        super().destroy_node()
+
+    def _attempt(self, what: str, action: Callable[[], None], undo: Callable[[], None]) -> TransitionCallbackReturn:
+        try:
+            action()
+        except UserError as error:
+            self._error = str(error)
+        except Exception as error:
+            self._error = f"{type(error).__name__}: {error}"
+        else:
+            self._error = ""
+            return SUCCESS
+        self._error = " ".join(self._error.split())
+        undo()
+        again = f"ros2 lifecycle set {self._full_name()} {what}"
+        self.get_logger().error(f"cannot {what}: {self._error} [to try again: {again}]")
+        return FAILURE
+
+    def _configure(self) -> None:
+        if self._problems:
+            raise UserError("; ".join(self._problems.values()))
+        values = parameters.read(self)
+        layout = self._cameras_layout(values)
+        config = parameters.segmenter_config(values)
+        config.check()
+        self.get_logger().info(f"loading model '{config.model}'")
+        segmenter = Segmenter(config)
+        self._check_masks(values, segmenter.label_space)
+        self._warm_up(segmenter)
+        self._wanted = config
+        self._failed_change = ""
+        self._create_cameras(layout)
+        if messages.label_info_type() is None:
+            self.get_logger().info("vision_msgs is not installed: ~/label_info is not published")
+        self._serve(segmenter, values)
+
+    def _activate(self) -> None:
+        values = parameters.read(self)
+        layout = self._cameras_layout(values)
+        if layout != self._layout:
+            self._create_cameras(layout)
+            assert self._segmenter is not None
+            self._serve(self._segmenter, values)
+        for camera in self._cameras:
+            camera.activate()
+        self._worker = Worker(self._cameras, self._condition, self._present_service)
+        self._active = True
+        self._follow_infos()
+
+    def _stop(self) -> None:
+        self._active = False
+        for camera in self._cameras:
+            camera.deactivate()
+        if self._worker is not None:
+            self._worker.stop()
+            self._worker = None
+
+    def _unload(self) -> None:
+        self._stop()
+        self._preparation.close()
+        self._close_cameras()
+        self._segmenter = self._service = self._wanted = None
+
+    def _guard_transitions(self) -> None:
+        """Make a transition that the present state does not have fail, and not end the node.
+
+        rclpy raises for one out of the service's callback, which would leave the client without an answer too.
+        """
+        service = self._service_change_state
+        change_state = service.callback
+
+        def guarded(request: Any, response: Any) -> Any:
+            try:
+                return change_state(request, response)
+            except Exception as error:
+                asked = request.transition.label or request.transition.id
+                self.get_logger().warning(f"transition '{asked}' is not possible in state '{self._state()}': {error}")
+                response.success = False
+                return response
+
+        service.callback = guarded
+
+    def _state(self) -> str:
+        return str(self._state_machine.current_state[1])
+
+    def _full_name(self) -> str:
+        return f"{self.get_namespace().rstrip('/')}/{self.get_name()}"
+
+    # --- cameras --------------------------------------------------------------------------------------------------
+
+    def _cameras_layout(self, values: Values) -> tuple[Any, ...]:
+        """Return transport and (name, topic) of each camera, as the parameters have them."""
+        topics = []
+        for topic in values["camera_topics"]:
+            try:
+                topics.append(self.resolve_topic_name(topic))
+            except Exception as error:
+                raise UserError(f"camera_topics has '{topic}', which is no name of a topic: {error}") from error
+        if not topics:
+            raise UserError("camera_topics is empty; name at least one image topic")
+        twice = sorted({topic for topic in topics if topics.count(topic) > 1})
+        if twice:
+            raise UserError(f"camera_topics has '{twice[0]}' twice")
+        return values["image_transport"], tuple(
+            zip(names.camera_names(topics, values["camera_names"]), topics, strict=True)
+        )
+
+    def _create_cameras(self, layout: tuple[Any, ...]) -> None:
+        self._close_cameras()
+        transport, cameras = layout
+        for name, topic in cameras:
+            prefix = "~" if len(cameras) == 1 else f"~/{name}"
+            outputs = Outputs(self, prefix)
+            self._cameras.append(Camera(self, name, topic, transport, outputs, self._condition))
+        self._layout = layout
+        topics = [topic for camera in self._cameras for topic in camera.topics()]
+        # Of masks the topics change live; an override of one that is not there now may be there later.
+        for override in qos.check_overrides(self, topics):
+            if "/mask/" not in override:
+                self.get_logger().warning(f"'{override}' has no effect: this node has no such topic or policy")
+
+    def _close_cameras(self) -> None:
+        for camera in self._cameras:
+            camera.close()
+        self._cameras = []
+        self._layout = ()
+
+    def _follow_infos(self) -> None:
+        assert self._segmenter is not None
+        for camera in self._cameras:
+            camera.follow_info(self._active and self._segmenter.config.output_resolution != "input")
+
+    # --- what frames are served with --------------------------------------------------------------------------------
+
+    def _present_service(self) -> Service:
+        assert self._service is not None
+        return self._service
+
+    def _serve(self, segmenter: Segmenter, values: Values) -> None:
+        """Serve from the next frame on with this segmenter and these parameters."""
+        former, self._segmenter = self._segmenter, segmenter
+        self._service = Service(
+            segmenter,
+            Drawing(values["overlay_alpha"], values["overlay_legend"]),
+            values["lazy"],
+            values["max_image_pixels"],
+        )
+        space = segmenter.label_space
+        tokens = names.class_tokens(space.names)
+        chosen = {space.id_of(name): tokens[name] for name in values["mask_classes"]}
+        threshold = segmenter.config.confidence_threshold
+        for camera in self._cameras:
+            camera.mailbox.limit_rate(values["max_rate"])
+            camera.outputs.set_masks(chosen)
+            camera.outputs.publish_label_info(space, threshold)
+        if self._active:
+            self._follow_infos()
+        if former is None or former.backend is not segmenter.backend:
+            self.get_logger().info(
+                f"serving model '{segmenter.card.name}' ({space.name}) by {segmenter.backend_name} "
+                f"on {segmenter.device}, {segmenter.precision}"
+            )
+
+    def _warm_up(self, segmenter: Segmenter) -> None:
+        """Run a segmenter once at each size that cameras have, so that no frame pays for the first run."""
+        sizes = {camera.health.size for camera in self._cameras} - {None}
+        for height, width in sizes or {segmenter.card.input_size or _USUAL_SIZE}:  # type: ignore[misc]
+            segmenter.warm_up(height, width)
+
+    def _prepare(self, config: SegmenterConfig) -> Segmenter:
+        """Build a segmenter; on the preparation's thread."""
+        present = self._segmenter
+        segmenter = present.reconfigured(config) if present is not None else Segmenter(config)
+        self._warm_up(segmenter)
+        return segmenter
+
+    def _on_prepared(self, config: SegmenterConfig, result: Segmenter | Exception) -> None:
+        """Hand what was prepared to the executor; on the preparation's thread."""
+        executor = self.executor
+        if executor is not None:
+            executor.create_task(self._adopt, config, result)
+
+    def _adopt(self, config: SegmenterConfig, result: Segmenter | Exception) -> None:
+        if self._segmenter is None or self._wanted is None or not _same_but_threshold(config, self._wanted):
+            return  # unloaded, or something else was asked for meanwhile
+        if isinstance(result, Segmenter):
+            try:
+                values = parameters.read(self)
+                self._check_masks(values, result.label_space)
+            except UserError as error:
+                result = error
+        if isinstance(result, Exception):
+            self._revert(result)
+            return
+        self._failed_change = ""
+        result = result.reconfigured(self._wanted)  # the threshold may have changed meanwhile
+        self._serve(result, values)
+        size = self._working_size_in_words(result)
+        self.get_logger().info(f"changed over to model '{result.card.name}', {size}")
+
+    def _working_size_in_words(self, segmenter: Segmenter) -> str:
+        config = segmenter.config
+        if config.input_height:
+            return f"working at {config.input_width}x{config.input_height}"
+        return f"working at {config.downsampling_ratio:g} of the image's size"
+
+    def _revert(self, reason: Exception) -> None:
+        """Put the parameters back to what is served."""
+        assert self._segmenter is not None and self._wanted is not None
+        served = self._segmenter.config
+        changed = {
+            name: value
+            for name, value in parameters.config_values(served).items()
+            if value != getattr(self._wanted, name)
+        }
+        text = str(reason) if isinstance(reason, UserError) else f"{type(reason).__name__}: {reason}"
+        self._failed_change = " ".join(text.split())
+        self._wanted = served
+        self._reverting = True
+        try:
+            self.set_parameters_atomically([RosParameter(name, value=value) for name, value in changed.items()])
+        finally:
+            self._reverting = False
+        back = ", ".join(f"{name}: {value!r}" for name, value in changed.items())
+        self.get_logger().error(f"the change failed: {self._failed_change}; back to {back}")
+
+    # --- parameters -----------------------------------------------------------------------------------------------
+
+    def _on_set_parameters(self, changes: Sequence[RosParameter]) -> SetParametersResult:
+        """Check a change as a whole. It is carried out when rclpy has set the values: others may refuse them yet."""
+        if not self._reverting:
+            try:
+                self._check_change({p.name: p.value for p in changes if p.name in TABLE})
+            except UserError as error:
+                return SetParametersResult(successful=False, reason=str(error))
+            except Exception as error:
+                return SetParametersResult(successful=False, reason=f"{type(error).__name__}: {error}")
+        for change in changes:
+            self._problems.pop(change.name, None)
+        executor = self.executor
+        if executor is not None and not self._apply_is_due:
+            self._apply_is_due = True
+            executor.create_task(self._apply)
+        return SetParametersResult(successful=True)
+
+    def _check_change(self, changes: Mapping[str, Any]) -> None:
+        """Check new values of parameters, each by itself and all together with those that stay.
+
+        :raises UserError: with the reason
+        """
+        checked = {name: TABLE[name].check(value) for name, value in changes.items()}
+        for topic in checked.get("camera_topics", ()):
+            _check_topic(topic)
+        present = parameters.read(self)
+        if self._active:
+            for name, value in checked.items():
+                if TABLE[name].change == "inactive" and value != present[name]:
+                    raise UserError(f"{name} cannot change while the node is active: deactivate first")
+        if self._segmenter is None or self._wanted is None:
+            return  # one value may not fit another that is still to be set: configure sees to that
+        values = {**present, **checked}
+        config = self._config_of(values)
+        config.check()
+        space = self._segmenter.label_space
+        if self._differ_in_model(config, self._segmenter.config):
+            card = find_model(config.model, config.label_space, config.weights, config.allow_random_weights)
+            space = card.load_label_space()
+        self._check_masks(values, space)
+
+    @staticmethod
+    def _differ_in_model(one: SegmenterConfig, other: SegmenterConfig) -> bool:
+        return any(
+            value != getattr(other, name) for name, value in parameters.config_values(one).items() if name not in _USE
+        )
+
+    def _config_of(self, values: Values) -> SegmenterConfig:
+        """Return the config that values mean; of input_height and input_width, one alone changes nothing yet."""
+        config = parameters.segmenter_config(values)
+        if self._wanted is not None and bool(config.input_height) != bool(config.input_width):
+            config = replace(config, input_height=self._wanted.input_height, input_width=self._wanted.input_width)
+        return config
+
+    @staticmethod
+    def _check_masks(values: Values, space: LabelSpace) -> None:
+        for name in values["mask_classes"]:
+            try:
+                space.id_of(name)
+            except UserError as error:
+                raise UserError(f"mask_classes: {error}") from error
+
+    def _apply(self) -> None:
+        """Carry out what the parameters say now."""
+        self._apply_is_due = False
+        if self._segmenter is None or self._wanted is None:
+            return
+        values = parameters.read(self)
+        config = self._config_of(values)
+        if bool(values["input_height"]) != bool(values["input_width"]):
+            self.get_logger().info(
+                f"input_height is {values['input_height']} and input_width {values['input_width']}: "
+                "takes effect when both are set, or neither"
+            )
+        # What costs nothing does not wait for what does.
+        served = self._segmenter
+        if config.confidence_threshold != served.config.confidence_threshold:
+            served = served.reconfigured(replace(served.config, confidence_threshold=config.confidence_threshold))
+        present = {
+            **values,
+            "mask_classes": [n for n in values["mask_classes"] if n in served.label_space.names],
+        }
+        self._serve(served, present)
+        former, self._wanted = self._wanted, config
+        if config == served.config:
+            self._preparation.cancel()
+        elif not _same_but_threshold(config, former):
+            self._preparation.request(config)
+
+    # --- diagnostics ----------------------------------------------------------------------------------------------
+
+    def _on_timer(self) -> None:
+        if self._active:
+            for camera in self._cameras:
+                camera.rematch()
+        report = DiagnosticArray()
+        report.header.stamp = self.get_clock().now().to_msg()
+        name = self._full_name().lstrip("/")
+        segmenter = self._segmenter
+        facts: list[tuple[str, object]] = []
+        if segmenter is not None:
+            facts = [
+                ("model", segmenter.card.name),
+                ("weights", segmenter.card.weights or "random"),
+                ("label space", segmenter.label_space.name),
+                ("backend", segmenter.backend_name),
+                ("device", segmenter.device),
+                ("precision", segmenter.precision),
+                ("working size", self._working_size_in_words(segmenter)),
+            ]
+        hardware_id = segmenter.device if segmenter is not None else ""
+        preparing = ""
+        if self._preparation.busy and self._wanted is not None:
+            preparing = f"model '{self._wanted.model}'"
+        report.status.append(
+            diagnostics.model_status(
+                f"{name}: model",
+                hardware_id,
+                self._state(),
+                facts,
+                error=self._error,
+                failed_change=self._failed_change,
+                preparing=preparing,
+            )
+        )
+        limits = diagnostics.Limits(
+            self.get_parameter("input_timeout").value or 0.0, self.get_parameter("max_age").value or 0.0
+        )
+        for camera in self._cameras:
+            publishers = camera.publishers()
+            report.status.append(
+                diagnostics.camera_status(
+                    f"{name}: camera {camera.name}",
+                    hardware_id,
+                    camera.topic,
+                    camera.health,
+                    camera.mailbox.counts(),
+                    limits,
+                    active=self._active,
+                    reliability=qos.word(camera.reliability),
+                    publishers=len(publishers),
+                    remarks=camera.remarks(publishers),
+                )
+            )
+        self._diagnostics.publish(report)
+
+
+def _same_but_threshold(one: SegmenterConfig, other: SegmenterConfig) -> bool:
+    return replace(one, confidence_threshold=other.confidence_threshold) == other
+
+
+def _check_topic(topic: str) -> None:
+    try:
+        validate_topic_name(topic)
+    except InvalidTopicNameException as error:
+        raise UserError(f"camera_topics has '{topic}', which is no name of a topic: {error}") from error
+
+
+class _LogHandler(logging.Handler):
+    """Passes what the library below tells on to the node's log."""
+
+    def __init__(self, logger: Any) -> None:
+        super().__init__()
+        self._logger = logger
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Log a record; one call for each level, as rclpy ties a level to the place of the call."""
+        text = record.getMessage()
+        if record.levelno >= logging.ERROR:
+            self._logger.error(text)
+        elif record.levelno >= logging.WARNING:
+            self._logger.warning(text)
+        elif record.levelno >= logging.INFO:
+            self._logger.info(text)
+        else:
+            self._logger.debug(text)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the node until it is told to stop.
+
+    :return: exit status
+    """
+    try:
+        rclpy.init(args=list(args) if args is not None else None)
+    except Exception as error:  # a params file that is not there, or is no YAML
+        print(f"segmentation_node: {error}", file=sys.stderr)
+        return 2
+    node = None
+    executor = SingleThreadedExecutor()
+    try:
+        try:
+            node = SegmentationNode()
+        except (KeyboardInterrupt, ExternalShutdownException):
+            return 0
+        except Exception as error:  # a params file that says the impossible
+            print(f"segmentation_node: {error}", file=sys.stderr)
+            return 2
+        executor.add_node(node)
+        if node.get_parameter("autostart").value:
+            executor.create_task(node.autostart)
+        _spin(executor, node)
+    finally:
+        if node is not None:
+            node.destroy_node()
+        executor.shutdown(0)
+        rclpy.try_shutdown()
+    return 0
+
+
+def _spin(executor: SingleThreadedExecutor, node: SegmentationNode) -> None:
+    """Run callbacks until shutdown; one that fails is logged, and the others go on."""
+    while node.context.ok():
+        try:
+            executor.spin_once()
+        except (KeyboardInterrupt, ExternalShutdownException):
+            return
+        except Exception as error:
+            if node.context.ok():
+                node.get_logger().error(f"a callback failed: {type(error).__name__}: {error}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

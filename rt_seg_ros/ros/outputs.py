@@ -1,0 +1,200 @@
+"""What is published of one camera. Each output is computed only while somebody subscribes to it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header
+
+from rt_seg_ros import masks
+from rt_seg_ros.drawing import Painter
+from rt_seg_ros.images import Frame
+from rt_seg_ros.labels import LabelSpace
+from rt_seg_ros.msg import ClassMasks, SegmentationStats
+from rt_seg_ros.pipeline import Segmentation
+from rt_seg_ros.ros import messages, qos
+
+if TYPE_CHECKING:
+    from rclpy.node import Node
+    from rclpy.publisher import Publisher
+
+
+#: Outputs that are published frame by frame, with their types.
+_TYPES: dict[str, type] = {
+    "label": Image,
+    "label/compressed": CompressedImage,
+    "confidence": Image,
+    "overlay": Image,
+    "class_masks": ClassMasks,
+    "camera_info": CameraInfo,
+}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How the overlay is drawn."""
+
+    alpha: float = 0.5
+    legend: bool = True
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Outputs that somebody subscribes to, by name; ``masks`` by class id."""
+
+    names: frozenset[str] = frozenset()
+    masks: Mapping[int, Any] = field(default_factory=dict)
+    stats: bool = False
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.names
+
+    def __bool__(self) -> bool:
+        return bool(self.names or self.masks or self.stats)
+
+
+class Outputs:
+    """The publishers of one camera.
+
+    Publishers come and go on the executor's thread, frames are published from the worker's: a lock keeps one from
+    being destroyed under the other.
+
+    :param prefix: ``~`` or ``~/<camera>``
+    """
+
+    def __init__(self, node: Node, prefix: str) -> None:
+        self._node = node
+        self._prefix = prefix
+        self._lock = threading.Lock()
+        self._publishers: dict[str, Publisher] = {}
+        self._masks: dict[int, Publisher] = {}
+        self._label_info: Publisher | None = None
+        self._painter: Painter | None = None
+        self._stats = self._create(SegmentationStats, "stats")
+        for name, kind in _TYPES.items():
+            self._publishers[name] = self._create(kind, name)
+        info_type = messages.label_info_type()
+        if info_type is not None:
+            self._label_info = self._create(info_type, "label_info", qos.latched())
+
+    def _create(self, kind: type, name: str, profile: Any = None) -> Publisher:
+        topic = f"{self._prefix}/{name}"
+        options = qos.overriding(self._node, self._node.resolve_topic_name(topic), "publisher")
+        return self._node.create_publisher(kind, topic, profile or qos.sensor_data(), qos_overriding_options=options)
+
+    def _all(self) -> Iterator[Publisher]:
+        yield self._stats
+        yield from self._publishers.values()
+        yield from self._masks.values()
+        if self._label_info is not None:
+            yield self._label_info
+
+    def topics(self) -> list[str]:
+        """Return the full names of all topics."""
+        return [publisher.topic_name for publisher in self._all()]
+
+    def set_masks(self, tokens: Mapping[int, str]) -> None:
+        """Have a mask published for each of these classes and no others.
+
+        :param tokens: part of the topic's name by class id
+        """
+        with self._lock:
+            wanted = {i: self._node.resolve_topic_name(f"{self._prefix}/mask/{t}") for i, t in tokens.items()}
+            for class_id in [i for i, p in self._masks.items() if wanted.get(i) != p.topic_name]:
+                self._node.destroy_publisher(self._masks.pop(class_id))
+            for class_id, token in tokens.items():
+                if class_id not in self._masks:
+                    self._masks[class_id] = self._create(Image, f"mask/{token}")
+
+    def publish_label_info(self, space: LabelSpace, threshold: float) -> None:
+        """Publish the names of the classes, where vision_msgs is installed."""
+        if self._label_info is not None:
+            header = Header(stamp=self._node.get_clock().now().to_msg())
+            self._label_info.publish(messages.label_info(header, space, threshold))
+
+    def close(self) -> None:
+        """Destroy all publishers."""
+        with self._lock:
+            for publisher in self._all():
+                self._node.destroy_publisher(publisher)
+            self._publishers = {}
+            self._masks = {}
+            self._label_info = None
+
+    def wanted(self) -> Wanted:
+        """Return the outputs that have a subscriber now."""
+        with self._lock:
+            return Wanted(
+                frozenset(name for name, p in self._publishers.items() if p.get_subscription_count()),
+                {i: p for i, p in self._masks.items() if p.get_subscription_count()},
+                bool(self._stats.get_subscription_count()),
+            )
+
+    def publish(
+        self,
+        wanted: Wanted,
+        header: Header,
+        frame: Frame,
+        result: Segmentation,
+        space: LabelSpace,
+        drawing: Drawing,
+        info: CameraInfo | None = None,
+    ) -> None:
+        """Publish what is wanted of one frame; what other nodes wait for goes first, what people look at last.
+
+        :param header: the source's
+        :param info: calibration of the source, where labels are not at its size
+        """
+        labels = result.labels
+        with self._lock:
+            if "label" in wanted:
+                self._send("label", messages.image(header, labels, "mono8"))
+            if "confidence" in wanted and result.confidence is not None:
+                self._send("confidence", messages.image(header, result.confidence, "mono8"))
+            if "camera_info" in wanted and info is not None:
+                self._send("camera_info", messages.scaled_camera_info(info, header, *labels.shape))
+            for class_id, mask in wanted.masks.items():
+                if class_id in self._masks and self._masks[class_id] is mask:
+                    mask.publish(messages.image(header, masks.binary_mask(labels, class_id), "mono8"))
+            if "class_masks" in wanted:
+                self._send("class_masks", messages.class_masks(header, labels, space))
+            if "label/compressed" in wanted:
+                self._send("label/compressed", messages.png(header, labels))
+            if "overlay" in wanted:
+                self._send("overlay", self._overlay(header, frame, labels, space, drawing))
+
+    def publish_stats(self, stats: SegmentationStats) -> None:
+        """Publish what the frame cost."""
+        with self._lock:
+            if self._publishers:
+                self._stats.publish(stats)
+
+    def _send(self, name: str, message: Any) -> None:
+        publisher = self._publishers.get(name)
+        if publisher is not None:
+            publisher.publish(message)
+
+    def _overlay(
+        self, header: Header, frame: Frame, labels: NDArray[np.uint8], space: LabelSpace, drawing: Drawing
+    ) -> Image:
+        painter = self._painter
+        if painter is None or (painter.space, painter.alpha, painter.legend) != (
+            space,
+            drawing.alpha,
+            drawing.legend,
+        ):
+            # A class stays in the legend for a second or so after it was last seen: no flicker.
+            painter = self._painter = Painter(space, drawing.alpha, drawing.legend, linger=10)
+        picture = frame.bgr()
+        if picture.shape[:2] != labels.shape:
+            picture = cv2.resize(picture, labels.shape[::-1], interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+        message, canvas = messages.canvas(header, *labels.shape)
+        painter.overlay(picture, labels, canvas)
+        return message

@@ -1,0 +1,256 @@
+"""Publishes a recording: in its own rhythm or at another rate, once or again and again.
+
+Messages go out as they lie in the recording, without being decoded. By default a message that begins with a
+std_msgs/Header gets a new stamp: the time at which it is due now. One recorded stamp becomes one new stamp, so an
+image, its calibration and its labels still match, and what subscribes can tell how old a message is. Stamps inside
+messages without a header of their own (/tf) stay as they are.
+
+What scores published labels against the recording needs the old stamps again: see ``on_published``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import struct
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from rclpy.qos import QoSDurabilityPolicy, QoSHistoryPolicy, QoSProfile, QoSReliabilityPolicy
+
+from rt_seg_ros.bags.reader import BagReader
+from rt_seg_ros.errors import UserError
+from rt_seg_ros.overlap import prefetch
+
+if TYPE_CHECKING:
+    from rclpy.node import Node
+    from rclpy.publisher import Publisher
+
+_IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
+_DEPTH = 10
+_NANO = 1_000_000_000
+_SETTLE = 1.0
+
+#: Called with (topic, recorded stamp, published stamp), in nanoseconds, for each message that has a header.
+OnPublished = Callable[[str, int, int], None]
+
+
+@dataclass
+class Playback:
+    """What was published: messages by topic, seconds it took, and by how much the latest message was late (s)."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+    rounds: int = 0
+    latest: float = 0.0
+
+
+class Player:
+    """A recording's topics as publishers on a node. They are reliable, so nothing is lost on the way.
+
+    :param topics: those to publish; None: all
+    :param rate: times the recording's own speed
+    :param keep_stamps: leave stamps as recorded
+    :raises UserError: for a topic that the recording does not have, or none that can be published
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        bag: BagReader,
+        topics: Collection[str] | None = None,
+        rate: float = 1.0,
+        keep_stamps: bool = False,
+    ) -> None:
+        if not rate > 0:
+            raise UserError(f"rate is {rate}; expected a number above 0")
+        for topic in topics or ():
+            if topic not in bag.topics:
+                raise UserError(f"{bag.path} has no topic '{topic}'; it has: {', '.join(sorted(bag.topics))}")
+        self._node = node
+        self._bag = bag
+        self._rate = rate
+        self._keep_stamps = keep_stamps
+        self._publishers: dict[str, Publisher] = {}
+        self._stamped: set[str] = set()
+        #: Topics that cannot be published, with the reason.
+        self.left_out: dict[str, str] = {}
+        for topic, info in bag.topics.items():
+            if info.count and (topics is None or topic in topics):
+                self._add(topic, info.type)
+        if not self._publishers:
+            reasons = "; ".join(f"{topic}: {reason}" for topic, reason in self.left_out.items())
+            raise UserError(f"{bag.path} has nothing to publish{f' ({reasons})' if reasons else ''}")
+
+    def _add(self, topic: str, kind: str) -> None:
+        package, _, name = kind.partition("/msg/")
+        try:
+            message_type = getattr(importlib.import_module(f"{package}.msg"), name)
+        except (ImportError, AttributeError):
+            self.left_out[topic] = f"{kind} is not installed"
+            return
+        latched = any("TRANSIENT_LOCAL" in str(profile.durability) for profile in self._bag.offered_qos(topic))
+        profile = QoSProfile(
+            history=QoSHistoryPolicy.KEEP_LAST,
+            depth=_DEPTH,
+            reliability=QoSReliabilityPolicy.RELIABLE,
+            durability=QoSDurabilityPolicy.TRANSIENT_LOCAL if latched else QoSDurabilityPolicy.VOLATILE,
+        )
+        self._publishers[topic] = self._node.create_publisher(message_type, topic, profile)
+        if begins_with_header(message_type):
+            self._stamped.add(topic)
+
+    @property
+    def topics(self) -> list[str]:
+        """Return the topics that are published."""
+        return list(self._publishers)
+
+    def close(self) -> None:
+        """Destroy the publishers."""
+        for publisher in self._publishers.values():
+            self._node.destroy_publisher(publisher)
+        self._publishers = {}
+
+    def wait_for_subscribers(self, timeout: float, stop: threading.Event | None = None) -> bool:
+        """Wait until somebody subscribes to an image, or to anything where there are none, and no more join.
+
+        :param timeout: seconds
+        :return: whether somebody does
+        """
+        stop = stop or threading.Event()
+        images = [t for t in self._publishers if self._bag.topics[t].type in _IMAGES]
+        awaited = [self._publishers[t] for t in images or self._publishers]
+        deadline = time.monotonic() + timeout
+        present, since = 0, time.monotonic()
+        while not stop.is_set():
+            now = time.monotonic()
+            subscribers = sum(publisher.get_subscription_count() for publisher in awaited)
+            if subscribers != present:
+                present, since = subscribers, now
+            if present and now - since >= _SETTLE:
+                return True
+            if now >= deadline:
+                return present > 0
+            stop.wait(0.05)
+        return False
+
+    def play(
+        self,
+        loop: bool = False,
+        stop: threading.Event | None = None,
+        on_published: OnPublished | None = None,
+    ) -> Playback:
+        """Publish the recording.
+
+        :param loop: begin again at its end, until ``stop`` is set
+        :raises UserError: where the recording turns out to be damaged
+        """
+        stop = stop or threading.Event()
+        playback = Playback()
+        begin = time.monotonic()
+        try:
+            while not stop.is_set():
+                self._play_once(playback, stop, on_published)
+                if not loop:
+                    break
+        finally:
+            playback.seconds = time.monotonic() - begin
+        return playback
+
+    def _play_once(self, playback: Playback, stop: threading.Event, on_published: OnPublished | None) -> None:
+        clock: _Timeline | None = None
+        before = sum(playback.counts.values())
+        for topic, _, recorded, data in self._messages():
+            stamped = topic in self._stamped
+            if clock is None:
+                now = self._node.get_clock().now().nanoseconds
+                clock = _Timeline(recorded, time.monotonic(), now, self._rate)
+            wait = clock.due(recorded) - time.monotonic()
+            if wait > 0 and stop.wait(wait):
+                return
+            playback.latest = max(playback.latest, -wait)
+            old = stamp_of(data) if stamped else 0
+            new = old if self._keep_stamps or not stamped else clock.stamp(old)
+            self._publishers[topic].publish(bytes(data) if new == old else restamped(data, new))
+            playback.counts[topic] += 1
+            if stamped and on_published is not None:
+                on_published(topic, old, new)
+        playback.rounds += 1
+        published = sum(playback.counts.values()) - before
+        if clock is not None and published > 1:
+            # The first message of another round follows the last of this one at the usual distance.
+            most = max(self._bag.topics[topic].count for topic in self._publishers)
+            stop.wait(self._bag.duration_ns / _NANO / max(most - 1, 1) / self._rate)
+
+    def _messages(self) -> Iterator[tuple[str, str, int, bytes]]:
+        return prefetch(self._bag.raw_messages(list(self._publishers)), depth=8)
+
+    def wait_until_received(self, timeout: float) -> None:
+        """Give reliable subscribers time to acknowledge the last messages.
+
+        :param timeout: seconds
+        """
+        from rclpy.duration import Duration
+
+        deadline = time.monotonic() + timeout
+        for publisher in self._publishers.values():
+            left = max(deadline - time.monotonic(), 0.0)
+            if hasattr(publisher, "wait_for_all_acked"):
+                publisher.wait_for_all_acked(Duration(nanoseconds=int(left * _NANO)))
+
+
+@dataclass
+class _Timeline:
+    """When a recording's messages are due, and what their stamps become.
+
+    :param first: time of recording of the first message (ns)
+    :param begin: when it is published, by ``time.monotonic()`` (s)
+    :param now: the same by the node's clock (ns)
+    """
+
+    first: int
+    begin: float
+    now: int
+    rate: float
+    _first_stamp: int | None = None
+
+    def due(self, recorded: int) -> float:
+        return self.begin + (recorded - self.first) / _NANO / self.rate
+
+    def stamp(self, old: int) -> int:
+        # Stamps may be by another clock than the times of recording: they count from the first of their own.
+        if self._first_stamp is None:
+            self._first_stamp = old
+        return max(0, self.now + round((old - self._first_stamp) / self.rate))
+
+
+def begins_with_header(message_type: Any) -> bool:
+    """Return whether a message type's first field is a std_msgs/Header."""
+    fields = message_type.get_fields_and_field_types()
+    return bool(fields) and next(iter(fields.values())) == "std_msgs/Header"
+
+
+def stamp_of(data: bytes) -> int:
+    """Return the stamp (ns) of a serialised message that begins with a header; 0 where it is too short for one."""
+    if len(data) < 12:
+        return 0
+    seconds, nanoseconds = struct.unpack_from(_layout(data), data, 4)
+    return int(seconds) * _NANO + int(nanoseconds)
+
+
+def restamped(data: bytes, stamp_ns: int) -> bytes:
+    """Return a serialised message that begins with a header, with another stamp.
+
+    CDR: four bytes that say how the rest is written, then the header's first fields, the stamp.
+    """
+    stamp = struct.pack(_layout(data), *divmod(stamp_ns, _NANO))
+    view = memoryview(data)
+    return b"".join((view[:4], stamp, view[12:]))
+
+
+def _layout(data: bytes) -> str:
+    """Return the layout of a stamp: bit 0 of the second byte of CDR says little-endian."""
+    return "<iI" if data[1] & 1 else ">iI"

@@ -1,0 +1,128 @@
+"""Quality of service: matched to a camera's publishers, with the user's ``qos_overrides`` above all.
+
+A best-effort subscription receives from any publisher, a reliable one from reliable publishers alone; in return
+nothing is lost on the way. So a subscription is reliable where every publisher is, and best effort otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rclpy.qos import (
+    QoSDurabilityPolicy,
+    QoSHistoryPolicy,
+    QoSPolicyKind,
+    QoSProfile,
+    QoSReliabilityPolicy,
+)
+from rclpy.qos_overriding_options import QoSOverridingOptions
+
+from rt_seg_ros.errors import UserError
+
+if TYPE_CHECKING:
+    from rclpy.node import Node
+
+BEST_EFFORT = QoSReliabilityPolicy.BEST_EFFORT
+RELIABLE = QoSReliabilityPolicy.RELIABLE
+
+_DEPTH = 5
+_KINDS = (QoSPolicyKind.RELIABILITY, QoSPolicyKind.DURABILITY, QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH)
+
+
+def sensor_data(reliability: QoSReliabilityPolicy = BEST_EFFORT) -> QoSProfile:
+    """Return sensor data's profile: volatile, keep last 5, best effort unless said otherwise."""
+    return QoSProfile(
+        history=QoSHistoryPolicy.KEEP_LAST,
+        depth=_DEPTH,
+        reliability=reliability,
+        durability=QoSDurabilityPolicy.VOLATILE,
+    )
+
+
+def latched() -> QoSProfile:
+    """Return the profile of what is published once and kept for those who come later."""
+    return QoSProfile(
+        history=QoSHistoryPolicy.KEEP_LAST,
+        depth=1,
+        reliability=RELIABLE,
+        durability=QoSDurabilityPolicy.TRANSIENT_LOCAL,
+    )
+
+
+def overridden(node: Node, topic: str, entity: str) -> list[QoSPolicyKind]:
+    """Return the policies that the user gave for a topic in ``qos_overrides``.
+
+    :param topic: its full name
+    :param entity: ``subscription`` or ``publisher``
+    """
+    given = node._parameter_overrides
+    return [kind for kind in _KINDS if f"qos_overrides.{topic}.{entity}.{kind.name.lower()}" in given]
+
+
+def overriding(node: Node, topic: str, entity: str) -> QoSOverridingOptions:
+    """Return options by which what the user gave wins, for ``create_subscription`` and ``create_publisher``.
+
+    A policy that was not given is no parameter: rclpy would hold a subscription that is made anew, for a publisher
+    of another reliability, to what the parameter was declared with.
+    """
+    return QoSOverridingOptions(overridden(node, topic, entity))
+
+
+def check_overrides(node: Node, topics: Sequence[str]) -> list[str]:
+    """Check the user's ``qos_overrides``.
+
+    :param topics: the full names of all topics of the node
+    :return: overrides of other topics than these, or of other policies: they have no effect
+    :raises UserError: for a value that a policy does not have
+    """
+    known = {
+        f"qos_overrides.{topic}.{entity}.{kind.name.lower()}": kind
+        for topic in topics
+        for entity in ("subscription", "publisher")
+        for kind in _KINDS
+    }
+    without_effect = []
+    for name, parameter in node._parameter_overrides.items():
+        if not name.startswith("qos_overrides."):
+            continue
+        kind = known.get(name)
+        if kind is None:
+            without_effect.append(name)
+        else:
+            _check_value(name, kind, parameter.value)
+    return without_effect
+
+
+def _check_value(name: str, kind: QoSPolicyKind, value: Any) -> None:
+    if kind == QoSPolicyKind.DEPTH:
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 10_000:
+            raise UserError(f"{name} is {value!r}; expected a whole number from 1 to 10000")
+        return
+    choices = {
+        QoSPolicyKind.RELIABILITY: ("reliable", "best_effort"),
+        QoSPolicyKind.DURABILITY: ("volatile", "transient_local"),
+        QoSPolicyKind.HISTORY: ("keep_last", "keep_all"),
+    }[kind]
+    if value not in choices:
+        raise UserError(f"{name} is {value!r}; expected {' or '.join(choices)}")
+
+
+def match(publishers: Sequence[Any]) -> tuple[QoSReliabilityPolicy, str]:
+    """Choose the reliability of a subscription.
+
+    :param publishers: what ``get_publishers_info_by_topic`` gave
+    :return: the reliability, and why in words
+    """
+    if not publishers:
+        return BEST_EFFORT, "no publisher yet"
+    reliable = sum(info.qos_profile.reliability == RELIABLE for info in publishers)
+    count = f"{len(publishers)} publisher{'s' if len(publishers) > 1 else ''}"
+    if reliable == len(publishers):
+        return RELIABLE, f"as {count}"
+    return BEST_EFFORT, f"as {len(publishers) - reliable} of {count}"
+
+
+def word(reliability: QoSReliabilityPolicy) -> str:
+    """Return a reliability in words."""
+    return "reliable" if reliability == RELIABLE else "best effort"

@@ -1,0 +1,212 @@
+"""Where frames come from, apart from a live camera: an image, a folder of images, a video, a recorded drive."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from rt_seg_ros.errors import UserError
+from rt_seg_ros.images import Frame, ImageRejected, frame_from_compressed
+
+Kind = Literal["image", "folder", "video", "drive"]
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pnm", ".jp2"})
+DRIVE_SUFFIXES = frozenset({".mcap", ".db3"})
+
+
+@dataclass(frozen=True)
+class SourceFrame:
+    """One frame of a source, or what kept it from being one.
+
+    ``name`` is unique in the source: the file's path in its folder without suffix, or a running number. ``stamp_ns``
+    is the recording's stamp, or the time from the start of a video, in nanoseconds; 0 for images. Either ``frame`` is
+    there, or ``problem`` says why not.
+    """
+
+    name: str
+    frame: Frame | None = None
+    stamp_ns: int = 0
+    frame_id: str = ""
+    problem: str = ""
+
+
+class Source(ABC):
+    """Frames in their order; iterating starts from the first one each time."""
+
+    kind: Kind
+    path: Path
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[SourceFrame]:
+        """Yield the frames; one that cannot be read comes with its ``problem``."""
+
+    @property
+    @abstractmethod
+    def total(self) -> int | None:
+        """Number of frames as far as is known before they are read."""
+
+    @property
+    def fps(self) -> float:
+        """Frames per second on average, 0 where there is no time."""
+        return 0.0
+
+    @property
+    def stem(self) -> str:
+        """Name for what is made of this source."""
+        return self.path.resolve().stem
+
+
+def open_source(path: str | Path, topic: str = "", leave_out: Iterable[Path] = ()) -> Source:
+    """Open what a path names: an image, a folder of images (with its subfolders), a video, or a rosbag2.
+
+    :param topic: the image topic of a rosbag2; may be left out where it has only one.
+    :param leave_out: folders in a folder of images that are none of it.
+    :raises UserError: nothing there, nothing known, no images, or no such topic.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"there is nothing at {path}")
+    suffix = path.suffix.lower()
+    if suffix in DRIVE_SUFFIXES or (path / "metadata.yaml").is_file() or (path.is_dir() and _has_drive(path)):
+        return _Drive(path, topic)
+    if topic:
+        raise UserError(f"topic '{topic}' was given, but {path} is not a rosbag2")
+    if path.is_dir():
+        return _Folder(path, leave_out)
+    if suffix in IMAGE_SUFFIXES:
+        return _Image(path)
+    from rt_seg_ros.video import VIDEO_SUFFIXES
+
+    if suffix in VIDEO_SUFFIXES:
+        return _Video(path)
+    raise UserError(
+        f"{path} is of no kind that is known by its name: images ({', '.join(sorted(IMAGE_SUFFIXES))}), "
+        f"videos ({', '.join(sorted(VIDEO_SUFFIXES))}), rosbag2 (a folder, .mcap, .db3), or a folder of images"
+    )
+
+
+def _has_drive(folder: Path) -> bool:
+    return any(entry.suffix in DRIVE_SUFFIXES for entry in folder.iterdir())
+
+
+def _read_image(path: Path, name: str) -> SourceFrame:
+    try:
+        return SourceFrame(name, frame_from_compressed(path.read_bytes()))
+    except OSError as error:
+        return SourceFrame(name, problem=f"{path}: {error.strerror}")
+    except ImageRejected as error:
+        return SourceFrame(name, problem=f"{path}: {error}")
+
+
+class _Image(Source):
+    kind = "image"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def total(self) -> int:
+        return 1
+
+    def __iter__(self) -> Iterator[SourceFrame]:
+        yield _read_image(self.path, self.path.stem)
+
+
+class _Folder(Source):
+    kind = "folder"
+
+    def __init__(self, path: Path, leave_out: Iterable[Path]) -> None:
+        self.path = path
+        left_out = [folder.resolve() for folder in leave_out]
+        self.files = sorted(
+            file
+            for file in path.rglob("*")
+            if file.suffix.lower() in IMAGE_SUFFIXES
+            and not any(part.startswith(".") for part in file.relative_to(path).parts)
+            and not any(folder in file.resolve().parents for folder in left_out)
+        )
+        if not self.files:
+            raise UserError(f"there is no image in {path}: looked for {', '.join(sorted(IMAGE_SUFFIXES))}")
+
+    @property
+    def total(self) -> int:
+        return len(self.files)
+
+    def __iter__(self) -> Iterator[SourceFrame]:
+        relative = [file.relative_to(self.path) for file in self.files]
+        stems = [file.with_suffix("").as_posix() for file in relative]
+        shared = {stem for stem in stems if stems.count(stem) > 1} if len(set(stems)) < len(stems) else set()
+        for file, inside, stem in zip(self.files, relative, stems, strict=True):
+            yield _read_image(file, inside.as_posix() if stem in shared else stem)
+
+
+class _Video(Source):
+    kind = "video"
+
+    def __init__(self, path: Path) -> None:
+        from rt_seg_ros.video import VideoReader
+
+        self.path = path
+        self._reader = VideoReader(path)
+
+    @property
+    def total(self) -> int | None:
+        return self._reader.frame_count or None
+
+    @property
+    def fps(self) -> float:
+        return self._reader.fps
+
+    def __iter__(self) -> Iterator[SourceFrame]:
+        count = 0
+        for seconds, image in self._reader:
+            yield SourceFrame(f"{count:06d}", Frame(image), round(seconds * 1e9))
+            count += 1
+        if self._reader.problem:
+            yield SourceFrame(f"{count:06d}", problem=self._reader.problem)
+
+
+class _Drive(Source):
+    kind = "drive"
+
+    def __init__(self, path: Path, topic: str) -> None:
+        from rt_seg_ros.bags import open_bag
+
+        self.path = path
+        with open_bag(path) as bag:
+            self.topic = bag.image_topic(topic or None)
+            self._count = bag.topics[self.topic].count
+            self._seconds = bag.duration_ns / 1e9
+
+    @property
+    def total(self) -> int:
+        return self._count
+
+    @property
+    def fps(self) -> float:
+        return (self._count - 1) / self._seconds if self._count > 1 and self._seconds > 0 else 0.0
+
+    def __iter__(self) -> Iterator[SourceFrame]:
+        from rt_seg_ros.bags import open_bag
+
+        count = 0
+        rejected: list[SourceFrame] = []
+
+        def keep(stamp_ns: int, error: ImageRejected) -> None:
+            problem = f"image {count + len(rejected)} of {self.topic}, stamp {stamp_ns / 1e9:.3f}: {error}"
+            rejected.append(SourceFrame(f"{count + len(rejected):06d}", stamp_ns=stamp_ns, problem=problem))
+
+        # Opened here once more: SQLite wants to be read by the thread that opened it.
+        with open_bag(self.path) as bag:
+            for stamp_ns, frame_id, frame in bag.images(self.topic, keep):
+                yield from rejected
+                count += len(rejected)
+                rejected.clear()
+                yield SourceFrame(f"{count:06d}", frame, stamp_ns, frame_id)
+                count += 1
+            yield from rejected
+            if bag.damage:
+                yield SourceFrame(f"{count + len(rejected):06d}", problem=f"{self.path}: {bag.damage}")

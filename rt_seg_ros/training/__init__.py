@@ -1,0 +1,1 @@
+"""Training: recipes, losses, schedules, checkpoints and the loop that joins them."""

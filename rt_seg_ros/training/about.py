@@ -1,0 +1,148 @@
+"""What a run says of itself in its folder and on its weights' card: the command that repeats it, data, machine."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rt_seg_ros import __version__
+from rt_seg_ros.errors import UserError
+from rt_seg_ros.labels import load_label_space
+from rt_seg_ros.training.recipe import Recipe, SourceSection, load_recipe
+from rt_seg_ros.training.run_folder import RECIPE, commit
+from rt_seg_ros.training.sources import Frames
+
+_SCORING = (
+    "single scale, labels at their own size; one confusion matrix over all frames, void ignored, a class without a "
+    "true positive counts 0"
+)
+
+
+def describe_run(
+    recipe: Recipe, root: Path | None, train: Sequence[Frames], val: Sequence[Frames], device: torch.device
+) -> dict[str, Any]:
+    """Return what is worth knowing of a run, as plain values for YAML.
+
+    :param root: the folder that --data names
+    :param train: the training sources, in the recipe's order
+    :param val: the splits that are measured, in the recipe's order
+    """
+    return {
+        "command": repeat_command(recipe, root),
+        "data": described_sources(recipe.data.train, train),
+        "validation": described_sources(recipe.data.val, val, shares=False),
+        "protocol": _protocol(recipe, val),
+        "licence": recipe.data.licence or "that of the data",
+        "hardware": _hardware(device),
+        "versions": {"rt_seg_ros": __version__, "torch": str(torch.__version__)},
+        "commit": commit(),
+    }
+
+
+def repeat_command(recipe: Recipe, root: Path | None = None) -> str:
+    """Return the command line that repeats a run: recipe, what differs from it, data set folder (its last name)."""
+    try:
+        plain = load_recipe(recipe.name).model_dump(mode="json")
+        words = [recipe.name, *_differences(plain, recipe.model_dump(mode="json"))]
+    except UserError:  # one of the user's own: its resolved form lies in the run folder
+        words = [RECIPE]
+    data = ["--data", root.expanduser().resolve().name] if root is not None else []
+    return shlex.join(["rt-seg", "train", *words, *data])
+
+
+def _differences(theirs: Any, mine: Any, key: str = "") -> Iterator[str]:
+    """Yield ``key.sub=value`` for each value of ``mine`` that is another in ``theirs``."""
+    if isinstance(mine, dict) and isinstance(theirs, dict) and mine.keys() == theirs.keys():
+        parts: list[tuple[Any, Any, Any]] = [(name, theirs[name], mine[name]) for name in mine]
+    elif isinstance(mine, list) and isinstance(theirs, list) and len(mine) == len(theirs):
+        parts = [(i, theirs[i], mine[i]) for i in range(len(mine))]
+    else:
+        if mine != theirs:
+            yield f"{key}={json.dumps(mine)}"  # JSON is YAML on one line
+        return
+    if any(isinstance(value, (dict, list)) for _, _, value in parts) or isinstance(mine, dict):
+        for name, one, other in parts:
+            yield from _differences(one, other, f"{key}.{name}" if key else str(name))
+    elif mine != theirs:  # a crop, a list of weights: whole
+        yield f"{key}={json.dumps(mine)}"
+
+
+def described_sources(sections: Sequence[SourceSection], sources: Sequence[Frames], shares: bool = True) -> list[str]:
+    """Return a line per source: what it is, how many frames of which size, its share of the samples."""
+    total = sum(section.weight for section in sections)
+    lines = []
+    for section, frames in zip(sections, sources, strict=True):
+        line = f"{_what(section, frames)}, {len(frames)} frames of {_size(frames)}"
+        if shares and len(sections) > 1:
+            line += f", {100 * section.weight / total:.0f} % of the samples"
+        lines.append(line)
+    return lines
+
+
+def split_name(section: SourceSection, name: str) -> str:
+    """Return what a split is called on a card: ``camvid val``.
+
+    :param name: its name in the metrics
+    """
+    return f"{name} {section.split}" if section.name and section.split else name.replace("/", " ")
+
+
+def _what(section: SourceSection, frames: Frames) -> str:
+    if section.synth is None:
+        return split_name(section, frames.name)
+    synth = section.synth
+    every = f", 1 in {synth.every}" if synth.every > 1 else ""
+    return f"rendered drives of seeds {_ranges(synth.seeds)} ({synth.frames} of each{every})"
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Write 1, 2, 3, 7 as ``1-3, 7``."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
+
+
+def _size(frames: Frames) -> str:
+    """Width x height, as the papers write it."""
+    sizes = {(int(h), int(w)) for h, w in frames.sizes}
+    if len(sizes) > 1:
+        return f"{len(sizes)} sizes"
+    height, width = sizes.pop()
+    return f"{width}x{height}"
+
+
+def _protocol(recipe: Recipe, val: Sequence[Frames]) -> str:
+    if not val:
+        return "not measured"
+    space = load_label_space(recipe.label_space)
+    first = recipe.data.val[0]
+    return (
+        f"{_what(first, val[0])}, {len(val[0])} frames, {_size(val[0])}, {space.num_classes} classes "
+        f"({space.description}), {_SCORING}"
+    )
+
+
+def _hardware(device: torch.device) -> str:
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    threads = torch.get_num_threads()
+    return f"{_processor()}, {threads} thread{'s' if threads != 1 else ''}"
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return "CPU"

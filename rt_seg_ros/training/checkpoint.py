@@ -1,0 +1,85 @@
+"""Checkpoints: written aside and moved into place, the one before kept, read without running any code."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rt_seg_ros.errors import UserError
+
+LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
+_FORMAT = 1
+
+
+def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
+    """Write ``content`` (tensors, numbers, strings, and lists and dicts of them) to ``path``.
+
+    A file that is there stays whole until the new one is on the disk.
+
+    :raises UserError: the folder cannot be written, or the disk is full; what was there is untouched.
+    """
+    aside = path.with_name(f".{path.name}.part")
+    try:
+        with aside.open("wb") as file:
+            torch.save({"format": _FORMAT, **content}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except (OSError, RuntimeError) as error:
+        aside.unlink(missing_ok=True)
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise UserError(
+            f"checkpoint {path} could not be written: {reason}; what was written before is still good"
+        ) from error
+
+
+def write_last(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write ``folder``/last.pt; the one that was there becomes previous.pt.
+
+    :raises UserError: as :func:`write_checkpoint`
+    """
+    new = folder / f"new-{LAST}"
+    write_checkpoint(new, content)
+    if (folder / LAST).exists():
+        os.replace(folder / LAST, folder / PREVIOUS)
+    os.replace(new, folder / LAST)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU.
+
+    :param path: a checkpoint, or a run folder, whose last.pt is meant
+    :raises UserError: missing, truncated or of another program; where the one before is there it is offered.
+    """
+    if path.is_dir():
+        path = _in_folder(path)
+    if not path.is_file():
+        raise UserError(f"checkpoint {path} does not exist")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, OSError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
+        raise UserError(
+            f"checkpoint {path} is truncated or damaged ({path.stat().st_size} bytes){_offer(path)}"
+        ) from error
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        raise UserError(f"{path} is not a checkpoint of rt-seg train (format {_FORMAT}){_offer(path)}")
+    return content
+
+
+def _in_folder(folder: Path) -> Path:
+    for name in (LAST, f"new-{LAST}", PREVIOUS):  # the second: stopped between two moves
+        if (folder / name).is_file():
+            return folder / name
+    raise UserError(f"run folder {folder} holds no checkpoint ({LAST}): nothing to continue from")
+
+
+def _offer(path: Path) -> str:
+    before = path.with_name(PREVIOUS)
+    if path.name != PREVIOUS and before.is_file():
+        return f"; the one before is there: --resume {before}"
+    return ""

@@ -1,0 +1,335 @@
+"""Recipes: everything that decides how a training run comes out, in one checked YAML document.
+
+A recipe lies in ``config/train`` or anywhere else; ``inherits: NAME`` takes another one first, which the rest then
+overrides key by key (lists are replaced whole). On the command line ``key.sub=value`` overrides once more.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from rt_seg_ros.errors import UserError
+from rt_seg_ros.resources import config_dir
+
+Positive = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Jitter = Annotated[float, Field(ge=0.0, lt=1.0)]
+Triple = tuple[float, float, float]
+Size = tuple[Positive, Positive]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class NetworkSection(_Section):
+    """Which network is trained."""
+
+    name: str = Field(description="a network of rt-seg models")
+    options: dict[str, Any] = Field(default={}, description="its options")
+    backbone_weights: str | None = Field(default=None, description="pre-trained backbone, a local file")
+
+
+class SynthSection(_Section):
+    """A rendered drive."""
+
+    seeds: list[int] = Field(min_length=1, description="one drive per seed")
+    frames: Positive = Field(default=40, description="frames of each drive")
+    every: Positive = Field(default=1, description="take every so-manieth frame: neighbours look alike")
+    size: Size = Field(default=(360, 480), description="height, width")
+
+
+class SourceSection(_Section):
+    """One source of pictures with labels: a folder or a rendered drive."""
+
+    path: str | None = Field(default=None, description="data set folder, relative to --data; '.' is that folder itself")
+    split: str | None = Field(default=None, description="train, val, ...")
+    synth: SynthSection | None = Field(default=None, description="rendered drives instead of a folder")
+    weight: float = Field(default=1.0, gt=0.0, description="share of the samples, relative to the other sources")
+    name: str | None = Field(default=None, description="what it is called in the metrics")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> SourceSection:
+        if (self.path is None) == (self.synth is None):
+            raise ValueError("give either path (a folder) or synth (rendered drives)")
+        return self
+
+
+class DataSection(_Section):
+    """What is learnt from, and what is measured on."""
+
+    train: list[SourceSection] = Field(min_length=1, description="sources, mixed by weight")
+    val: list[SourceSection] = Field(
+        default=[], description="splits to measure on; the first chooses the best checkpoint"
+    )
+    size: Size | None = Field(default=None, description="resize all pictures to this height, width when they are read")
+    mean: Triple = Field(default=(105.03, 108.41, 110.33), description="RGB, 0..255")
+    std: Triple = Field(default=(58.395, 57.12, 57.375), description="RGB, 0..255")
+    licence: str = Field(default="", description="of the pictures; the weights' card repeats it")
+
+    @field_validator("std")
+    @classmethod
+    def _above_zero(cls, value: Triple) -> Triple:
+        if min(value) <= 0:
+            raise ValueError("each must be above 0")
+        return value
+
+
+class AugmentSection(_Section):
+    """What varies from one view to the next."""
+
+    scale: tuple[float, float] = Field(default=(0.5, 2.0), description="from, to; drawn log-uniformly")
+    scales: list[float] = Field(default=[], description="draw from these alone, instead of from the range")
+    crop: Size = Field(default=(360, 480), description="height, width the network sees")
+    flip: Share = Field(default=0.5, description="share of mirror images")
+    brightness: Jitter = 0.5
+    contrast: Jitter = 0.5
+    saturation: Jitter = 0.5
+
+    @field_validator("scale")
+    @classmethod
+    def _in_order(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0.05 <= value[0] <= value[1] <= 20.0:
+            raise ValueError("two numbers from 0.05 to 20, the smaller first")
+        return value
+
+    @field_validator("scales")
+    @classmethod
+    def _in_range(cls, value: list[float]) -> list[float]:
+        if not all(0.05 <= scale <= 20.0 for scale in value):
+            raise ValueError("numbers from 0.05 to 20")
+        return value
+
+
+LossKind = Literal["cross_entropy", "ohem", "focal", "sigmoid_focal"]
+
+
+class LossSection(_Section):
+    """What is minimised."""
+
+    kind: LossKind = "cross_entropy"
+    class_weights: Literal["none", "computed"] | list[float] = Field(
+        default="none", description="by class, or computed as 1/ln(1.10+p) from the training sources"
+    )
+    label_smoothing: Jitter = 0.0
+    threshold: float = Field(default=0.7, gt=0.0, lt=1.0, description="ohem: probability below which a pixel is kept")
+    min_share: float = Field(default=1 / 16, gt=0.0, le=1.0, description="ohem: least share of pixels kept")
+    gamma: float = Field(default=2.0, ge=0.0, description="focal: exponent")
+    alpha: Share = Field(default=0.5, description="sigmoid_focal: weight of the true class")
+    auxiliary_kind: LossKind | None = Field(default=None, description="loss of the auxiliary heads; none: the same")
+    auxiliary_weights: list[float] = Field(
+        default=[], description="by auxiliary head; none: the network is built without"
+    )
+
+
+class OptimiserSection(_Section):
+    """How it is minimised."""
+
+    kind: Literal["adam", "adamw", "sgd"] = "adamw"
+    lr: float = Field(default=1e-3, gt=0.0)
+    weight_decay: float = Field(default=1e-4, ge=0.0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
+    clip: float = Field(default=0.0, ge=0.0, description="largest norm of the gradient; 0: no limit")
+
+
+class ScheduleSection(_Section):
+    """How long, and at what rate."""
+
+    kind: Literal["poly", "cosine", "constant"] = "poly"
+    power: float = Field(default=0.9, gt=0.0, description="poly")
+    final: Share = Field(default=0.0, description="least factor on the rate")
+    warm_up_steps: int = Field(default=500, ge=0)
+    warm_up_start: Share = 0.0
+    epochs: float = Field(default=1000.0, gt=0.0, description="passes over the first training source")
+    max_steps: Positive | None = Field(default=None, description="end after so many steps, whatever epochs says")
+    max_minutes: float | None = Field(
+        default=None, gt=0.0, description="end after this time; the rate then follows the clock, where that is ahead"
+    )
+    batch: Positive = 16
+
+
+class RunSection(_Section):
+    """How it is computed and what is written."""
+
+    seed: int = Field(default=0, ge=0)
+    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:N")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(default="fp32", description="autocast of the forward pass")
+    channels_last: bool = True
+    compile: bool = False
+    threads: int = Field(default=0, ge=0, description="CPU threads; 0: torch's own choice")
+    ema: float = Field(default=0.999, ge=0.0, lt=1.0, description="decay of the weight average; 0: none")
+    validate_every: float = Field(default=10.0, gt=0.0, description="epochs")
+    checkpoint_minutes: float = Field(
+        default=5.0, gt=0.0, description="between checkpoints; one is written per validation too"
+    )
+
+
+class Recipe(_Section):
+    """A whole recipe."""
+
+    name: str
+    description: str = ""
+    label_space: str = "camvid11"
+    network: NetworkSection
+    data: DataSection
+    augment: AugmentSection = AugmentSection()
+    loss: LossSection = LossSection()
+    optimiser: OptimiserSection = OptimiserSection()
+    schedule: ScheduleSection = ScheduleSection()
+    run: RunSection = RunSection()
+
+    def to_yaml(self) -> str:
+        """Return the resolved recipe as YAML, which loads to an equal one."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, width=110, allow_unicode=True)
+
+
+def list_recipes() -> list[str]:
+    """Return the names of the package's recipes (``base*``, which are none by themselves, left out)."""
+    return sorted(p.stem for p in (config_dir() / "train").glob("*.yaml") if not p.stem.startswith("base"))
+
+
+def load_recipe(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Load a recipe by name or file, with its ancestors, then ``overrides`` (``key.sub=value``).
+
+    :raises UserError: unknown recipe, bad YAML, a circle of ancestors, or keys and values the schema refuses.
+    """
+    document = _with_ancestors(name_or_path, ())
+    for override in overrides:
+        override_document(document, override)
+    return parse_recipe(document, f"recipe {name_or_path}")
+
+
+def parse_recipe(document: Mapping[str, Any], where: str = "recipe") -> Recipe:
+    """Check a document against the schema.
+
+    :raises UserError: naming each key, its value, and what is allowed.
+    """
+    try:
+        return Recipe.model_validate(dict(document))
+    except ValidationError as error:
+        raise UserError("\n".join([f"{where}:", *(f"  {_explained(e)}" for e in error.errors())])) from error
+
+
+def _with_ancestors(name_or_path: str | Path, descendants: tuple[Path, ...]) -> dict[str, Any]:
+    path = _find(name_or_path, descendants[-1].parent if descendants else None)
+    if path in descendants:
+        circle = " -> ".join(p.stem for p in [*descendants, path])
+        raise UserError(f"recipe {path} inherits from itself: {circle}")
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"recipe {path} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"recipe {path} is not valid YAML: {error}") from error
+    if not isinstance(document, dict):
+        raise UserError(f"recipe {path}: a mapping of keys to values is needed")
+    parent = document.pop("inherits", None)
+    document.setdefault("name", path.stem)
+    if parent is None:
+        return document
+    return _merged(_with_ancestors(str(parent), (*descendants, path)), document)
+
+
+def _find(name_or_path: str | Path, beside: Path | None) -> Path:
+    path = Path(name_or_path).expanduser()
+    if path.suffix in (".yaml", ".yml"):
+        candidate = path if path.is_absolute() or beside is None else beside / path
+        if candidate.is_file():
+            return candidate.resolve()
+        raise UserError(f"recipe file {candidate} does not exist")
+    for folder in (beside, config_dir() / "train"):
+        if folder is not None and (folder / f"{path}.yaml").is_file():
+            return (folder / f"{path}.yaml").resolve()
+    known = list_recipes()
+    raise UserError(
+        f"no recipe '{path}'{_near(str(path), known)}: there are {', '.join(known)}; "
+        "for one of your own give the path of its .yaml file"
+    )
+
+
+def _merged(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    result = copy.deepcopy(below)
+    for key, value in above.items():
+        # Another network's options are not this one's.
+        whole = key == "network" and isinstance(value, dict) and value.get("name") != result.get(key, {}).get("name")
+        if isinstance(value, dict) and isinstance(result.get(key), dict) and not whole:
+            result[key] = _merged(result[key], value)
+        else:
+            result[key] = copy.deepcopy(value)
+    return result
+
+
+def override_document(document: dict[str, Any], override: str) -> None:
+    """Apply one ``key.sub=value`` to a document, in place.
+
+    :raises UserError: not of that form, or a place that the document does not have
+    """
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"override '{override}': write it as key.sub=value, such as schedule.epochs=100")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"override '{override}': the value is not valid YAML") from error
+    *parents, last = key.split(".")
+    place: Any = document
+    for part in parents:
+        place = place[_index(place, part, override)] if isinstance(place, list) else place.setdefault(part, {})
+        if not isinstance(place, (dict, list)):
+            raise UserError(f"override '{override}': '{part}' has no keys below it")
+    if isinstance(place, list):
+        place[_index(place, last, override)] = value
+    else:
+        place[last] = value
+
+
+def _index(items: list[Any], part: str, override: str) -> int:
+    if not part.isdigit() or int(part) >= len(items):
+        raise UserError(f"override '{override}': '{part}' is not an index of a list of {len(items)} (from 0)")
+    return int(part)
+
+
+def _explained(error: Any) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    value = error.get("input")
+    kind = error["type"]
+    if kind == "extra_forbidden":
+        keys = _keys_at(error["loc"][:-1])
+        return f"{key}: no such key{_near(str(error['loc'][-1]), keys)}; there are: {', '.join(keys)}"
+    if kind == "missing":
+        return f"{key}: is missing"
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{key} is {value!r}: {message[0].lower()}{message[1:]}"
+
+
+def _keys_at(loc: tuple[Any, ...]) -> list[str]:
+    """Return the keys that the schema has at a place."""
+    model: Any = Recipe
+    for part in loc:
+        if isinstance(part, int) or not hasattr(model, "model_fields"):
+            continue
+        model = _section_in(model.model_fields[part].annotation)
+    return list(model.model_fields) if hasattr(model, "model_fields") else []
+
+
+def _section_in(annotation: Any) -> Any:
+    if get_origin(annotation) is None:
+        return annotation
+    for inner in get_args(annotation):
+        found = _section_in(inner)
+        if isinstance(found, type) and issubclass(found, BaseModel):
+            return found
+    return None
+
+
+def _near(word: str, known: list[str]) -> str:
+    near = get_close_matches(word, known, 1)
+    return f" (did you mean '{near[0]}'?)" if near else ""

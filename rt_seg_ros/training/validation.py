@@ -1,0 +1,85 @@
+"""Scores of a network on frames in memory: single scale, whole frames, labels at their own size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rt_seg_ros.evaluation.confusion import ConfusionMatrix
+from rt_seg_ros.networks import SegmentationNetwork
+from rt_seg_ros.training.sources import Frames, resized_image
+
+_BATCH = 4
+Sample = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]  # BGR picture, truth, prediction
+
+
+@dataclass
+class SplitScore:
+    """What was measured on one split, and a few of its frames to look at."""
+
+    name: str
+    matrix: ConfusionMatrix
+    samples: list[Sample] = field(default_factory=list)
+
+
+@torch.inference_mode()
+def validate(
+    network: SegmentationNetwork,
+    frames: Frames,
+    num_classes: int,
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+    working_size: tuple[int, int] | None = None,
+    precision: torch.dtype = torch.float32,
+    samples: int = 0,
+) -> SplitScore:
+    """Score a network, in eval mode, on every frame.
+
+    :param working_size: (height, width) the network sees; none: each frame's own
+    :param samples: how many frames, evenly spread, to keep with their predictions
+    """
+    device = next(network.parameters()).device
+    score = SplitScore(frames.name, ConfusionMatrix(num_classes))
+    shown = set(np.linspace(0, len(frames) - 1, min(samples, len(frames))).round().astype(int).tolist())
+    offset = torch.tensor(mean, device=device).view(1, 3, 1, 1)
+    spread = torch.tensor(std, device=device).view(1, 3, 1, 1)
+    for index in _runs_of_one_size(frames.sizes):
+        h, w = (int(v) for v in frames.sizes[index[0]])
+        images = frames.images[index[0] : index[-1] + 1, :, :h, :w]
+        seen = images if working_size in (None, (h, w)) else _resized(images, working_size)
+        x = (seen.to(device, torch.float32) - offset) / spread
+        x = x.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+            logits = network.logits(x)
+        full = F.interpolate(logits.float(), (h, w), mode="bilinear", align_corners=False)
+        guesses = full.argmax(1).to(torch.uint8).cpu().numpy()
+        for i, guess in zip(index, guesses, strict=True):
+            truth = frames.labels[i, :h, :w].cpu().numpy()
+            score.matrix.update(truth, guess)
+            if i in shown:
+                picture = frames.images[i, :, :h, :w].cpu().numpy()[::-1].transpose(1, 2, 0)
+                score.samples.append((np.ascontiguousarray(picture), truth, guess))
+    return score
+
+
+def _runs_of_one_size(sizes: NDArray[np.int64]) -> Iterator[list[int]]:
+    run: list[int] = []
+    for i, size in enumerate(sizes):
+        if run and (len(run) == _BATCH or tuple(size) != tuple(sizes[run[0]])):
+            yield run
+            run = []
+        run.append(i)
+    if run:
+        yield run
+
+
+def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize (B, 3, H, W) as the training pictures are resized."""
+    pictures = [resized_image(np.ascontiguousarray(i.transpose(1, 2, 0)), size) for i in images.cpu().numpy()]
+    return torch.from_numpy(np.stack(pictures).transpose(0, 3, 1, 2).copy())

@@ -1,0 +1,346 @@
+"""Weights and their cards: found by name, checked by hash, never unpickled.
+
+A weight file is ``models/<network>_<label space>.safetensors`` (fp16); beside it lies its card of the same name,
+``.yaml``. What is needed to run the network (its name and options, label space, normalisation) is also in the
+safetensors header, so a file somewhere else works without its card.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from rt_seg_ros.errors import UserError
+from rt_seg_ros.labels import LabelSpace, load_label_space
+from rt_seg_ros.resources import models_dir
+
+if TYPE_CHECKING:  # torch costs a second to import, and a node on another runtime never needs it
+    from torch import Tensor
+
+    from rt_seg_ros.networks import SegmentationNetwork
+
+DEFAULT_LABEL_SPACE = "camvid11"
+#: RGB, 0..255: ImageNet's, for networks without weights of their own.
+DEFAULT_MEAN = (123.675, 116.28, 103.53)
+DEFAULT_STD = (58.395, 57.12, 57.375)
+_HEADER_KEY = "rt_seg_ros"
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """A network, the label space it speaks, and its weights, with where they come from.
+
+    ``mean`` and ``std`` are RGB in units of 0..255; ``input_size`` is the (height, width) it was trained at.
+    ``weights`` is None for a network that has none, which then runs only with ``allow_random_weights``.
+    """
+
+    name: str
+    network: str
+    label_space: str
+    num_classes: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+    weights: Path | None = None
+    sha256: str = ""
+    mean: tuple[float, float, float] = DEFAULT_MEAN
+    std: tuple[float, float, float] = DEFAULT_STD
+    input_size: tuple[int, int] | None = None
+    scores: Mapping[str, Any] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def load_label_space(self) -> LabelSpace:
+        """Return the label space, checked against the number of classes.
+
+        :raises UserError: where it cannot be loaded or has another number of classes.
+        """
+        space = load_label_space(self.label_space)
+        if space.num_classes != self.num_classes:
+            raise UserError(
+                f"model '{self.name}' has {self.num_classes} classes, label space '{space.name}' {space.num_classes}"
+            )
+        return space
+
+
+def list_models() -> list[ModelCard]:
+    """Return the cards of all weights that come with the package, by name."""
+    return [read_card(path) for path in sorted(models_dir().glob("*.yaml"))]
+
+
+def read_card(path: Path) -> ModelCard:
+    """Read the card of a weight file.
+
+    :raises UserError: unreadable, or without a field that a card needs.
+    """
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"model card {path} cannot be read: {error}") from error
+    return _card_from(document, path.stem, path.with_suffix(".safetensors"), str(path))
+
+
+def find_model(
+    model: str,
+    label_space: str | None = None,
+    weights: str | Path | None = None,
+    allow_random_weights: bool = False,
+) -> ModelCard:
+    """Find a model to run.
+
+    :param model: a network's name (``cgnet``), or that of weights of this package (``cgnet_camvid11``)
+    :param label_space: name or YAML path; by default that of the weights, else camvid11
+    :param weights: a .safetensors file to use instead of the package's own
+    :param allow_random_weights: accept a network that has no weights (for tests of everything around it)
+    :raises UserError: unknown model, no weights, or weights of another network or label space
+    """
+    from rt_seg_ros.networks.names import NETWORK_NAMES
+
+    shipped = list_models()
+    by_name = {card.name: card for card in shipped}
+    if model not in NETWORK_NAMES and model not in by_name:
+        known = [*NETWORK_NAMES, *by_name]
+        near = get_close_matches(model, known, 1)
+        hint = f" (did you mean '{near[0]}'?)" if near else ""
+        raise UserError(f"no model '{model}'{hint}; there are: {', '.join(known)}")
+    network = by_name[model].network if model in by_name else model
+
+    if weights:
+        card = read_weights_header(Path(weights))
+        if card.network != network:
+            raise UserError(f"weights {weights} are of network '{card.network}', but model is '{model}'")
+        return _in_label_space(card, label_space)
+
+    if model in by_name:
+        return _in_label_space(by_name[model], label_space)
+    of_network = [card for card in shipped if card.network == model]
+    wanted = label_space or DEFAULT_LABEL_SPACE
+    # The plain name is the best of a network; twins trained for comparison go by their own names.
+    for card in of_network:
+        if card.label_space == wanted and card.name == f"{model}_{wanted}":
+            return card
+    if allow_random_weights:
+        space = load_label_space(wanted)
+        return ModelCard(name=model, network=model, label_space=wanted, num_classes=space.num_classes)
+    with_weights = sorted(by_name)
+    raise UserError(
+        f"model '{model}' has no weights for label space '{wanted}' yet; there are weights for: "
+        f"{', '.join(with_weights) or 'none'}. Train it (rt-seg train), give a file (weights), "
+        "or set allow_random_weights to run it untrained"
+    )
+
+
+def _in_label_space(card: ModelCard, label_space: str | None) -> ModelCard:
+    if not label_space or label_space == card.label_space:
+        return card
+    space = load_label_space(label_space)  # other names or colours for the same classes are welcome
+    if space.num_classes != card.num_classes:
+        raise UserError(
+            f"model '{card.name}' was trained for '{card.label_space}' ({card.num_classes} classes); "
+            f"label space '{label_space}' has {space.num_classes}"
+        )
+    return replace(card, label_space=label_space)
+
+
+def read_weights_header(path: Path) -> ModelCard:
+    """Read what a weight file says of itself; where its card lies beside it, the card with its hash.
+
+    :raises UserError: missing, not safetensors (a pickle is never opened), or without this package's metadata.
+    """
+    if path.suffix != ".safetensors":
+        raise UserError(f"weights {path}: only .safetensors files are loaded; pickles can run code and are refused")
+    if not path.is_file():
+        raise UserError(f"weights {path}: there is no such file")
+    metadata = _safetensors_header(path).get("__metadata__", {})
+    if _HEADER_KEY not in metadata:
+        raise UserError(f"weights {path}: no '{_HEADER_KEY}' metadata in its header; export it with rt-seg train")
+    try:
+        document = json.loads(metadata[_HEADER_KEY])
+    except ValueError as error:
+        raise UserError(f"weights {path}: its metadata is not valid JSON: {error}") from error
+    card_path = path.with_suffix(".yaml")
+    if card_path.is_file():
+        return read_card(card_path)
+    return _card_from(document, path.stem, path, f"weights {path}")
+
+
+def _safetensors_header(path: Path) -> dict[str, Any]:
+    """Return the JSON header: 8 bytes of its length, then itself."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(size - 8, 100_000_000):
+            raise UserError(f"weights {path}: truncated or no safetensors file ({size} bytes)")
+        try:
+            header = json.loads(file.read(length))
+        except ValueError as error:
+            raise UserError(f"weights {path}: its header is damaged: {error}") from error
+    if not isinstance(header, dict):
+        raise UserError(f"weights {path}: its header is damaged")
+    return header
+
+
+def _card_from(document: Any, name: str, weights: Path, where: str) -> ModelCard:
+    if not isinstance(document, dict):
+        raise UserError(f"{where}: expected a mapping")
+    known = {"network", "options", "label_space", "num_classes", "sha256", "mean", "std", "input_size", "scores"}
+    try:
+        size = document.get("input_size")
+        return ModelCard(
+            name=name,
+            network=str(document["network"]),
+            options=dict(document.get("options") or {}),
+            label_space=str(document["label_space"]),
+            num_classes=int(document["num_classes"]),
+            weights=weights,
+            sha256=str(document.get("sha256", "")),
+            mean=_triple(document["mean"]),
+            std=_triple(document["std"]),
+            input_size=(int(size[0]), int(size[1])) if size else None,
+            scores=dict(document.get("scores") or {}),
+            details={k: v for k, v in document.items() if k not in known},
+        )
+    except KeyError as error:
+        raise UserError(f"{where}: has no field {error}") from error
+    except (TypeError, ValueError, IndexError) as error:
+        raise UserError(f"{where}: a field has the wrong type: {error}") from error
+
+
+def _triple(values: Any) -> tuple[float, float, float]:
+    red, green, blue = values
+    return float(red), float(green), float(blue)
+
+
+def check_hash(card: ModelCard) -> None:
+    """Compare the weight file with its card.
+
+    :raises UserError: missing, or another file than the card describes (also a Git LFS pointer, or a torn copy).
+    """
+    if card.weights is None:
+        return
+    if not card.weights.is_file():
+        raise UserError(f"weights {card.weights}: there is no such file")
+    if card.sha256:
+        found = _sha256(card.weights)
+        if found != card.sha256:
+            raise UserError(
+                f"weights {card.weights}: its SHA-256 is {found[:12]}..., its card says {card.sha256[:12]}...; "
+                "the file is damaged or not the one described: fetch it again"
+            )
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def build_network(card: ModelCard) -> SegmentationNetwork:
+    """Build the card's network with its weights (float32), in eval mode.
+
+    A card without weights gives a network of random ones, from a fixed seed.
+
+    :raises UserError: wrong hash, damaged file, or tensors that do not fit the network (named).
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from rt_seg_ros.networks import create_network
+
+    if card.weights is None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return create_network(card.network, num_classes=card.num_classes, **card.options).eval()
+    check_hash(card)
+    network = create_network(card.network, num_classes=card.num_classes, **card.options).eval()
+    try:
+        state = load_file(card.weights)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"weights {card.weights}: cannot be read: {error}") from error
+    expected = network.state_dict()
+    problems = [f"missing {key}" for key in expected if key not in state and not key.endswith("num_batches_tracked")]
+    problems += [f"unknown {key}" for key in state if key not in expected]
+    problems += [
+        f"{key} is {tuple(value.shape)}, expected {tuple(expected[key].shape)}"
+        for key, value in state.items()
+        if key in expected and value.shape != expected[key].shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise UserError(f"weights {card.weights} do not fit network '{card.network}': {'; '.join(problems[:3])}{more}")
+    network.load_state_dict(
+        {k: v.float() if v.is_floating_point() else v for k, v in state.items()},
+        strict=False,  # only num_batches_tracked may be missing, as checked above
+    )
+    return network
+
+
+def save_weights(
+    path: Path,
+    state: Mapping[str, Tensor],
+    *,
+    network: str,
+    options: Mapping[str, Any],
+    num_classes: int,
+    label_space: str,
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+    input_size: tuple[int, int],
+    card: Mapping[str, Any],
+) -> ModelCard:
+    """Write weights as fp16 safetensors, with their card beside them.
+
+    Both are written aside and moved into place: an older pair survives a failure.
+
+    :param path: ``<name>.safetensors``
+    :param state: the network's state dict; ``num_batches_tracked`` is left out
+    :param card: what else the card tells: ``data``, ``protocol``, ``command``, ``scores``, ``licence``...
+    :raises UserError: where the folder cannot be written.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    header: dict[str, Any] = {
+        "format": _FORMAT,
+        "network": network,
+        "options": dict(options),
+        "label_space": label_space,
+        "num_classes": num_classes,
+        "mean": [round(float(v), 4) for v in mean],
+        "std": [round(float(v), 4) for v in std],
+        "input_size": list(input_size),
+    }
+    tensors = {
+        key: (
+            value.detach().to("cpu", torch.float16) if value.is_floating_point() else value.detach().cpu()
+        ).contiguous()
+        for key, value in state.items()
+        if not key.endswith("num_batches_tracked")
+    }
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    card_path = path.with_suffix(".yaml")
+    card_aside = card_path.with_name(f".{card_path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, aside, {_HEADER_KEY: json.dumps(header)})
+        document = {**header, "sha256": _sha256(aside), **dict(card)}
+        card_aside.write_text(
+            yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=110), encoding="utf-8"
+        )
+        os.replace(aside, path)
+        os.replace(card_aside, card_path)
+    except OSError as error:
+        raise UserError(f"weights {path} cannot be written: {error}") from error
+    finally:
+        aside.unlink(missing_ok=True)
+        card_aside.unlink(missing_ok=True)
+    return read_card(card_path)

@@ -1,0 +1,438 @@
+"""Recordings: written, read back, compressed, cut off, overwritten, refused."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+
+from rt_seg_ros.bags import BagWriter, open_bag
+from rt_seg_ros.bags.types import CLASS_MASKS, IMAGE, LABEL_INFO, STATS, typestore
+from rt_seg_ros.data.synth import Intrinsics
+from rt_seg_ros.errors import UserError
+from rt_seg_ros.images import ImageRejected
+
+IMAGE_TOPIC, LABEL_TOPIC, INFO_TOPIC = "/camera/image_raw", "/camera/label", "/camera/camera_info"
+CAMERA = Intrinsics(40.0, 41.0, 15.5, 11.5, 24, 32)
+START = 1_700_000_000_000_000_123
+
+
+def picture(i: int) -> np.ndarray:
+    return np.random.default_rng(i).integers(0, 256, (24, 32, 3), np.uint8)
+
+
+def labels(i: int) -> np.ndarray:
+    return np.random.default_rng(100 + i).integers(0, 12, (24, 32), np.uint8)
+
+
+def large(i: int) -> np.ndarray:
+    return np.random.default_rng(i).integers(0, 256, (150, 200, 3), np.uint8)
+
+
+def write(path: Path, storage: str = "mcap", frames: int = 5, **options: bool) -> Path:
+    with BagWriter(path, storage, **options) as writer:  # type: ignore[arg-type]
+        for i in range(frames):
+            stamp = START + i * 10**8
+            writer.add_image(IMAGE_TOPIC, stamp, "camera_optical_frame", picture(i))
+            writer.add_label(LABEL_TOPIC, stamp, "camera_optical_frame", labels(i))
+            writer.add_camera_info(INFO_TOPIC, stamp, "camera_optical_frame", CAMERA)
+    return path
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+@pytest.mark.parametrize("name", ["drive", "a.drive", "one.mcap", "one.db3"])
+def test_what_is_written_is_read(tmp_path: Path, storage: str, name: str) -> None:
+    write(tmp_path / name, storage)
+    with open_bag(tmp_path / name) as bag:
+        assert {n: (t.type, t.count) for n, t in bag.topics.items()} == {
+            IMAGE_TOPIC: ("sensor_msgs/msg/Image", 5),
+            LABEL_TOPIC: ("sensor_msgs/msg/Image", 5),
+            INFO_TOPIC: ("sensor_msgs/msg/CameraInfo", 5),
+        }
+        assert bag.damage == ""
+        assert bag.image_topics() == [IMAGE_TOPIC] and bag.label_topics() == [LABEL_TOPIC]
+        assert bag.start_ns == START and bag.duration_ns == pytest.approx(4 * 10**8, abs=2)
+        for i, image in enumerate(bag.images()):
+            assert (image.stamp_ns, image.frame_id) == (START + i * 10**8, "camera_optical_frame")
+            np.testing.assert_array_equal(image.frame.bgr(), picture(i))
+        assert i == 4
+        for i, (stamp, _, read) in enumerate(bag.labels()):
+            assert stamp == START + i * 10**8
+            np.testing.assert_array_equal(read, labels(i))
+        assert len(list(bag.images())) == 5  # as often as wanted
+        _, _, info = next(bag.messages([INFO_TOPIC]))
+        np.testing.assert_allclose(info.k, CAMERA.matrix.reshape(-1))
+        assert (info.height, info.width, info.distortion_model, len(info.d)) == (24, 32, "plumb_bob", 5)
+        np.testing.assert_allclose(np.reshape(info.p, (3, 4))[:, :3], CAMERA.matrix)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_what_other_programs_need_is_in_it(tmp_path: Path) -> None:
+    folder = write(tmp_path / "drive")
+    information = yaml.safe_load((folder / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
+    assert information["storage_identifier"] == "mcap"
+    assert information["version"] == 8  # read by Humble and by Jazzy
+    assert information["relative_file_paths"] == ["drive.mcap"]
+    assert information["message_count"] == 15
+    for entry in information["topics_with_message_count"]:
+        topic = entry["topic_metadata"]
+        assert topic["serialization_format"] == "cdr"
+        assert topic["type_description_hash"].startswith("RIHS01_")
+        (qos,) = yaml.safe_load(topic["offered_qos_profiles"])
+        assert (qos["reliability"], qos["durability"], qos["history"]) == (1, 2, 1)
+        assert qos["lifespan"] == {"sec": 9223372036, "nsec": 854775807}  # for ever
+    assert (folder / "drive.mcap").read_bytes().count(b"uint32 height") >= 1  # the definition itself
+
+
+def test_encodings(tmp_path: Path) -> None:
+    image = picture(1)
+    alpha = np.dstack((image, np.full((24, 32), 7, np.uint8)))
+    with BagWriter(tmp_path / "b") as writer:
+        writer.add_image("/bgr", 1, "c", image, "bgr8")
+        writer.add_image("/rgb", 2, "c", image[:, :, ::-1], "rgb8")
+        writer.add_image("/bgra", 3, "c", alpha, "bgra8")
+        writer.add_image("/mono", 4, "c", image[:, :, 0], "mono8")
+        writer.add_image("/half", 5, "c", picture(2)[:, ::2], "bgr8")
+        for form in ("png", "jpeg"):
+            _, data = cv2.imencode(f".{form}", image)
+            writer.add_compressed_image(f"/{form}/compressed", 6, "c", data.tobytes(), f"bgr8; {form} compressed bgr8")
+        with pytest.raises(ValueError, match="mono8"):
+            writer.add_image("/mono", 4, "c", image, "mono8")
+        with pytest.raises(ValueError, match="float"):
+            writer.add_image("/bgr", 4, "c", image.astype(float), "bgr8")
+    bag = open_bag(tmp_path / "b")
+    for topic in ("/bgr", "/rgb", "/bgra", "/png/compressed"):
+        (read,) = bag.images(topic)
+        np.testing.assert_array_equal(read.frame.bgr(), image, err_msg=topic)
+    (read,) = bag.images("mono")  # the leading slash may be left out
+    np.testing.assert_array_equal(read.frame.pixels, image[:, :, 0])
+    (read,) = bag.images("/half")
+    np.testing.assert_array_equal(read.frame.bgr(), picture(2)[:, ::2])
+    (read,) = bag.images("/jpeg/compressed")
+    assert read.frame.bgr().shape == image.shape
+
+
+def test_compressed_labels_keep_their_ids(tmp_path: Path) -> None:
+    _, data = cv2.imencode(".png", labels(0))
+    with BagWriter(tmp_path / "b") as writer:
+        writer.add_compressed_image("/camera/label/compressed", 1, "c", data.tobytes(), "mono8; png compressed ")
+        writer.add_image("/camera/image_raw", 1, "c", picture(0))
+    bag = open_bag(tmp_path / "b")
+    assert bag.image_topics() == ["/camera/image_raw"]
+    ((_, _, read),) = bag.labels()
+    np.testing.assert_array_equal(read, labels(0))
+
+
+def test_colours_are_no_labels(tmp_path: Path) -> None:
+    bag = open_bag(write(tmp_path / "b"))
+    with pytest.raises(UserError, match="mono8"):
+        next(bag.labels(IMAGE_TOPIC))
+
+
+@pytest.mark.parametrize(
+    ("storage", "mode"),
+    [
+        (StoragePlugin.MCAP, CompressionMode.FILE),
+        (StoragePlugin.MCAP, CompressionMode.MESSAGE),
+        (StoragePlugin.MCAP, CompressionMode.STORAGE),
+        (StoragePlugin.SQLITE3, CompressionMode.FILE),
+        (StoragePlugin.SQLITE3, CompressionMode.MESSAGE),
+    ],
+)
+def test_compressed_recordings(tmp_path: Path, storage: StoragePlugin, mode: CompressionMode) -> None:
+    source = open_bag(write(tmp_path / "plain"))
+    writer = Writer(tmp_path / "small", version=9, storage_plugin=storage)
+    writer.set_compression(mode, CompressionFormat.ZSTD)
+    with writer:
+        connections = {}
+        for topic, kind, stamp, data in source.raw_messages():
+            if topic not in connections:
+                connections[topic] = writer.add_connection(topic, kind, typestore=typestore())
+            writer.write(connections[topic], stamp, data)
+    bag = open_bag(tmp_path / "small")
+    for i, image in enumerate(bag.images()):
+        np.testing.assert_array_equal(image.frame.bgr(), picture(i))
+    assert i == 4 and len(list(bag.labels())) == 5
+
+
+# ---- own and foreign types ---------------------------------------------------------------------------
+
+
+def test_own_messages(tmp_path: Path) -> None:
+    with BagWriter(tmp_path / "b") as writer:
+        box = writer.message(
+            "sensor_msgs/msg/RegionOfInterest", x_offset=1, y_offset=2, height=3, width=4, do_rectify=False
+        )
+        runs = np.array([5, 7], np.uint32)
+        mask = writer.message("rt_seg_ros/msg/ClassMask", id=8, name="car", pixel_count=7, bounding_box=box, runs=runs)
+        header = writer.header(START, "camera")
+        writer.write("/masks", writer.message(CLASS_MASKS, header=header, height=3, width=4, masks=[mask]), START)
+        sky = writer.message("vision_msgs/msg/VisionClass", class_id=0, class_name="sky")
+        info = writer.message(LABEL_INFO, header=header, class_map=[sky], threshold=0.5)
+        writer.write("/label_info", info, START, latched=True)
+    bag = open_bag(tmp_path / "b")
+    read = {topic: message for topic, _, message in bag.messages()}
+    assert read["/masks"].masks[0].name == "car"
+    np.testing.assert_array_equal(read["/masks"].masks[0].runs, runs)
+    assert read["/label_info"].class_map[0].class_name == "sky"
+    assert bag.offered_qos("/label_info")[0].durability.name == "TRANSIENT_LOCAL"
+    assert bag.offered_qos("/masks")[0].durability.name == "VOLATILE"
+    assert STATS in typestore().fielddefs
+
+
+def _foreign_bag(path: Path, definition: str, kind: str, **fields: object) -> None:
+    store = get_typestore(Stores.ROS2_JAZZY)
+    store.register(get_types_from_msg(definition, kind))
+    with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        connection = writer.add_connection("/x", kind, typestore=store)
+        writer.write(connection, 1, store.serialize_cdr(store.types[kind](**fields), kind))
+
+
+def test_types_come_from_the_recording(tmp_path: Path) -> None:
+    _foreign_bag(tmp_path / "foreign", "uint8 a\nstring b\n", "other_msgs/msg/Thing", a=3, b="four")
+    ((_, _, message),) = open_bag(tmp_path / "foreign").messages()
+    assert (message.a, message.b) == (3, "four")
+
+
+def test_an_older_definition_of_our_own_wins(tmp_path: Path) -> None:
+    _foreign_bag(tmp_path / "old", "uint32 height\n", CLASS_MASKS, height=9)
+    ((_, _, message),) = open_bag(tmp_path / "old").messages()
+    assert message.height == 9 and not hasattr(message, "masks")
+
+
+# ---- what goes wrong in reading ----------------------------------------------------------------------
+
+
+def test_wrong_topics_list_the_right_ones(tmp_path: Path) -> None:
+    bag = open_bag(write(tmp_path / "b"))
+    with pytest.raises(UserError) as missing:
+        bag.image_topic("/front/image")
+    said = str(missing.value)
+    assert "'/front/image'" in said
+    assert all(topic in said for topic in (IMAGE_TOPIC, LABEL_TOPIC, INFO_TOPIC))
+    (line,) = [line for line in said.splitlines() if IMAGE_TOPIC in line]
+    assert "5 messages" in line and "images" in line
+    (line,) = [line for line in said.splitlines() if INFO_TOPIC in line]
+    assert "images" not in line
+    with pytest.raises(UserError, match="CameraInfo, not images"):
+        bag.image_topic(INFO_TOPIC)
+
+
+def test_several_image_topics_must_be_chosen_from(tmp_path: Path) -> None:
+    with BagWriter(tmp_path / "b") as writer:
+        writer.add_image("/left", 1, "c", picture(0))
+        writer.add_image("/right", 1, "c", picture(1))
+    bag = open_bag(tmp_path / "b")
+    with pytest.raises(UserError, match="/left, /right"):
+        next(bag.images())
+    assert len(list(bag.images("/right"))) == 1
+    with pytest.raises(UserError, match="no label images"):
+        bag.label_topic()
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no recording at"):
+        open_bag(tmp_path / "nothing")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"metadata\.yaml is missing"):
+        open_bag(tmp_path / "empty")
+    (tmp_path / "text.txt").write_text("no bag")
+    with pytest.raises(UserError, match=r"\.mcap or \.db3"):
+        open_bag(tmp_path / "text.txt")
+    for name in ("junk.mcap", "junk.db3", "void.mcap"):
+        (tmp_path / name).write_bytes(b"" if name == "void.mcap" else b"nothing like a recording" * 10)
+        with pytest.raises(UserError, match=name):
+            open_bag(tmp_path / name)
+
+
+def test_metadata_missing(tmp_path: Path) -> None:
+    for storage in ("mcap", "sqlite3"):
+        folder = write(tmp_path / storage, storage)
+        (folder / "metadata.yaml").unlink()
+        bag = open_bag(folder)
+        assert "metadata.yaml" in bag.damage
+        assert len(list(bag.images())) == 5
+
+
+def test_metadata_that_is_nonsense(tmp_path: Path) -> None:
+    for text in ("", "rosbag2_bagfile_information: 3", ":::", "a: [1"):
+        folder = write(tmp_path / "b", overwrite=True)
+        (folder / "metadata.yaml").write_text(text)
+        bag = open_bag(folder)
+        assert bag.damage and len(list(bag.labels())) == 5
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_cut_off_anywhere_reads_as_far_as_it_goes(tmp_path: Path, compressed: bool) -> None:
+    writer = Writer(tmp_path / "whole", version=8, storage_plugin=StoragePlugin.MCAP)
+    if compressed:
+        writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
+    count = 40
+    with BagWriter(tmp_path / "plain") as plain:
+        for i in range(count):
+            plain.add_image(IMAGE_TOPIC, START + i, "c", large(i))
+    with writer:
+        connection = writer.add_connection(IMAGE_TOPIC, IMAGE, typestore=typestore())
+        for _, _, stamp, data in open_bag(tmp_path / "plain").raw_messages():
+            writer.write(connection, stamp, data)
+    whole = (tmp_path / "whole" / "whole.mcap").read_bytes()
+    last = -1
+    for share in (0.1, 0.33, 0.5, 0.77, 0.95, 0.9999):
+        torn = tmp_path / "torn.mcap"
+        torn.write_bytes(whole[: int(len(whole) * share)])
+        bag = open_bag(torn)
+        images = list(bag.images())
+        for i, image in enumerate(images):
+            np.testing.assert_array_equal(image.frame.bgr(), large(i))
+        assert "cut off" in bag.damage and str(len(images)) in bag.damage
+        assert bag.topics[IMAGE_TOPIC].count == len(images)
+        assert last <= len(images) and len(images) >= int(count * share) - 14  # a chunk holds a dozen
+        last = len(images)
+    assert last == count
+
+
+def test_cut_off_before_anything(tmp_path: Path) -> None:
+    whole = (write(tmp_path / "b") / "b.mcap").read_bytes()
+    for length in (8, 20, 40):
+        (tmp_path / "torn.mcap").write_bytes(whole[:length])
+        with pytest.raises(UserError, match="cut off before"):
+            open_bag(tmp_path / "torn.mcap")
+
+
+def test_a_torn_database_is_refused_in_words(tmp_path: Path) -> None:
+    file = write(tmp_path / "b", "sqlite3", frames=40) / "b.db3"
+    (tmp_path / "torn.db3").write_bytes(file.read_bytes()[:20000])
+    with pytest.raises(UserError, match=r"torn\.db3"):
+        list(open_bag(tmp_path / "torn.db3").images())
+
+
+def test_a_bad_image_among_good_ones(tmp_path: Path) -> None:
+    with BagWriter(tmp_path / "b") as writer:
+        writer.add_image("/i", 1, "c", picture(0))
+        bad = writer.message(
+            IMAGE, header=writer.header(2, "c"), height=24, width=32, encoding="bgr8", is_bigendian=0, step=5,
+            data=np.zeros(10, np.uint8),
+        )  # fmt: skip
+        writer.write("/i", bad, 2)
+        writer.write_raw("/i", IMAGE, b"\x00\x01\x00\x00\x05", 3)
+        writer.add_image("/i", 4, "c", picture(1))
+    bag = open_bag(tmp_path / "b")
+    with pytest.raises(ImageRejected):
+        list(bag.images())
+    rejected: list[tuple[int, str]] = []
+    read = list(bag.images(on_rejected=lambda stamp, error: rejected.append((stamp, error.reason))))
+    assert [r.stamp_ns for r in read] == [1, 4]
+    assert rejected == [(2, "step"), (3, "corrupt")]
+    with pytest.raises(UserError, match="cannot be decoded"):
+        list(bag.messages())
+
+
+# ---- what goes wrong in writing ----------------------------------------------------------------------
+
+
+def test_an_existing_recording_is_kept_unless_told(tmp_path: Path) -> None:
+    folder = write(tmp_path / "b")
+    before = (folder / "b.mcap").read_bytes()
+    with pytest.raises(UserError, match="--overwrite"):
+        BagWriter(folder)
+    assert (folder / "b.mcap").read_bytes() == before
+    write(folder, frames=2, overwrite=True)
+    assert open_bag(folder).topics[IMAGE_TOPIC].count == 2
+    assert [p.name for p in tmp_path.iterdir()] == ["b"]
+
+
+def test_what_is_no_recording_is_never_overwritten(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    (folder / "holiday.jpg").write_bytes(b"...")
+    with pytest.raises(UserError, match="something else"):
+        BagWriter(folder, overwrite=True)
+    (tmp_path / "letter").write_text("Dear")
+    with pytest.raises(UserError, match="something else"):
+        BagWriter(tmp_path / "letter", overwrite=True)
+    (tmp_path / "fresh").mkdir()  # an empty folder is no loss
+    write(tmp_path / "fresh")
+
+
+def test_an_error_leaves_nothing_and_an_old_recording_whole(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), BagWriter(tmp_path / "new") as writer:
+        writer.add_image("/i", 1, "c", picture(0))
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+    folder = write(tmp_path / "old")
+    with pytest.raises(ZeroDivisionError), BagWriter(folder, overwrite=True) as writer:
+        writer.add_image("/i", 1, "c", picture(0))
+        raise ZeroDivisionError
+    assert len(list(open_bag(folder).images())) == 5
+    assert [p.name for p in tmp_path.iterdir()] == ["old"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
+def test_a_killed_writer_leaves_no_recording_and_the_next_one_cleans_up(tmp_path: Path) -> None:
+    code = (
+        "import sys, numpy as np\n"
+        "from rt_seg_ros.bags import BagWriter\n"
+        "with BagWriter(sys.argv[1]) as w:\n"
+        "    for i in range(100):\n"
+        "        w.add_image('/i', i, 'c', np.zeros((300, 300, 3), np.uint8))\n"
+        "    print('half way', flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "b")], stdout=subprocess.PIPE, stdin=subprocess.PIPE
+    )
+    assert process.stdout is not None and process.stdout.readline()
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert [p.name for p in tmp_path.iterdir()] == [f".b.{process.pid}.part"]
+    write(tmp_path / "b")
+    assert [p.name for p in tmp_path.iterdir()] == ["b"]
+
+
+def test_places_that_cannot_be_written_to(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"), BagWriter(tmp_path / "file" / "bag"):
+        pass
+    with pytest.raises(UserError, match="unknown storage"):
+        BagWriter(tmp_path / "b", "rosbag1")  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+    """A limit on the size of files stands in for the disk's end."""
+    code = (
+        "import resource, signal, sys, numpy as np\n"
+        "from rt_seg_ros.bags import BagWriter\n"
+        "from rt_seg_ros.errors import UserError\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))\n"
+        "try:\n"
+        "    with BagWriter(sys.argv[1]) as w:\n"
+        "        for i in range(20):\n"
+        "            w.add_image('/i', i, 'c', np.zeros((500, 500), np.uint8), 'mono8')\n"
+        "except UserError as error:\n"
+        "    print(error)\n"
+    )
+    said = subprocess.run([sys.executable, "-c", code, str(tmp_path / "b")], capture_output=True, text=True, check=True)
+    assert "cannot be written: File too large" in said.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_types_on_one_topic_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not go there"), BagWriter(tmp_path / "b") as writer:
+        writer.add_image("/i", 1, "c", picture(0))
+        writer.add_camera_info("/i", 1, "c", CAMERA)
+
+
+def test_needs_no_torch() -> None:
+    code = "import sys, rt_seg_ros.bags; assert 'torch' not in sys.modules and 'rclpy' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

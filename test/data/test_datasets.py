@@ -1,0 +1,121 @@
+"""Data sets in every layout, and what is said of those that cannot be used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from rt_seg_ros.data.datasets import check_dataset, open_dataset
+from rt_seg_ros.errors import UserError
+
+
+def write(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), pixels)
+
+
+def picture(value: int, size: tuple[int, int] = (6, 8)) -> np.ndarray:
+    return np.full((*size, 3), (value, 1, 2), np.uint8)
+
+
+def labels(*ids: int, size: tuple[int, int] = (6, 8)) -> np.ndarray:
+    raw = np.zeros(size, np.uint8)
+    raw[0, : len(ids)] = ids
+    return raw
+
+
+@pytest.fixture
+def camvid(tmp_path: Path) -> Path:
+    for split in ("train", "val"):
+        for i in range(3):
+            write(tmp_path / split / f"{i}.png", picture(i))
+            write(tmp_path / f"{split}annot" / f"{i}.png", labels(i, 10, 11))
+    return tmp_path
+
+
+def test_camvid_layout(camvid):
+    data = open_dataset(camvid, "val")
+    assert (data.name, len(data), data.label_space.name) == (f"{camvid.name}/val", 3, "camvid11")
+    image, truth = data[2]
+    assert image.shape == (6, 8, 3) and image[0, 0].tolist() == [2, 1, 2]  # BGR
+    assert truth.dtype == np.uint8 and truth[0, :4].tolist() == [2, 10, 255, 0]
+    assert [Path(name).parent.name for name in data.file_names(2)] == ["val", "valannot"]
+    check_dataset(data)
+    with pytest.raises(UserError, match="several splits: name one of train, val"):
+        open_dataset(camvid)
+    with pytest.raises(UserError, match=r"no split 'test' with labels; it has: train, val"):
+        open_dataset(camvid, "test")
+
+
+def test_a_folder_with_nothing_but_test_will_do(tmp_path):
+    write(tmp_path / "test" / "a.png", picture(7))
+    write(tmp_path / "testannot" / "a.png", labels(3))
+    assert len(open_dataset(tmp_path, "test")) == 1
+    assert open_dataset(tmp_path)[0][1][0, 0] == 3  # the only split needs no name
+
+
+@pytest.mark.parametrize("splits", [False, True])
+def test_pairs(tmp_path, splits):
+    inside = "train/" if splits else ""
+    write(tmp_path / f"images/{inside}a.jpg", picture(7))
+    write(tmp_path / f"labels/{inside}a.png", labels(3))
+    data = open_dataset(tmp_path, "train" if splits else None)
+    assert data[0][1][0, 0] == 3
+    if not splits:
+        with pytest.raises(UserError, match="has no splits"):
+            open_dataset(tmp_path, "train")
+
+
+@pytest.mark.parametrize(("kind", "ids"), [("labelTrainIds", (0, 18, 255)), ("labelIds", (7, 33, 0))])
+def test_cityscapes_layout(tmp_path, kind, ids):
+    write(tmp_path / "leftImg8bit/val/town/town_1_leftImg8bit.png", picture(7))
+    write(tmp_path / f"gtFine/val/town/town_1_gtFine_{kind}.png", labels(*ids))
+    data = open_dataset(tmp_path, "val")
+    assert data.label_space.name == "cityscapes19"
+    check_dataset(data)
+    assert data[0][1][0, :3].tolist() == [0, 18, 255]
+
+
+def test_missing_partners_are_named(camvid):
+    (camvid / "valannot/1.png").unlink()
+    (camvid / "val/2.png").unlink()
+    with pytest.raises(UserError, match=r"(?s)not complete.*val/1\.png has no labels.*valannot/2\.png has no picture"):
+        open_dataset(camvid, "val")
+
+
+def test_unusable_pairs_are_named_all_at_once(camvid):
+    write(camvid / "val/0.png", picture(0, (5, 8)))
+    write(camvid / "valannot/1.png", labels(3, 12, 77))
+    write(camvid / "valannot/2.png", picture(3))
+    with pytest.raises(UserError) as raised:
+        check_dataset(open_dataset(camvid, "val"))
+    message = str(raised.value)
+    assert "val/0.png is 5x8" in message and "valannot/0.png are 6x8" in message
+    assert "valannot/1.png has ids outside label space 'camvid11' (0 to 10, void [11, 255]): 12, 77" in message
+    assert "valannot/2.png is not a label image" in message
+
+
+def test_reading_refuses_what_checking_would(camvid):
+    write(camvid / "valannot/1.png", labels(12))
+    with pytest.raises(UserError, match=r"valannot/1\.png has ids outside"):
+        open_dataset(camvid, "val")[1]
+
+
+def test_damaged_and_unknown(camvid, tmp_path):
+    (camvid / "val/0.png").write_bytes(b"\x89PNG torn")
+    with pytest.raises(UserError, match=r"val/0\.png cannot be read"):
+        check_dataset(open_dataset(camvid, "val"))
+    (tmp_path / "other" / "stuff").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"(?s)no layout of a data set.*it holds: stuff"):
+        open_dataset(tmp_path / "other")
+    with pytest.raises(UserError, match="does not exist"):
+        open_dataset(tmp_path / "nowhere")
+
+
+def test_two_files_of_one_name_are_refused(camvid):
+    write(camvid / "val/0.bmp", picture(0))
+    with pytest.raises(UserError, match="one name"):
+        open_dataset(camvid, "val")

@@ -1,0 +1,71 @@
+"""The confusion matrix against scikit-learn's, and the protocol's corners."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score, recall_score
+
+from rt_seg_ros.evaluation.confusion import ConfusionMatrix
+
+
+@pytest.fixture(scope="module")
+def frames():
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 11, (3, 36, 48), np.uint8)
+    guess = np.where(rng.random(truth.shape) < 0.6, truth, rng.integers(0, 11, truth.shape, np.uint8)).astype(np.uint8)
+    truth[:, :3] = 255
+    return truth, guess
+
+
+def test_against_scikit_learn(frames):
+    truth, guess = frames
+    counted = ConfusionMatrix(11)
+    for one, other in zip(truth, guess, strict=True):
+        counted.update(one, other)
+    valid = truth != 255
+    t, p = truth[valid], guess[valid]
+    np.testing.assert_array_equal(counted.matrix, confusion_matrix(t, p, labels=range(11)))
+    iou = jaccard_score(t, p, labels=range(11), average=None, zero_division=0)
+    np.testing.assert_allclose(counted.per_class_iou(), iou)
+    assert counted.miou() == pytest.approx(iou.mean())
+    assert counted.pixel_accuracy() == pytest.approx(accuracy_score(t, p))
+    assert counted.class_accuracy() == pytest.approx(recall_score(t, p, labels=range(11), average="macro"))
+    assert counted.pixels == valid.sum()
+
+
+def test_a_class_without_true_positive_counts_zero():
+    counted = ConfusionMatrix(4)
+    # 0 is found; 1 is missed; 2 is only predicted; 3 never occurs.
+    counted.update(np.array([0, 0, 1], np.uint8), np.array([0, 0, 2], np.uint8))
+    assert counted.per_class_iou().tolist() == [1, 0, 0, 0]
+    assert counted.miou() == 0.25
+
+
+def test_one_matrix_is_summed_over_the_split():
+    counted, other = ConfusionMatrix(2), ConfusionMatrix(2)
+    counted.update(np.array([0, 0], np.uint8), np.array([0, 1], np.uint8))
+    other.update(np.array([1, 1, 1, 0], np.uint8), np.array([1, 1, 1, 0], np.uint8))
+    counted.add(other)
+    assert counted.per_class_iou().tolist() == [2 / 3, 3 / 4]
+
+
+def test_void_is_ignored_and_an_unlabelled_prediction_is_a_miss():
+    counted = ConfusionMatrix(2)
+    counted.update(np.array([255, 11, 0, 0], np.uint8), np.array([0, 1, 0, 255], np.uint8))
+    assert (counted.pixels, counted.pixel_accuracy(), counted.per_class_iou().tolist()) == (2, 0.5, [0.5, 0.0])
+
+
+def test_nothing_counted_is_zero():
+    assert (ConfusionMatrix(3).miou(), ConfusionMatrix(3).pixel_accuracy(), ConfusionMatrix(3).pixels) == (0, 0, 0)
+
+
+def test_wrong_input_is_refused():
+    with pytest.raises(ValueError, match="shape"):
+        ConfusionMatrix(2).update(np.zeros((2, 2), np.uint8), np.zeros((2, 3), np.uint8))
+    with pytest.raises(ValueError, match="uint8"):
+        ConfusionMatrix(2).update(np.zeros(2, np.int64), np.zeros(2, np.uint8))
+    with pytest.raises(ValueError, match="num_classes"):
+        ConfusionMatrix(0)
+    with pytest.raises(ValueError, match="cannot be added"):
+        ConfusionMatrix(2).add(ConfusionMatrix(3))

@@ -1,0 +1,48 @@
+"""The demo as a newcomer runs it, only shorter: node and player as processes of their own, over DDS."""
+
+import re
+
+import cv2
+import pytest
+
+from rt_seg_ros import cli
+from rt_seg_ros.bags import open_bag
+from rt_seg_ros.video import read_frames
+
+pytestmark = pytest.mark.ros
+
+
+def test_every_frame_is_accounted_for_and_shown(tmp_path, capsys):
+    status = cli.main(["demo", "--out", str(tmp_path), "--frames", "12", "--rate", "0.4", "--size", "180x240"])
+    out = capsys.readouterr().out
+    assert status == 0, out
+    row = [int(n) for n in re.search(r"│ +12 │(.*)│", out).group(1).split("│")]
+    received, processed, dropped, rejected, unaccounted = row
+    assert received == processed + dropped + rejected == 12
+    assert unaccounted == rejected == 0 and processed >= 3
+    assert re.search(r"mIoU +│ +\d+\.\d", out)
+
+    picture = cv2.imread(str(tmp_path / "picture.png"))
+    assert picture is not None and picture.std() > 20
+    frames = list(read_frames(tmp_path / "overlay.mp4"))
+    with open_bag(tmp_path / "result.mcap") as bag:
+        assert bag.topics["/segmentation/label"].count == len(frames) == processed
+        assert bag.topics["/segmentation/class_masks"].count == processed
+        labels = [labels for _, _, labels in bag.labels("/segmentation/label")]
+    assert all(one.shape == (180, 240) for one in labels)
+
+
+def test_a_model_without_weights_is_refused_before_anything_is_rendered(tmp_path, capsys):
+    assert cli.main(["demo", "--out", str(tmp_path / "demo"), "--model", "crosscbam_l"]) == 2
+    assert "no weights" in capsys.readouterr().err
+    assert not (tmp_path / "demo").exists()
+
+
+def test_a_node_that_does_not_start_is_told_with_its_log(tmp_path):
+    from rt_seg_ros.data.drives import IMAGE_TOPIC, write_synthetic_drive
+    from rt_seg_ros.errors import UserError
+    from rt_seg_ros.ros.live import run_live
+
+    write_synthetic_drive(tmp_path / "drive.mcap", 2, (90, 120))
+    with pytest.raises(UserError, match=r"does not start(.|\n)*downsampling_ratio is 7"):
+        run_live(tmp_path / "drive.mcap", tmp_path, IMAGE_TOPIC, {"downsampling_ratio": 7.0})

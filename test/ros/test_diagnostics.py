@@ -1,0 +1,102 @@
+"""What /diagnostics says, and when it is no longer OK."""
+
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2 (rclpy)")
+pytest.importorskip("rt_seg_ros.msg", reason="needs this package's messages built")
+
+import time
+
+from rt_seg_ros.ros.diagnostics import ERROR, OK, WARN, Health, Limits, Throttle, camera_status, model_status
+from rt_seg_ros.ros.mailbox import Counts
+
+pytestmark = pytest.mark.ros
+
+
+def status(health, active=True, limits=None, publishers=1, remarks=(), counts=None):
+    return camera_status(
+        "segmentation: camera front",
+        "cpu",
+        "/front/image_raw",
+        health,
+        counts or Counts(),
+        limits or Limits(),
+        active=active,
+        reliability="reliable",
+        publishers=publishers,
+        remarks=remarks,
+    )
+
+
+def facts(message) -> dict[str, str]:
+    return {value.key: value.value for value in message.values}
+
+
+def served(health, age=10.0, total=8.0) -> None:
+    health.arrived(time.monotonic())
+    health.processed(360, 480, "bgr8", 6.0, total, age)
+
+
+def test_all_is_well():
+    health = Health()
+    served(health)
+    served(health, total=12.0)
+    counts = Counts(9, 2, {"newer_frame": 5}, {"step": 1}, 1, 0)
+    message = status(health, limits=Limits(2.0, 1.0), counts=counts)
+    assert (message.level, message.message, message.hardware_id) == (OK, "segmenting", "cpu")
+    values = facts(message)
+    assert values["latency mean (ms)"] == "10.0" and values["latency max (ms)"] == "12.0"
+    assert values["image"] == "480x360 bgr8" and values["publishers"] == "1"
+    assert [values[k] for k in ("received", "processed", "dropped", "rejected", "waiting")] == ["9", "2", "5", "1", "1"]
+    assert values["dropped: newer_frame"] == "5" and values["rejected: step"] == "1"
+
+
+def test_each_report_tells_of_its_own_time():
+    health = Health()
+    served(health, age=5000.0)
+    assert status(health, limits=Limits(0.0, 1.0)).level == WARN
+    served(health, age=5.0)
+    assert status(health, limits=Limits(0.0, 1.0)).level == OK
+
+
+def test_silence_is_an_error_and_ends_by_itself():
+    health = Health()
+    limits = Limits(0.05, 0.0)
+    assert status(health, limits=limits).level == OK
+    time.sleep(0.06)
+    message = status(health, limits=limits, publishers=0)
+    assert message.level == ERROR and "no image on /front/image_raw yet (it has no publisher)" in message.message
+    served(health)
+    assert status(health, limits=limits).level == OK
+    time.sleep(0.06)
+    assert "publishers: 1, silent, or their messages are lost" in status(health, limits=limits).message
+    assert status(health, limits=Limits()).level == OK
+    assert status(health, limits=limits, active=False).level == OK
+
+
+def test_bad_images_missing_stamps_and_remarks_are_told():
+    health = Health()
+    health.rejected("step", "step is 3 bytes")
+    message = status(health)
+    assert message.level == WARN and "step: step is 3 bytes" in message.message
+    served(health, age=float("nan"))
+    assert "no stamp" in status(health).message
+    assert status(health, remarks=["the topic carries something else"]).level == WARN
+
+
+def test_the_models_status_tells_what_failed():
+    assert model_status("n", "", "active", []).level == OK
+    assert "preparing model 'frfnet'" in model_status("n", "", "active", [], preparing="model 'frfnet'").message
+    assert model_status("n", "", "active", [], failed_change="no weights").level == WARN
+    message = model_status("n", "", "unconfigured", [("model", "cgnet")], error="no weights")
+    assert (message.level, message.message) == (ERROR, "unconfigured: no weights")
+    assert facts(message) == {"state": "unconfigured", "model": "cgnet", "preparing": "", "last error": "no weights"}
+
+
+def test_a_throttle_counts_what_it_holds_back():
+    throttle = Throttle(5.0)
+    assert throttle.passes("a", 0.0) == 0
+    assert [throttle.passes("a", t) for t in (1.0, 2.0, 4.9)] == [None] * 3
+    assert throttle.passes("b", 2.0) == 0
+    assert throttle.passes("a", 5.0) == 3
+    assert throttle.passes("a", 10.0) == 0

@@ -1,0 +1,48 @@
+"""Names of cameras and of classes' topics."""
+
+import pytest
+
+from rt_seg_ros.errors import UserError
+from rt_seg_ros.ros.names import camera_names, class_tokens, topic_token
+
+
+@pytest.mark.parametrize(
+    ("topics", "expected"),
+    [
+        (["/camera/image_raw"], ["camera"]),
+        (["/front/image_raw", "/rear/image_raw"], ["front", "rear"]),
+        (["/left/camera/image_raw", "/right/camera/image_raw"], ["left_camera", "right_camera"]),
+        (["/robot/front/image_raw", "/robot/rear/color/image_raw"], ["front", "color"]),
+        (["/stereo/left_image", "/stereo/right_image"], ["stereo_left_image", "stereo_right_image"]),
+        (["/image_raw"], ["image_raw"]),
+        (["/a/image_raw", "/a/image_rect"], ["a_image_raw", "a_image_rect"]),
+        (["/9cam/image_raw"], ["_9cam"]),
+        ([], []),
+    ],
+)
+def test_cameras_are_named_by_their_topics(topics, expected):
+    assert camera_names(topics) == expected
+
+
+def test_names_that_are_given_hold():
+    assert camera_names(["/a/image", "/b/image"], ["left", "right"]) == ["left", "right"]
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [(["one"], "1 names"), (["one", "one"], "twice"), (["one", "2"], "'2'"), (["one", "a/b"], "'a/b'")],
+)
+def test_names_that_cannot_be_are_refused(given, reason):
+    with pytest.raises(UserError, match=reason):
+        camera_names(["/a/image", "/b/image"], given)
+
+
+def test_class_names_become_topics():
+    assert topic_token("Traffic light") == "traffic_light"
+    assert topic_token("2-wheeler") == "_2_wheeler"
+    assert topic_token("--") == "unnamed"
+    assert class_tokens(["road", "pole/sign", "pole sign"]) == {
+        "road": "road",
+        "pole/sign": "pole_sign_1",
+        "pole sign": "pole_sign_2",
+    }

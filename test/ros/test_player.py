@@ -1,0 +1,166 @@
+"""Recordings published: all of it, in its rhythm, with stamps that match."""
+
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2 (rclpy)")
+pytest.importorskip("rt_seg_ros.msg", reason="needs this package's messages built")
+
+import csv
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header, String
+
+from ros_harness import picture, stamp_of
+from rt_seg_ros.bags.reader import open_bag
+from rt_seg_ros.bags.writer import BagWriter
+from rt_seg_ros.errors import UserError
+from rt_seg_ros.ros import messages, player, qos
+from rt_seg_ros.ros.player import Player
+
+pytestmark = pytest.mark.ros
+
+FRAMES = 12
+START = 1_600_000_000_000_000_000
+PERIOD = 100_000_000
+
+
+@pytest.fixture(scope="module")
+def drive(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bags") / "drive"
+    with BagWriter(folder) as bag:
+        for n in range(FRAMES):
+            stamp = START + n * PERIOD
+            bag.add_image("/drive/image_raw", stamp, "optical", picture(24, 32, n), "bgr8")
+            bag.add_label("/drive/label", stamp, "optical", picture(24, 32, n)[:, :, 0] % 11)
+    return folder
+
+
+def play(drive, *arguments: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "rt_seg_ros.cli", "play", str(drive), *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def test_all_is_published_in_its_rhythm_with_stamps_of_now_that_match(graph, drive, tmp_path):
+    images = graph.collect(Image, "/drive/image_raw", qos.sensor_data(qos.RELIABLE))
+    labels = graph.collect(Image, "/drive/label", qos.sensor_data(qos.RELIABLE))
+    table = tmp_path / "stamps.csv"
+    process = play(drive, "--stamps", str(table))
+    graph.wait(lambda: len(images) == len(labels) == FRAMES, "all messages")
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 0, output
+    assert f"/drive/image_raw: {FRAMES} messages" in output
+
+    for n, image in enumerate(images):
+        assert np.array_equal(np.frombuffer(image.data, np.uint8).reshape(24, 32, 3), picture(24, 32, n))
+        assert image.header.frame_id == "optical"
+    assert list(map(stamp_of, images)) == list(map(stamp_of, labels))
+    stamps = [s * 10**9 + n for s, n in map(stamp_of, images)]
+    assert set(np.diff(stamps)) == {PERIOD}
+    ages = np.array(images.arrivals) - np.array(stamps) / 1e9
+    assert np.median(ages) < 0.2 and ages.min() > -0.01, ages
+
+    with table.open() as file:
+        rows = [row for row in csv.DictReader(file) if row["topic"] == "/drive/image_raw"]
+    assert [int(row["recorded_ns"]) for row in rows] == [START + n * PERIOD for n in range(FRAMES)]
+    assert [int(row["published_ns"]) for row in rows] == stamps
+
+
+def test_stamps_are_kept_and_time_runs_faster_where_told(graph, drive):
+    images = graph.collect(Image, "/drive/image_raw", qos.sensor_data(qos.RELIABLE))
+    process = play(drive, "--keep-stamps", "--rate", "4", "--topics", "/drive/image_raw")
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 0 and "/drive/label" not in output, output
+    graph.wait(lambda: len(images) == FRAMES, "all messages")
+    assert [s * 10**9 + n for s, n in map(stamp_of, images)] == [START + n * PERIOD for n in range(FRAMES)]
+    seconds = float(output.split(" in ")[-1].split(" s")[0])
+    assert 0.25 <= seconds < 1.0
+
+
+def test_it_loops_until_it_is_told_to_stop(graph, drive):
+    images = graph.collect(Image, "/drive/image_raw", qos.sensor_data(qos.RELIABLE))
+    process = play(drive, "--loop", "--rate", "20")
+    graph.wait(lambda: len(images) > 2 * FRAMES, "the third round")
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 0 and "(interrupted)" in output and "Traceback" not in output
+    stamps = [s * 10**9 + n for s, n in map(stamp_of, images)]
+    assert stamps == sorted(stamps)
+
+
+def test_nobody_need_listen(graph_domain, drive):
+    process = play(drive, "--rate", "50", "--wait", "0.2")
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 0 and "nobody subscribes" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("--topics", "/nowhere"), "it has: /drive/image_raw, /drive/label"),
+        (("--rate", "0"), "expected a number above 0"),
+        (("--stamps", "/nowhere/at/all.csv"), "cannot be written"),
+    ],
+)
+def test_what_cannot_be_is_told_in_one_line(graph_domain, drive, arguments, reason):
+    output, _ = (process := play(drive, *arguments)).communicate(timeout=30)
+    assert process.returncode == 2 and reason in output and "Traceback" not in output
+
+
+def test_a_type_that_is_not_installed_is_left_out(graph, tmp_path):
+    with BagWriter(tmp_path / "bag") as bag:
+        bag.write("/text", bag.message("std_msgs/msg/String", data="hello"), START)
+        kind = "vision_msgs/msg/LabelInfo"
+        bag.write("/label_info", bag.message(kind, header=bag.header(START, ""), class_map=[], threshold=0.0), START)
+    texts = graph.collect(String, "/text", 10)
+    with open_bag(tmp_path / "bag") as bag:
+        one = Player(graph.node, bag)
+        if "/label_info" in one.left_out:
+            assert one.left_out["/label_info"] == "vision_msgs/msg/LabelInfo is not installed"
+        assert one.wait_for_subscribers(20)
+        assert one.play().counts["/text"] == 1
+        graph.wait(lambda: texts, "the text")
+        one.close()
+        if "/label_info" in one.left_out:
+            with pytest.raises(UserError, match="nothing to publish"):
+                Player(graph.node, bag, ["/label_info"])
+
+
+def test_stop_ends_a_wait(graph, drive):
+    stop = threading.Event()
+    with open_bag(drive) as bag:
+        one = Player(graph.node, bag, rate=0.001)
+        threading.Timer(0.2, stop.set).start()
+        begin = time.monotonic()
+        result = one.play(stop=stop)
+        assert time.monotonic() - begin < 5 and sum(result.counts.values()) <= 2
+        one.close()
+
+
+@pytest.mark.parametrize("order", ["little", "big"])
+def test_a_stamp_is_replaced_in_the_bytes(order):
+    from rclpy.serialization import deserialize_message, serialize_message
+
+    message = messages.image(Header(frame_id="x"), picture(4, 5), "bgr8")
+    message.header.stamp.sec, message.header.stamp.nanosec = 5, 6
+    data = serialize_message(message)
+    if order == "little":
+        assert player.stamp_of(data) == 5_000_000_006
+        changed = deserialize_message(player.restamped(data, 7_000_000_008), Image)
+        message.header.stamp.sec, message.header.stamp.nanosec = 7, 8
+        assert changed == message
+    else:
+        big = b"\x00\x00\x00\x00" + (5).to_bytes(4, "big") + (6).to_bytes(4, "big") + data[12:]
+        assert player.stamp_of(big) == 5_000_000_006
+        assert player.stamp_of(player.restamped(big, 7_000_000_008)) == 7_000_000_008
+
+
+def test_which_messages_begin_with_a_header():
+    assert player.begins_with_header(Image)
+    assert not player.begins_with_header(String)
+    assert not player.begins_with_header(Header)

@@ -1,0 +1,329 @@
+"""rt-seg segment, on real files with a real network (of random weights where the package has none)."""
+
+import cv2
+import numpy as np
+import pytest
+
+from rt_seg_ros.bags import BagWriter, open_bag
+from rt_seg_ros.cli import main
+from rt_seg_ros.drawing import colourise, overlay
+from rt_seg_ros.labels import load_label_space
+from rt_seg_ros.masks import decode_runs
+from rt_seg_ros.pipeline import Segmenter, SegmenterConfig
+from rt_seg_ros.sources import open_source
+from rt_seg_ros.video import VideoReader, VideoWriter
+
+SPACE = load_label_space("camvid11")
+HEIGHT, WIDTH = 80, 112
+
+
+def picture(number):
+    """A street of sorts, another one for each number."""
+    image = np.random.default_rng(number).integers(0, 60, (HEIGHT, WIDTH, 3)).astype(np.uint8)
+    image[:30] += 150
+    image[40:, 20 + 5 * number : 60 + 5 * number] += 90
+    return image
+
+
+@pytest.fixture(scope="module", name="expected")
+def _expected():
+    """Labels as the pipeline gives them."""
+    segmenter = Segmenter(SegmenterConfig(allow_random_weights=True))
+    return lambda image: segmenter.segment(image).labels
+
+
+@pytest.fixture(name="here")
+def _here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def segment(*arguments):
+    return main(["segment", *map(str, arguments), "--allow-random-weights"])
+
+
+def read(path):
+    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    assert image is not None, path
+    return image
+
+
+def tree(folder):
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def test_an_image(here, expected, capsys):
+    cv2.imwrite("street.png", picture(0))
+    before = (here / "street.png").read_bytes()
+    assert segment("street.png") == 0
+    out = here / "street_segmented"
+    assert tree(out) == ["street_color.png", "street_label.png", "street_overlay.jpg"]
+    labels = read(out / "street_label.png")
+    assert labels.dtype == np.uint8 and np.array_equal(labels, expected(picture(0)))
+    assert np.array_equal(read(out / "street_color.png"), colourise(labels, SPACE))
+    drawn = overlay(picture(0), labels, SPACE)
+    assert np.abs(read(out / "street_overlay.jpg").astype(int) - drawn).mean() < 12
+    assert (here / "street.png").read_bytes() == before
+    said = capsys.readouterr().out
+    assert "1 frame in" in said and "a second" in said and "street_segmented/street_label.png" in said
+
+
+def test_what_to_write_can_be_chosen(here):
+    cv2.imwrite("street.png", picture(0))
+    assert segment("street.png", "--no-color", "--no-overlay", "--confidence", "--out", "a/b") == 0
+    assert tree(here / "a/b") == ["street_confidence.png", "street_label.png"]
+    confidence = read(here / "a/b/street_confidence.png")
+    assert confidence.shape == (HEIGHT, WIDTH) and confidence.max() > 20
+
+
+def test_a_confidence_threshold_leaves_pixels_unlabelled(here):
+    cv2.imwrite("street.png", picture(0))
+    assert segment("street.png", "--confidence-threshold", 1, "--out", "o") == 0
+    assert (read("o/street_label.png") == 255).mean() > 0.5
+
+
+@pytest.mark.parametrize("option", [("--downsampling-ratio", "0.5"), ("--ratio", "0.5"), ("--size", "64x96")])
+def test_labels_have_the_images_size_whatever_the_network_works_at(here, option):
+    cv2.imwrite("street.png", cv2.resize(picture(0), (200, 150)))
+    assert segment("street.png", *option, "--out", "o") == 0
+    assert read("o/street_label.png").shape == (150, 200)
+
+
+def test_a_folder_with_a_broken_image(here, expected, capsys):
+    photos = here / "photos"
+    (photos / "more").mkdir(parents=True)
+    for number, name in enumerate(["a.png", "b.bmp", "more/c.png"]):
+        cv2.imwrite(str(photos / name), picture(number))
+    (photos / "broken.jpg").write_bytes((photos / "a.png").read_bytes()[:300])
+    (photos / "notes.txt").write_text("no image")
+    assert segment("photos", "--out", "o") == 1
+    assert tree(here / "o") == sorted(
+        [
+            f"{k}/{n}.{s}"
+            for k, s in (("label", "png"), ("color", "png"), ("overlay", "jpg"))
+            for n in ("a", "b", "more/c")
+        ]
+    )
+    for number, name in enumerate(["a", "b", "more/c"]):
+        assert np.array_equal(read(f"o/label/{name}.png"), expected(picture(number)))
+    said = capsys.readouterr()
+    assert "3 frames in" in said.out and "o/label (3 images)" in said.out
+    assert "photos/broken.jpg" in said.err and "skipped: 1 that could not be read" in said.err
+
+
+def test_files_of_one_stem_do_not_overwrite_each_other(here):
+    (here / "p").mkdir()
+    cv2.imwrite("p/a.png", picture(0))
+    cv2.imwrite("p/a.bmp", picture(1))
+    assert segment("p", "--out", "o", "--no-color", "--no-overlay") == 0
+    assert tree(here / "o") == ["label/a.bmp.png", "label/a.png.png"]
+
+
+def test_images_of_other_sizes_and_kinds(here):
+    (here / "p").mkdir()
+    cv2.imwrite("p/grey.png", picture(0)[:, :, 0])
+    cv2.imwrite("p/alpha.png", cv2.cvtColor(picture(0), cv2.COLOR_BGR2BGRA))
+    cv2.imwrite("p/deep.png", picture(0).astype(np.uint16) * 257)
+    cv2.imwrite("p/odd.png", picture(0)[:71, :97])
+    assert segment("p", "--out", "o") == 0
+    assert read("o/label/odd.png").shape == (71, 97)
+    assert read("o/overlay/grey.jpg").shape == (HEIGHT, WIDTH, 3)
+
+
+def test_results_inside_the_source_are_not_taken_for_images(here):
+    cv2.imwrite("a.png", picture(0))
+    assert segment(".", "--out", ".") == 0
+    assert segment(".", "--out", ".", "--overwrite") == 0
+    assert tree(here) == ["a.png", "color/a.png", "label/a.png", "overlay/a.jpg"]
+
+
+def test_what_is_there_is_kept_unless_told(here, capsys):
+    cv2.imwrite("street.png", picture(0))
+    (here / "o").mkdir()
+    (here / "o/street_label.png").write_bytes(b"precious ground truth")
+    assert segment("street.png", "--out", "o") == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert (here / "o/street_label.png").read_bytes() == b"precious ground truth"
+    assert segment("street.png", "--out", "o", "--overwrite") == 0
+    assert read("o/street_label.png").shape == (HEIGHT, WIDTH)
+
+
+def test_the_source_is_never_written_over(here, capsys):
+    (here / "label").mkdir()
+    cv2.imwrite("label/a.png", picture(0))
+    before = (here / "label/a.png").read_bytes()
+    assert segment("label", "--out", ".", "--overwrite") == 2
+    assert (here / "label/a.png").read_bytes() == before
+
+
+@pytest.fixture(name="video")
+def _video(here):
+    with VideoWriter(here / "drive.mp4", fps=20) as writer:
+        for number in range(8):
+            writer.write(picture(number % 6), seconds=number / 20 + (0.3 if number > 4 else 0))
+    return here / "drive.mp4"
+
+
+def test_a_video(here, video, expected, capsys):
+    assert segment(video, "--out", "o") == 0
+    assert tree(here / "o") == ["drive_overlay.mp4"]
+    frames, source = list(VideoReader(here / "o/drive_overlay.mp4")), list(VideoReader(video))
+    assert [t for t, _ in frames] == pytest.approx([t for t, _ in source], abs=0.002)
+    for (_, drawn), (_, image) in zip(frames, source, strict=True):
+        plain = overlay(image, expected(image), SPACE, legend=False)
+        assert np.abs(drawn[:, 80:].astype(int) - plain[:, 80:]).mean() < 25
+    assert "8 frames in" in capsys.readouterr().out
+
+
+def test_label_images_of_a_video(here, video, expected):
+    assert segment(video, "--out", "o", "--labels", "--no-overlay") == 0
+    assert tree(here / "o") == [f"label/{n:06d}.png" for n in range(8)]
+    third = [image for _, image in VideoReader(video)][3]
+    assert np.array_equal(read("o/label/000003.png"), expected(third))
+
+
+def test_a_video_that_breaks_off_is_told(here, video, capsys):
+    data = video.read_bytes()
+    (here / "torn.mp4").write_bytes(data[: len(data) * 2 // 3])
+    source = open_source(here / "torn.mp4")
+    good = sum(1 for item in source if item.frame is not None)
+    assert 0 < good < 8
+    status = segment("torn.mp4", "--out", "o")
+    assert tree(here / "o") == ["torn_overlay.mp4"]
+    assert status in (0, 1)  # a few frames lost at the end cannot be told from an edit list
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["nowhere.png"], "nothing at nowhere.png"),
+        (["notes.txt"], "no kind that is known"),
+        (["empty"], "no image in empty"),
+        (["broken.png"], "not one frame"),
+        (["broken.mp4"], "cannot be read as a video"),
+        (["street.png", "--topic", "/camera"], "not a rosbag2"),
+        (["street.png", "--bag", "x.mcap"], "--bag needs a rosbag2"),
+        (["street.png", "--no-labels", "--no-color", "--no-overlay"], "nothing to write"),
+        (["street.png", "--out", "notes.txt"], "is a file"),
+        (["street.png", "--overlay-alpha", "2"], "--overlay-alpha is 2.0"),
+        (["street.png", "--downsampling-ratio", "0"], "downsampling_ratio is 0.0"),
+        (["street.png", "--size", "2x2"], "use 64 to"),
+        (["street.png", "--model", "cgnett"], "did you mean 'cgnet'"),
+    ],
+)
+def test_a_users_error_is_said_plainly(here, capsys, arguments, says):
+    cv2.imwrite("street.png", picture(0))
+    (here / "notes.txt").write_text("words")
+    (here / "empty").mkdir()
+    (here / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing more")
+    (here / "broken.mp4").write_bytes(b"no video")
+    assert segment(*arguments) == 2
+    error = capsys.readouterr().err
+    assert says in error and "Traceback" not in error
+    assert not list(here.rglob("*.part"))
+
+
+def test_a_size_that_is_none_is_explained(here, capsys):
+    with pytest.raises(SystemExit) as end:
+        segment("street.png", "--size", "360")
+    assert end.value.code == 2
+    assert "360x480" in capsys.readouterr().err
+
+
+def test_the_help_has_examples(capsys):
+    with pytest.raises(SystemExit):
+        main(["segment", "--help"])
+    said = capsys.readouterr().out
+    assert "rt-seg segment photo.jpg" in said and "--downsampling-ratio" in said
+
+
+def write_drive(path, count=5):
+    with BagWriter(path) as writer:
+        for number in range(count):
+            stamp = 1_700_000_000_000_000_000 + number * 100_000_000
+            writer.add_image("/camera/image_raw", stamp, "camera_optical_frame", picture(number))
+    return path
+
+
+@pytest.mark.parametrize("name", ["drive.mcap", "drive", "drive.db3"])
+def test_a_drive(here, expected, capsys, name):
+    write_drive(here / name)
+    assert segment(name, "--out", "o", "--labels", "--confidence", "--bag", "o/result.mcap") == 0
+    assert tree(here / "o") == sorted(
+        [f"{kind}/{n:06d}.png" for kind in ("label", "confidence") for n in range(5)]
+        + ["drive_overlay.mp4", "result.mcap"]
+    )
+    said = capsys.readouterr().out
+    assert "5 frames in" in said and "recording: o/result.mcap" in said
+    assert [t for t, _ in VideoReader(here / "o/drive_overlay.mp4")] == pytest.approx(
+        [n / 10 for n in range(5)], abs=0.01
+    )
+
+    with open_bag(here / "o/result.mcap") as bag:
+        assert set(bag.topics) == {
+            f"/segmentation/{t}" for t in ("label", "label_info", "overlay", "confidence", "class_masks")
+        }
+        results = list(bag.labels("/segmentation/label"))
+        assert [stamp for stamp, _, _ in results] == [1_700_000_000_000_000_000 + n * 100_000_000 for n in range(5)]
+        assert {frame_id for _, frame_id, _ in results} == {"camera_optical_frame"}
+        for number, (_, _, labels) in enumerate(results):
+            assert np.array_equal(labels, expected(picture(number)))
+            assert np.array_equal(labels, read(f"o/label/{number:06d}.png"))
+        for (_, _, labels), (_, stamp, message) in zip(
+            results, bag.messages(["/segmentation/class_masks"]), strict=True
+        ):
+            assert (message.height, message.width) == labels.shape
+            assert message.header.stamp.sec == stamp // 10**9
+            rebuilt = np.full(labels.shape, 255, np.uint8)
+            for mask in message.masks:
+                assert mask.name == SPACE.names[mask.id]
+                rebuilt[decode_runs(mask.runs, message.height, message.width) > 0] = mask.id
+                box = mask.bounding_box
+                inside = labels[box.y_offset : box.y_offset + box.height, box.x_offset : box.x_offset + box.width]
+                assert (inside == mask.id).sum() == mask.pixel_count == (labels == mask.id).sum()
+            assert np.array_equal(rebuilt, labels)
+        ((_, _, info),) = bag.messages(["/segmentation/label_info"])
+        assert [(c.class_id, c.class_name) for c in info.class_map] == [(c.id, c.name) for c in SPACE.classes]
+
+
+def test_a_drive_with_several_cameras_wants_a_topic(here, capsys):
+    with BagWriter(here / "two.mcap") as writer:
+        for topic in ("/left/image_raw", "/right/image_raw"):
+            writer.add_image(topic, 10**18, "c", picture(0))
+    assert segment("two.mcap", "--out", "o") == 2
+    assert "/left/image_raw, /right/image_raw" in capsys.readouterr().err
+    assert segment("two.mcap", "--out", "o", "--topic", "/none") == 2
+    assert "has no topic '/none'" in capsys.readouterr().err
+    assert segment("two.mcap", "--out", "o", "--topic", "/left/image_raw") == 0
+
+
+def test_images_of_a_drive_that_cannot_be_used_are_skipped(here, capsys):
+    with BagWriter(here / "drive.mcap") as writer:
+        for number in range(4):
+            _, jpeg = cv2.imencode(".jpg", picture(number))
+            data = jpeg.tobytes() if number != 2 else b"\xff\xd8 torn"
+            writer.add_compressed_image("/camera/image_raw/compressed", 10**18 + number, "c", data, "bgr8; jpeg")
+    assert segment("drive.mcap", "--out", "o", "--labels", "--no-overlay") == 1
+    assert tree(here / "o") == ["label/000000.png", "label/000001.png", "label/000003.png"]
+    assert "image 2 of /camera/image_raw/compressed" in capsys.readouterr().err
+
+
+def test_a_drive_that_was_cut_off_is_segmented_as_far_as_it_goes(here, capsys):
+    data = write_drive(here / "whole.mcap", count=30).read_bytes()
+    (here / "cut.mcap").write_bytes(data[: len(data) * 2 // 3])
+    assert segment("cut.mcap", "--out", "o", "--labels", "--no-overlay") == 1
+    assert len(tree(here / "o")) > 0
+    assert "was cut off" in capsys.readouterr().err
+
+
+def test_a_recording_is_not_replaced_and_none_is_left_half_written(here, capsys):
+    write_drive(here / "drive.mcap")
+    before = (here / "drive.mcap").read_bytes()
+    assert segment("drive.mcap", "--out", "o", "--bag", "drive.mcap", "--overwrite") == 2
+    assert "is the source" in capsys.readouterr().err
+    assert (here / "drive.mcap").read_bytes() == before
+    (here / "result.mcap").write_bytes(b"")
+    assert segment("drive.mcap", "--out", "o", "--bag", "result.mcap") == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert segment("drive.mcap", "--out", "o", "--bag", "result.mcap", "--overwrite") == 0
+    assert not [p for p in here.rglob("*") if p.name.startswith(".")]

@@ -1,0 +1,106 @@
+"""Stages in threads: order, bounds, errors, and no thread left behind."""
+
+import threading
+import time
+
+import pytest
+
+from rt_seg_ros.overlap import Background, prefetch
+
+
+def names():
+    return {t.name for t in threading.enumerate() if t.name.startswith(("prefetch", "background"))}
+
+
+def test_prefetch_keeps_the_order():
+    assert list(prefetch(range(100), depth=3)) == list(range(100))
+    assert list(prefetch([])) == []
+    assert list(prefetch([None, None])) == [None, None]
+    assert not names()
+
+
+def test_prefetch_works_ahead_but_not_far():
+    fetched = []
+
+    def items():
+        for number in range(50):
+            fetched.append(number)
+            yield number
+
+    stream = prefetch(items(), depth=4)
+    assert next(stream) == 0
+    deadline = time.monotonic() + 5
+    while len(fetched) < 6 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.05)
+    assert len(fetched) == 6  # one taken, four waiting, one in hand
+    stream.close()
+    assert not names()
+
+
+def test_prefetch_hands_on_an_error_in_its_place():
+    def items():
+        yield 1
+        raise ValueError("the source broke")
+
+    stream = prefetch(items())
+    assert next(stream) == 1
+    with pytest.raises(ValueError, match="the source broke"):
+        next(stream)
+    assert not names()
+
+
+def test_prefetch_closes_its_source_when_left_early():
+    closed = threading.Event()
+
+    def items():
+        try:
+            while True:
+                yield 0
+        finally:
+            closed.set()
+
+    for _ in prefetch(items()):
+        break
+    assert closed.wait(5)
+
+
+def test_background_with_one_worker_keeps_the_order_and_finishes():
+    done = []
+    with Background(workers=1, depth=2) as background:
+        for number in range(20):
+            background.submit(done.append, number)
+    assert done == list(range(20))
+    assert not names()
+
+
+def test_background_bounds_what_waits():
+    release, started = threading.Event(), []
+    with Background(workers=1, depth=3) as background:
+        for number in range(3):
+            background.submit(lambda n=number: (started.append(n), release.wait(5)))
+        fourth = threading.Thread(target=background.submit, args=(release.is_set,))
+        fourth.start()
+        fourth.join(0.1)
+        assert fourth.is_alive()
+        release.set()
+        fourth.join(5)
+        assert not fourth.is_alive()
+
+
+def test_background_hands_on_errors():
+    def fail():
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        with Background() as background:
+            background.submit(fail)
+    with pytest.raises(OSError, match="disk full"):
+        with Background(depth=1) as background:
+            for _ in range(3):
+                background.submit(fail)
+    with pytest.raises(KeyError):  # the block's own error comes first
+        with Background() as background:
+            background.submit(fail)
+            raise KeyError
+    assert not names()

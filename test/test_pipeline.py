@@ -1,0 +1,169 @@
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+
+from rt_seg_ros.backends.base import HostBackend
+from rt_seg_ros.errors import UserError
+from rt_seg_ros.images import Frame
+from rt_seg_ros.labels import UNLABELLED
+from rt_seg_ros.pipeline import Segmenter, SegmenterConfig
+
+RANDOM = SegmenterConfig(model="cgnet", weights="", label_space="cityscapes19", allow_random_weights=True)
+
+
+@pytest.fixture(scope="module")
+def segmenter():
+    return Segmenter(RANDOM)
+
+
+def picture(height=90, width=130, seed=0):
+    noise = np.random.default_rng(seed).integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), np.uint8)
+    return cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+class Brightness(HostBackend):
+    """A runtime whose logits are the picture's own brightness: what remains is the way there and back."""
+
+    name, device, precision = "brightness", "cpu", "fp32"
+
+    def logits(self, batch):
+        red = batch[:, 0]
+        return np.stack([-red, red], axis=1)
+
+
+@pytest.mark.parametrize("size", [(90, 130), (360, 480), (101, 67), (375, 1242)])
+def test_labels_have_the_frame_s_size_whatever_it_is(segmenter, size):
+    result = segmenter.segment(picture(*size), confidence=True)
+    assert result.labels.shape == size and result.labels.dtype == np.uint8
+    assert result.confidence.shape == size and result.confidence.dtype == np.uint8
+    assert result.working_size == size
+    assert set(result.timings) == {"preprocess", "network", "postprocess"}
+
+
+def test_the_same_frame_gives_the_same_labels(segmenter):
+    first, second = (segmenter.segment(picture(), confidence=True) for _ in range(2))
+    assert np.array_equal(first.labels, second.labels)
+    assert np.array_equal(first.confidence, second.confidence)
+    assert len(np.unique(first.labels)) > 1
+
+
+def test_channel_order_is_honoured(segmenter):
+    bgr = picture()
+    same = [
+        segmenter.segment(Frame(cv2.cvtColor(bgr, code), order)).labels
+        for order, code in (("rgb", cv2.COLOR_BGR2RGB), ("bgra", cv2.COLOR_BGR2BGRA), ("rgba", cv2.COLOR_BGR2RGBA))
+    ]
+    expected = segmenter.segment(bgr).labels
+    assert all(np.array_equal(labels, expected) for labels in same)
+    assert not np.array_equal(segmenter.segment(bgr[:, :, ::-1]).labels, expected)
+
+
+def test_agrees_with_the_network_run_plainly(segmenter):
+    import torch
+
+    from rt_seg_ros.zoo import build_network
+
+    bgr = picture(100, 140, seed=5)
+    network, card = build_network(segmenter.card), segmenter.card
+    x = (bgr[:, :, ::-1].astype(np.float32) - card.mean) / card.std
+    with torch.inference_mode():
+        logits = network(torch.from_numpy(x.transpose(2, 0, 1)[None].astype(np.float32)))[0]
+    result = segmenter.segment(bgr, confidence=True)
+    assert (result.labels == logits.argmax(0).numpy()).mean() > 0.9999
+    assert np.abs(result.confidence - logits.softmax(0).amax(0).numpy() * 255).max() < 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "working"),
+    [
+        ({"downsampling_ratio": 0.5}, (180, 240)),
+        ({"downsampling_ratio": 0.75}, (270, 360)),
+        ({"input_height": 256, "input_width": 512}, (256, 512)),
+        ({"downsampling_ratio": 0.01}, (64, 64)),
+    ],
+)
+def test_working_size_follows_the_config_and_labels_stay_at_the_frame_s(segmenter, changes, working):
+    other = segmenter.reconfigured(replace(RANDOM, **changes))
+    assert other.backend is segmenter.backend  # only its use changes: the network is not loaded again
+    result = other.segment(picture(360, 480))
+    assert result.working_size == working
+    assert result.labels.shape == (360, 480)
+    at_network = segmenter.reconfigured(replace(RANDOM, output_resolution="network", **changes))
+    assert at_network.segment(picture(360, 480)).labels.shape == working
+
+
+@pytest.mark.parametrize("ratio", [1.0, 0.5, 0.25])
+def test_an_edge_in_the_frame_is_an_edge_in_the_labels_at_the_same_pixel(segmenter, ratio):
+    frame = np.zeros((256, 512, 3), np.uint8)
+    frame[96:, 160:] = 255
+    aligned = segmenter.reconfigured(replace(RANDOM, downsampling_ratio=ratio))
+    aligned.backend = Brightness(replace(segmenter.card, mean=(127.5,) * 3, std=(64.0,) * 3))
+    # A corner is rounded by at most half a working pixel's diagonal; the straight edges are exact.
+    wrong = aligned.segment(frame).labels != (frame[:, :, 0] > 0)
+    assert not np.delete(np.delete(wrong, range(92, 100), 0), range(156, 164), 1).any()
+    assert wrong.sum() <= 16
+
+
+def test_a_batch_gives_what_its_frames_give_alone(segmenter):
+    frames = [picture(90, 130, 1), picture(64, 96, 2), picture(90, 130, 3)]
+    together = segmenter.segment_batch(frames, confidence=True)
+    for frame, result in zip(frames, together, strict=True):
+        alone = segmenter.segment(frame, confidence=True)
+        assert (result.labels == alone.labels).mean() > 0.999
+        assert result.labels.shape == frame.shape[:2]
+
+
+def test_uncertain_pixels_are_unlabelled(segmenter):
+    plain = segmenter.segment(picture(), confidence=True)
+    strict = segmenter.reconfigured(replace(RANDOM, confidence_threshold=float(plain.confidence.mean()) / 255))
+    result = strict.segment(picture())
+    assert result.confidence is None
+    unlabelled = result.labels == UNLABELLED
+    assert 0.05 < unlabelled.mean() < 0.95
+    assert np.array_equal(result.labels[~unlabelled], plain.labels[~unlabelled])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model": "cgnett"}, "did you mean 'cgnet'"),
+        ({"backend": "tpu"}, "no backend 'tpu'"),
+        ({"device": "npu"}, "no device 'npu'"),
+        ({"precision": "fp8"}, "no precision 'fp8'"),
+        ({"precision": "fp16", "device": "cpu"}, "fp16"),
+        ({"input_height": 360}, "give both"),
+        ({"input_height": 8, "input_width": 8}, "input_height is 8"),
+        ({"downsampling_ratio": 0.0}, "downsampling_ratio is 0.0"),
+        ({"downsampling_ratio": float("nan")}, "downsampling_ratio is nan"),
+        ({"confidence_threshold": 1.5}, "confidence_threshold is 1.5"),
+        ({"output_resolution": "full"}, "output_resolution is 'full'"),
+        ({"label_space": "nowhere"}, "no label space 'nowhere'"),
+        ({"weights": "/nowhere/x.safetensors"}, "no such file"),
+        ({"weights": "weights.pth"}, "pickle"),
+        ({"allow_random_weights": False}, "no weights for label space 'cityscapes19' yet"),
+        ({"threads": -1}, "threads is -1"),
+    ],
+)
+def test_what_cannot_be_had_is_refused_with_its_value(changes, said):
+    with pytest.raises(UserError, match=said):
+        Segmenter(replace(RANDOM, **changes))
+
+
+def test_a_cuda_device_where_there_is_none_is_refused_clearly():
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA GPU here")
+    with pytest.raises(UserError, match="sees no CUDA GPU"):
+        Segmenter(replace(RANDOM, device="cuda"))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("precision", "least"), [("fp32", 0.999), ("fp16", 0.98), ("bf16", 0.95)])
+def test_cuda_gives_the_labels_of_the_cpu(segmenter, precision, least):
+    on_gpu = Segmenter(replace(RANDOM, device="cuda", precision=precision))
+    theirs, ours = (s.segment(picture(200, 300), confidence=True) for s in (on_gpu, segmenter))
+    assert (theirs.labels == ours.labels).mean() >= least
+    assert np.abs(theirs.confidence.astype(int) - ours.confidence).mean() < 3

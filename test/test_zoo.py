@@ -1,0 +1,122 @@
+import json
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from rt_seg_ros import zoo
+from rt_seg_ros.errors import UserError
+from rt_seg_ros.networks import create_network
+from rt_seg_ros.pipeline import Segmenter, SegmenterConfig
+
+MEAN, STD = (101.0, 102.0, 103.0), (60.0, 61.0, 62.0)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Weights of a small CGNet, with their card."""
+    torch.manual_seed(1)
+    network = create_network("cgnet", num_classes=11, m=2, n=2).eval()
+    path = tmp_path_factory.mktemp("models") / "tiny.safetensors"
+    card = zoo.save_weights(
+        path,
+        network.state_dict(),
+        network="cgnet",
+        options={"m": 2, "n": 2},
+        num_classes=11,
+        label_space="camvid11",
+        mean=MEAN,
+        std=STD,
+        input_size=(360, 480),
+        card={"data": "none", "licence": "none", "scores": {"camvid val": 0.0}},
+    )
+    return network, path, card
+
+
+def test_what_was_saved_is_what_is_loaded(saved):
+    network, path, card = saved
+    found = zoo.find_model("cgnet", weights=path)
+    assert found == card
+    assert (found.mean, found.std, found.input_size, dict(found.options)) == (MEAN, STD, (360, 480), {"m": 2, "n": 2})
+    loaded = zoo.build_network(found).state_dict()
+    for key, value in network.state_dict().items():
+        if value.is_floating_point():
+            assert torch.allclose(loaded[key], value, rtol=1e-3, atol=1e-3), key
+    assert not loaded["head.weight" if "head.weight" in loaded else next(iter(loaded))].isnan().any()
+
+
+def test_a_file_without_its_card_still_tells_what_it_is(saved, tmp_path):
+    _, path, card = saved
+    alone = tmp_path / "alone.safetensors"
+    alone.write_bytes(path.read_bytes())
+    found = zoo.find_model("cgnet", weights=alone)
+    assert (found.network, found.label_space, found.mean, found.sha256) == ("cgnet", "camvid11", card.mean, "")
+    labels = Segmenter(SegmenterConfig(weights=str(alone))).segment(np.zeros((64, 80, 3), np.uint8)).labels
+    assert labels.shape == (64, 80)
+
+
+def test_a_changed_file_is_refused_by_its_hash(saved, tmp_path):
+    _, path, _ = saved
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    (tmp_path / "tiny.safetensors").write_bytes(data)
+    (tmp_path / "tiny.yaml").write_text(path.with_suffix(".yaml").read_text())
+    with pytest.raises(UserError, match="SHA-256"):
+        zoo.build_network(zoo.find_model("cgnet", weights=tmp_path / "tiny.safetensors"))
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, -1])
+def test_a_truncated_file_is_refused_by_name(saved, tmp_path, keep):
+    _, path, _ = saved
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(UserError, match=r"cut\.safetensors"):
+        zoo.build_network(zoo.find_model("cgnet", weights=cut))
+
+
+def test_a_pickle_is_never_opened(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (pytest.fail, ("the pickle was opened",))
+
+    for name in ("weights.pth", "weights.safetensors"):
+        path = tmp_path / name
+        path.write_bytes(pickle.dumps(Trap()))
+        with pytest.raises(UserError, match=name.replace(".", r"\.")):
+            zoo.find_model("cgnet", weights=path)
+
+
+def test_weights_of_another_network_or_label_space_are_refused(saved):
+    _, path, card = saved
+    with pytest.raises(UserError, match="are of network 'cgnet', but model is 'frfnet'"):
+        zoo.find_model("frfnet", weights=path)
+    with pytest.raises(UserError, match="11 classes"):
+        zoo.find_model("cgnet", label_space="cityscapes19", weights=path)
+    with pytest.raises(UserError, match=r"expected \("):
+        zoo.build_network(replace(card, num_classes=19))
+    with pytest.raises(UserError, match="do not fit network 'cgnet': missing"):
+        zoo.build_network(replace(card, options={"m": 3, "n": 2}))
+
+
+def test_shipped_weights_are_what_their_cards_say():
+    cards = zoo.list_models()
+    assert cards, "no weights in models/"
+    for card in cards:
+        zoo.check_hash(card)
+        card.load_label_space()
+        assert card.sha256 and card.weights is not None
+        assert {"data", "protocol", "command", "licence"} <= set(card.details), card.name
+        header = zoo.read_weights_header(card.weights)
+        assert header.network == card.network
+
+
+def test_cards_are_plain_yaml_and_the_header_plain_json(saved):
+    _, path, card = saved
+    document = yaml.safe_load(path.with_suffix(".yaml").read_text())
+    assert document["sha256"] == card.sha256
+    raw = path.read_bytes()
+    header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
+    assert {tensor["dtype"] for key, tensor in header.items() if key != "__metadata__"} == {"F16"}

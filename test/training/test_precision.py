@@ -1,0 +1,44 @@
+"""The replacements for CPU kernels compute what PyTorch's own compute."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+from rt_seg_ros.training.precision import prepare_for_cpu
+
+
+def gradients(net: nn.Module, x: torch.Tensor, dtype: torch.dtype) -> list[torch.Tensor]:
+    x = x.clone().requires_grad_()
+    net.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        y = net(x)
+    (y.float() * torch.linspace(-1, 1, y.numel()).view(y.shape)).sum().backward()
+    return [y.detach(), x.grad, *(p.grad for p in net.parameters())]
+
+
+def test_prepared_network_has_the_same_output_and_gradients() -> None:
+    torch.manual_seed(0)
+    plain = nn.Sequential(
+        nn.Conv2d(3, 8, 1), nn.PReLU(8), nn.Conv2d(8, 8, 3, padding=2, dilation=2, groups=8), nn.PReLU()
+    )
+    prepared = copy.deepcopy(plain)
+    prepare_for_cpu(prepared)
+    x = torch.randn(2, 3, 9, 11).contiguous(memory_format=torch.channels_last)
+    for mine, theirs in zip(gradients(prepared, x, torch.float32), gradients(plain, x, torch.float32), strict=True):
+        torch.testing.assert_close(mine, theirs)
+    assert list(prepared.state_dict()) == list(plain.state_dict())
+
+
+def test_bfloat16_gradients_are_finite_and_near() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 32, 1), nn.Conv2d(32, 32, 3, padding=4, dilation=4, groups=32), nn.PReLU(32))
+    prepare_for_cpu(net)
+    x = torch.randn(4, 3, 45, 60).contiguous(memory_format=torch.channels_last)
+    exact = gradients(net, x, torch.float32)
+    for _ in range(5):
+        for mine, theirs in zip(gradients(net, x, torch.bfloat16), exact, strict=True):
+            assert mine.isfinite().all()
+            assert (mine.float() - theirs).norm() < 0.03 * theirs.norm() + 1e-3

@@ -1,0 +1,115 @@
+"""A run that is interrupted and continued equals an unbroken one, bit for bit, on the CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from rt_seg_ros.errors import UserError
+from rt_seg_ros.training.checkpoint import LAST, PREVIOUS, read_checkpoint
+from rt_seg_ros.training.loop import Trainer, TrainingError
+from rt_seg_ros.training.recipe import Recipe, load_recipe
+
+
+@pytest.fixture(scope="module")
+def camvid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set in CamVid's layout: five pictures of two colours whose labels follow them."""
+    root = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 5), ("val", 2)):
+        (root / split).mkdir()
+        (root / f"{split}annot").mkdir()
+        for i in range(count):
+            labels = np.zeros((48, 64), np.uint8)
+            labels[rng.integers(10, 40) :] = 3
+            labels[:2] = 11
+            image = np.where(labels[..., None] == 3, (60, 60, 60), (200, 180, 90)).astype(np.uint8)
+            cv2.imwrite(str(root / split / f"{i}.png"), image)
+            cv2.imwrite(str(root / f"{split}annot" / f"{i}.png"), labels)
+    return root
+
+
+def small_recipe(*overrides: str) -> Recipe:
+    return load_recipe(
+        "cgnet_camvid_paper",
+        [
+            "network={name: cgnet, options: {n: 3, dropout: 0.2}}",
+            "augment={crop: [32, 48], scale: [0.5, 1.5], brightness: 0.3, contrast: 0.3, saturation: 0.3}",
+            "schedule={kind: poly, batch: 2, max_steps: 7, warm_up_steps: 3}",
+            "run={device: cpu, precision: fp32, ema: 0.9, validate_every: 1000, threads: 1}",
+            *overrides,
+        ],
+    )
+
+
+class StopAt(Trainer):
+    """Asks itself to stop after a step, as Ctrl-C does."""
+
+    last_step = 3
+
+    def train_step(self) -> torch.Tensor:
+        loss = super().train_step()
+        if self.step == self.last_step:
+            self.stop()
+        return loss
+
+
+def same(one: object, other: object) -> bool:
+    if isinstance(one, torch.Tensor):
+        return isinstance(other, torch.Tensor) and torch.equal(one, other)
+    if isinstance(one, dict):
+        return isinstance(other, dict) and one.keys() == other.keys() and all(same(one[k], other[k]) for k in one)
+    if isinstance(one, list):
+        return isinstance(other, list) and len(one) == len(other) and all(map(same, one, other))
+    return one == other
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
+def test_continued_run_equals_unbroken(camvid: Path, tmp_path: Path, optimiser: str) -> None:
+    recipe = small_recipe(f"optimiser.kind={optimiser}", "optimiser.lr=0.01")
+    assert Trainer(recipe, camvid, tmp_path / "whole").run()
+
+    assert not StopAt(recipe, camvid, tmp_path / "broken").run()
+    checkpoint = read_checkpoint(tmp_path / "broken")
+    assert checkpoint["step"] == 3
+    torch.rand(5)  # what else the process drew in between
+    assert Trainer(recipe, camvid, tmp_path / "broken", checkpoint=checkpoint).run()
+
+    whole, broken = (read_checkpoint(tmp_path / name) for name in ("whole", "broken"))
+    for key in ("step", "network", "optimiser", "average", "generator", "best"):
+        assert same(whole[key], broken[key]), key
+
+
+def test_run_folder_holds_what_a_run_leaves(camvid: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    Trainer(small_recipe(), camvid, out).run()
+    names = {p.name for p in out.iterdir()}
+    assert {"recipe.yaml", "metrics.csv", "about.yaml", "last.pt", "best.pt", "samples"} <= names
+    assert load_recipe(out / "recipe.yaml") == small_recipe()
+    with pytest.raises(UserError, match="already holds a run"):
+        Trainer(small_recipe(), camvid, out)
+
+
+def test_truncated_checkpoint_is_refused_and_the_one_before_offered(camvid: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    StopAt(small_recipe(), camvid, out).run()
+    Trainer(small_recipe(), camvid, out, checkpoint=read_checkpoint(out)).run()
+    assert read_checkpoint(out)["step"] == 7
+    whole = (out / LAST).read_bytes()
+    (out / LAST).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=f"{LAST}.*truncated or damaged.*{PREVIOUS}"):
+        read_checkpoint(out)
+    assert read_checkpoint(out / PREVIOUS)["step"] == 3
+
+
+def test_loss_that_is_no_number_stops_the_run_and_names_the_files(camvid: Path, tmp_path: Path) -> None:
+    trainer = Trainer(small_recipe(), camvid, tmp_path / "run")
+    with torch.no_grad():
+        next(trainer.network.parameters()).fill_(float("nan"))
+    with pytest.raises(TrainingError, match=r"train/\d\.png"):
+        trainer.run()
+    assert not (tmp_path / "run" / LAST).exists()
