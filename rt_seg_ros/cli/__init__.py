@@ -9,8 +9,11 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 from rt_seg_ros import __version__
@@ -61,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             allow_abbrev=False,
         )
         module.add_arguments(command)
-        return int(module.run(command.parse_intermixed_args(arguments[1:])))
+        with _interrupted_by_termination():
+            return int(module.run(command.parse_intermixed_args(arguments[1:])))
     except UserError as error:
         print(f"rt-seg {name}: {error}", file=sys.stderr)
         return 2
@@ -76,6 +80,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # piped into head, say
         sys.stderr.close()
         return 0
+
+
+@contextmanager
+def _interrupted_by_termination() -> Iterator[None]:
+    """Treat a terminal that closes and ``kill`` as Ctrl-C: what was begun is put away, child processes end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    former = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
 
 
 def _top_level() -> argparse.ArgumentParser:

@@ -1,6 +1,12 @@
 """The demo as a newcomer runs it, only shorter: node and player as processes of their own, over DDS."""
 
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import cv2
 import pytest
@@ -30,6 +36,29 @@ def test_every_frame_is_accounted_for_and_shown(tmp_path, capsys):
         assert bag.topics["/segmentation/class_masks"].count == processed
         labels = [labels for _, _, labels in bag.labels("/segmentation/label")]
     assert all(one.shape == (180, 240) for one in labels)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_leaves_no_process_behind_and_runs_again(tmp_path, number):
+    command = [sys.executable, "-m", "rt_seg_ros.cli", "demo", "--out", str(tmp_path), "--frames", "40"]
+    demo = subprocess.Popen([*command, "--size", "120x160"], start_new_session=True)
+    end = time.monotonic() + 60
+    while not (tmp_path / "player.log").exists():
+        assert demo.poll() is None and time.monotonic() < end
+        time.sleep(0.05)
+    demo.send_signal(number)
+    assert demo.wait(60) == 130
+    # Node and player write their logs there.
+    assert not [p for p in Path("/proc").glob("[0-9]*/fd/1") if _target(p).startswith(str(tmp_path))]
+    assert not (tmp_path / "result.mcap").exists()
+    assert cli.main(["demo", "--out", str(tmp_path), "--frames", "4", "--size", "120x160"]) == 0
+
+
+def _target(link):
+    try:
+        return os.readlink(link)
+    except OSError:  # ended meanwhile
+        return ""
 
 
 def test_a_model_without_weights_is_refused_before_anything_is_rendered(tmp_path, capsys):
