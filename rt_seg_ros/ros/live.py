@@ -6,18 +6,20 @@ part or is disturbed.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from rt_seg_ros.bags import BagWriter
 from rt_seg_ros.errors import UserError
@@ -73,9 +75,10 @@ def run_live(
 
     out.mkdir(parents=True, exist_ok=True)
     node_log, player_log, stamps = out / "node.log", out / "player.log", out / "stamps.csv"
-    environment = _environment()
+    domain, lock = take_domain()
+    environment = _environment(domain)
     # The middleware reads these when a context is made, in this process as in the others.
-    with _environment_variables(environment):
+    with lock, _environment_variables(environment):
         context = rclpy.Context()  # of its own: the caller may have one, in another domain
         rclpy.init(args=[], context=context)
         recorder_node = rclpy.create_node("recorder", namespace="/rt_seg", context=context)
@@ -142,8 +145,27 @@ def _topics() -> dict[str, type]:
     }
 
 
-def _environment() -> dict[str, str]:
-    """Return the processes' environment: only this machine, and a domain that is likely nobody's."""
+def take_domain() -> tuple[int, IO[str]]:
+    """Return a domain that no other run on this machine uses, and the open file that holds it: close that to let go.
+
+    :raises UserError: where none is free
+    """
+    for domain in random.sample(range(1, 100), 99):
+        try:
+            lock = (Path(tempfile.gettempdir()) / f"rt_seg_ros_domain_{domain}").open("w")
+        except OSError:  # another user's
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            continue
+        return domain, lock
+    raise UserError(f"no ROS domain is free: 99 runs hold locks in {tempfile.gettempdir()}")
+
+
+def _environment(domain: int) -> dict[str, str]:
+    """Return the processes' environment: only this machine, and a domain of their own."""
     # Jazzy still knows Humble's variable, but complains of it.
     local = (
         {"ROS_LOCALHOST_ONLY": "1"}
@@ -156,7 +178,7 @@ def _environment() -> dict[str, str]:
         "FASTDDS_DEFAULT_PROFILES_FILE": profile,
         **os.environ,
         **local,
-        "ROS_DOMAIN_ID": str(random.randint(60, 100)),
+        "ROS_DOMAIN_ID": str(domain),
         "PYTHONUNBUFFERED": "1",
     }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import random
 import signal
@@ -33,19 +32,6 @@ HEIGHT, WIDTH = 96, 128
 TIMEOUT = 60.0
 #: What every node under test is started with: no weights are needed, and the network is small.
 USUAL = {"autostart": True, "allow_random_weights": True, "threads": 1}
-
-
-def take_domain() -> tuple[int, object]:
-    """Return a domain of the graph that no other test run on this machine uses, and the lock to keep."""
-    for domain in random.sample(range(1, 100), 99):
-        lock = (Path(tempfile.gettempdir()) / f"rt_seg_ros_test_domain_{domain}").open("w")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.close()
-            continue
-        return domain, lock
-    raise RuntimeError("no domain is free")
 
 
 def picture(height: int = HEIGHT, width: int = WIDTH, seed: int = 0) -> np.ndarray:
