@@ -247,41 +247,55 @@ def _through_cv_bridge(encoding: str, height: int, width: int, step: int, data: 
 # ---------------------------------------------------------------------------------------------------
 
 
-def frame_from_compressed(data: Any, max_pixels: int = MAX_PIXELS) -> Frame:
-    """Decode JPEG, PNG or whatever else OpenCV reads into a BGR frame.
+def frame_from_compressed(data: Any, max_pixels: int | None = MAX_PIXELS) -> Frame:
+    """Decode a JPEG or PNG image into a BGR frame.
 
     :param data: bytes-like
-    :raises ImageRejected: no data, a header that promises more than ``max_pixels``, or data that do not decode
+    :param max_pixels: refuse a header that promises more, before memory is taken for it; None, for files of one's
+        own: no limit, and whatever other format OpenCV reads
+    :raises ImageRejected: no data, too large, another format, or data that do not decode
     """
     buffer = np.frombuffer(data, np.uint8)
     if buffer.size == 0:
         raise ImageRejected("empty", "no data")
-    size = _promised_size(bytes(buffer[:65536]))
-    if size is not None and size[0] * size[1] > max_pixels:
-        raise ImageRejected("too_large", f"image of {size[1]}x{size[0]} pixels; the limit is {max_pixels} pixels")
+    if max_pixels is not None:
+        height, width = _promised_size(buffer.tobytes())
+        if height * width > max_pixels:
+            raise ImageRejected("too_large", f"image of {width}x{height} pixels; the limit is {max_pixels} pixels")
     try:
         pixels = cv2.imdecode(buffer, cv2.IMREAD_COLOR)
     except cv2.error as error:
         raise ImageRejected("corrupt", f"the data do not decode: {error.err or 'OpenCV gave up'}") from error
     if pixels is None:
         raise ImageRejected("corrupt", f"{buffer.size} bytes that are no image OpenCV can decode")
-    if pixels.shape[0] * pixels.shape[1] > max_pixels:
-        raise ImageRejected("too_large", f"image of {pixels.shape[1]}x{pixels.shape[0]} pixels; limit {max_pixels}")
     return Frame(pixels)  # type: ignore[arg-type]
 
 
-def _promised_size(head: bytes) -> tuple[int, int] | None:
-    """Return (height, width) from a PNG's or JPEG's header without decoding, or None."""
-    if head[:8] == b"\x89PNG\r\n\x1a\n" and len(head) >= 24:
-        return int.from_bytes(head[20:24], "big"), int.from_bytes(head[16:20], "big")
-    if head[:2] == b"\xff\xd8":
+def _promised_size(data: bytes) -> tuple[int, int]:
+    """Return (height, width) as the header of a PNG or JPEG has them, without decoding.
+
+    :raises ImageRejected: for another format, or a header that breaks off
+    """
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        # OpenCV takes memory for as much as a chunk says that it holds: each must lie within the data.
+        at = 8
+        while at + 12 <= len(data) and data[at + 4 : at + 8] != b"IEND":
+            at += 12 + int.from_bytes(data[at : at + 4], "big")
+        if at + 12 <= len(data) and data[12:16] == b"IHDR":
+            return int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
+    elif data[:2] == b"\xff\xd8":
         at = 2
-        while at + 9 <= len(head) and head[at] == 0xFF:
-            marker = head[at + 1]
+        # As decoders do: whatever stands before a marker is skipped, so a damaged header hides no size from here.
+        while 0 <= (at := data.find(b"\xff", at)) <= len(data) - 9:
+            marker = data[at + 1]
             if marker == 0xFF:
                 at += 1
-                continue
-            if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-                return int.from_bytes(head[at + 5 : at + 7], "big"), int.from_bytes(head[at + 7 : at + 9], "big")
-            at += 2 + int.from_bytes(head[at + 2 : at + 4], "big")
-    return None
+            elif marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:  # no marker, or one without a length
+                at += 2
+            elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+                return int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")
+            else:
+                at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    else:
+        raise ImageRejected("encoding", f"{len(data)} bytes that are neither JPEG nor PNG")
+    raise ImageRejected("corrupt", f"the image breaks off within its {len(data)} bytes")

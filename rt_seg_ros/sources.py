@@ -94,7 +94,7 @@ def _has_drive(folder: Path) -> bool:
 
 def _read_image(path: Path, name: str) -> SourceFrame:
     try:
-        return SourceFrame(name, frame_from_compressed(path.read_bytes()))
+        return SourceFrame(name, frame_from_compressed(path.read_bytes(), max_pixels=None))
     except OSError as error:
         return SourceFrame(name, problem=f"{path}: {error.strerror}")
     except ImageRejected as error:

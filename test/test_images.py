@@ -131,6 +131,35 @@ def test_a_compressed_image_that_promises_too_much_is_not_decoded(ending):
     assert frame_from_compressed(data, max_pixels=20_000).width == 200
 
 
+def test_another_format_is_refused_unless_it_is_a_file_of_ones_own():
+    data = cv2.imencode(".bmp", picture())[1].tobytes()
+    with pytest.raises(ImageRejected, match="neither JPEG nor PNG"):
+        frame_from_compressed(data)
+    assert frame_from_compressed(data, max_pixels=None).width == 8
+
+
+def test_damage_before_the_size_does_not_hide_a_bomb(monkeypatch):
+    bomb = bytearray(cv2.imencode(".jpg", np.zeros((16, 16, 3), np.uint8))[1].tobytes())
+    at = bomb.index(b"\xff\xc0")
+    bomb[at + 5 : at + 9] = b"\xff\xdc\xff\xdc"  # 65500x65500
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("decoded"))
+    for _ in range(500):
+        damaged = bytearray(bomb)
+        for _ in range(3):
+            damaged[RNG.integers(2, at)] = RNG.integers(256)
+        with pytest.raises(ImageRejected):
+            frame_from_compressed(bytes(damaged))
+
+
+def test_a_png_chunk_that_claims_gigabytes_is_not_decoded(monkeypatch):
+    data = bytearray(cv2.imencode(".png", picture())[1].tobytes())
+    at = data.index(b"IDAT") - 4
+    data[at : at + 4] = b"\x7f\xff\xff\xff"
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("decoded"))
+    with pytest.raises(ImageRejected, match="breaks off"):
+        frame_from_compressed(bytes(data))
+
+
 def test_arrays_are_taken_as_opencv_has_them():
     assert as_frame(picture()).order == "bgr"
     assert as_frame(picture()[:, :, 0]).order == "mono"
