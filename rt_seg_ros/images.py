@@ -263,7 +263,8 @@ def frame_from_compressed(data: Any, max_pixels: int | None = MAX_PIXELS) -> Fra
         if height * width > max_pixels:
             raise ImageRejected("too_large", f"image of {width}x{height} pixels; the limit is {max_pixels} pixels")
     try:
-        pixels = cv2.imdecode(buffer, cv2.IMREAD_COLOR)
+        # As the sensor has it: turned by EXIF, it would fit neither its calibration nor other topics.
+        pixels = cv2.imdecode(buffer, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:
         raise ImageRejected("corrupt", f"the data do not decode: {error.err or 'OpenCV gave up'}") from error
     if pixels is None:

@@ -64,10 +64,7 @@ class SegmenterConfig:
 
         :raises UserError: naming the field, its value, and what is allowed
         """
-        for name in ("input_height", "input_width"):
-            value = getattr(self, name)
-            if value and not MIN_WORKING_SIDE <= value <= MAX_WORKING_SIDE:
-                raise UserError(f"{name} is {value}; use {MIN_WORKING_SIDE} to {MAX_WORKING_SIDE} pixels, or 0")
+        self.check_sides()
         if bool(self.input_height) != bool(self.input_width):
             raise UserError(
                 f"input_height is {self.input_height} and input_width {self.input_width}; give both, or neither (0)"
@@ -80,6 +77,16 @@ class SegmenterConfig:
             raise UserError(f"output_resolution is '{self.output_resolution}'; use {' or '.join(OUTPUT_RESOLUTIONS)}")
         if self.threads < 0:
             raise UserError(f"threads is {self.threads}; use 0 (the runtime's own choice) or more")
+
+    def check_sides(self) -> None:
+        """Check ``input_height`` and ``input_width``, each by itself.
+
+        :raises UserError: naming the one that is out of range
+        """
+        for name in ("input_height", "input_width"):
+            value = getattr(self, name)
+            if value and not MIN_WORKING_SIDE <= value <= MAX_WORKING_SIDE:
+                raise UserError(f"{name} is {value}; use {MIN_WORKING_SIDE} to {MAX_WORKING_SIDE} pixels, or 0")
 
 
 #: Fields that need another network, runtime or label space; the rest only say how it is used.

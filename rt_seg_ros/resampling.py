@@ -24,10 +24,13 @@ _RGB_AT = {"bgr": (2, 1, 0), "rgb": (0, 1, 2), "bgra": (2, 1, 0), "rgba": (0, 1,
 def resize_pixels(pixels: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
     """Resize an image (H, W[, C]) to ``size``: area averages where it shrinks, linear where it grows."""
     height, width = pixels.shape[:2]
-    if (height, width) == size:
-        return pixels
-    shrinks = size[0] < height or size[1] < width
-    return cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)  # type: ignore[return-value]
+    # One after the other: where only one side shrinks, OpenCV's area interpolation shifts the image.
+    shrunk = min(height, size[0]), min(width, size[1])
+    if shrunk != (height, width):
+        pixels = cv2.resize(pixels, shrunk[::-1], interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+    if shrunk != size:
+        pixels = cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_LINEAR)  # type: ignore[assignment]
+    return pixels
 
 
 class Normaliser:

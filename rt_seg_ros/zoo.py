@@ -102,6 +102,8 @@ def find_model(
     """
     from rt_seg_ros.networks.names import NETWORK_NAMES
 
+    if label_space:
+        load_label_space(label_space)  # a misspelt one is not to be told as one without weights
     shipped = list_models()
     by_name = {card.name: card for card in shipped}
     if model not in NETWORK_NAMES and model not in by_name:
@@ -332,6 +334,7 @@ def save_weights(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, aside, {_HEADER_KEY: json.dumps(header)})
+        aside.chmod(0o644)  # for whoever runs the node
         document = {**header, "sha256": _sha256(aside), **dict(card)}
         card_aside.write_text(
             yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=110), encoding="utf-8"

@@ -316,6 +316,14 @@ def test_a_drive_that_was_cut_off_is_segmented_as_far_as_it_goes(here, capsys):
     assert "was cut off" in capsys.readouterr().err
 
 
+def test_a_folder_that_holds_the_source_is_not_replaced(here, capsys):
+    (here / "drive").mkdir()
+    before = write_drive(here / "drive" / "drive.mcap").read_bytes()
+    assert segment("drive/drive.mcap", "--out", "o", "--bag", "drive", "--overwrite") == 2
+    assert "holds the source" in capsys.readouterr().err
+    assert (here / "drive" / "drive.mcap").read_bytes() == before
+
+
 def test_a_recording_is_not_replaced_and_none_is_left_half_written(here, capsys):
     write_drive(here / "drive.mcap")
     before = (here / "drive.mcap").read_bytes()

@@ -151,6 +151,28 @@ def test_what_cannot_be_had_is_refused_with_its_value(changes, said):
         Segmenter(replace(RANDOM, **changes))
 
 
+def test_threads_hold_for_whichever_thread_computes(segmenter):
+    import threading
+
+    import torch
+
+    seen = []
+
+    def compute():
+        for threads in (1, 2, 0):
+            other = Segmenter(replace(RANDOM, threads=threads))
+            other.segment(picture())
+            seen.append(torch.get_num_threads())
+
+    usual = torch.get_num_threads()
+    thread = threading.Thread(target=compute)
+    thread.start()
+    thread.join()
+    segmenter.segment(picture())
+    assert seen[:2] == [1, 2]
+    assert torch.get_num_threads() == usual == seen[2]
+
+
 def test_a_cuda_device_where_there_is_none_is_refused_clearly():
     import torch
 

@@ -39,7 +39,7 @@ def test_an_edge_stays_where_it_is_through_shrinking_and_growing_back():
     height, width, edge = 120, 200, 80
     picture = np.zeros((height, width, 3), np.uint8)
     picture[:, edge:] = 255
-    for working in ((60, 100), (40, 50), (120, 200), (240, 400), (30, 40)):
+    for working in ((60, 100), (40, 50), (120, 200), (240, 400), (30, 40), (60, 400), (240, 100)):
         seen = resize_pixels(picture, working)[:, :, 0].astype(np.float32) / 255 - 0.5
         labels, _ = LabelUpsampler()(np.stack([-seen, seen]), (height, width))
         assert np.array_equal(labels, (picture[:, :, 0] > 0).astype(np.uint8)), working

@@ -1,7 +1,7 @@
 """Runtimes behind one narrow interface, and the choice among them.
 
-A runtime is one module here with a ``create(card, device, precision, threads)`` and an ``unavailable()`` that says
-why it cannot run on this machine. It is imported only when it is chosen or asked.
+A runtime is one module here with a ``create(card, device, precision, threads)``, a ``check(device, precision)`` and an
+``unavailable()`` that says why it cannot run on this machine. It is imported only when it is chosen or asked.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from rt_seg_ros.backends.base import Backend, BatchResult
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.zoo import ModelCard
 
-__all__ = ["BACKENDS", "DEVICES", "PRECISIONS", "Backend", "BatchResult", "create_backend"]
+__all__ = ["BACKENDS", "DEVICES", "PRECISIONS", "Backend", "BatchResult", "check_backend", "create_backend"]
 
 _log = logging.getLogger(__name__)
 
@@ -36,10 +36,7 @@ def create_backend(
     :param threads: CPU threads; 0 leaves the runtime's own choice
     :raises UserError: a name that is not among these, or a runtime, device or precision that is not to be had
     """
-    if backend not in BACKENDS:
-        raise UserError(f"no backend '{backend}'; there are: {', '.join(BACKENDS)}")
-    if precision not in PRECISIONS:
-        raise UserError(f"no precision '{precision}'; there are: {', '.join(PRECISIONS)}")
+    _check_names(backend, precision)
     reasons: list[str] = []
     for name in _MODULES if backend == "auto" else (backend,):
         module = importlib.import_module(_MODULES[name])
@@ -51,3 +48,23 @@ def create_backend(
             return created
         reasons.append(f"{name}: {reason}")
     raise UserError(f"no backend for model '{card.name}' works here: {'; '.join(reasons)}")
+
+
+def check_backend(backend: str, device: str, precision: str) -> None:
+    """Check that a runtime, device and precision are to be had here, without loading a model.
+
+    :raises UserError: as :func:`create_backend`
+    """
+    _check_names(backend, precision)
+    for name in _MODULES if backend == "auto" else (backend,):
+        module = importlib.import_module(_MODULES[name])
+        if module.unavailable() is None:
+            module.check(device, precision)
+            return
+
+
+def _check_names(backend: str, precision: str) -> None:
+    if backend not in BACKENDS:
+        raise UserError(f"no backend '{backend}'; there are: {', '.join(BACKENDS)}")
+    if precision not in PRECISIONS:
+        raise UserError(f"no precision '{precision}'; there are: {', '.join(PRECISIONS)}")

@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,35 +33,51 @@ def create(card: ModelCard, device: str, precision: str, threads: int) -> Backen
 
     :raises UserError: a device that is not there, or a precision that it does not have
     """
+    device = check(device, precision)
+    return TorchCpuBackend(card, precision, threads) if device == "cpu" else TorchCudaBackend(card, device, precision)
+
+
+def check(device: str, precision: str) -> str:
+    """Return the device that ``device`` means here.
+
+    :raises UserError: a device that is not there, or a precision that it does not have
+    """
     # Waiting threads that spin take the cores from whatever runs beside them; must be set before torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
 
-    if threads > 0:
-        torch.set_num_threads(threads)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, index = device.partition(":")
     if kind == "cpu" and not index:
         if precision == "fp16":
             raise UserError("precision 'fp16' is not to be had on the CPU with PyTorch; use fp32 or bf16")
-        return TorchCpuBackend(card, precision)
+        return device
     if kind != "cuda" or (index and not index.isdigit()):
         raise UserError(f"no device '{device}'; there are: auto, cpu, cuda, cuda:N")
     if not torch.cuda.is_available():
         raise UserError(f"device '{device}': PyTorch {torch.__version__} sees no CUDA GPU here; use device cpu or auto")
     if index and int(index) >= torch.cuda.device_count():
         raise UserError(f"device '{device}': there are only {torch.cuda.device_count()} CUDA GPUs, from cuda:0")
-    return TorchCudaBackend(card, device, precision)
+    return device
+
+
+@lru_cache(maxsize=1)
+def _usual_threads() -> int:
+    """Return PyTorch's own choice, as it was before anything was set."""
+    import torch
+
+    return torch.get_num_threads()
 
 
 class TorchCpuBackend(HostBackend):
     """PyTorch on the CPU: batch norms folded, channels last."""
 
-    def __init__(self, card: ModelCard, precision: str) -> None:
+    def __init__(self, card: ModelCard, precision: str, threads: int) -> None:
         import torch
 
         super().__init__(card)
+        self._threads = threads or _usual_threads()
         self.name, self.device, self.precision = "torch", "cpu", precision
         self._torch = torch
         network: torch.nn.Module = build_network(card).fuse()
@@ -69,6 +86,8 @@ class TorchCpuBackend(HostBackend):
     def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """See :meth:`HostBackend.logits`."""
         torch = self._torch
+        if torch.get_num_threads() != self._threads:
+            torch.set_num_threads(self._threads)  # holds for the calling thread; others keep what they have
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16"):
             x = torch.from_numpy(batch).contiguous(memory_format=torch.channels_last)
             logits: NDArray[np.float32] = self._network.logits(x).float().contiguous().numpy()

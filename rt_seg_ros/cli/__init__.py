@@ -72,7 +72,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name and error.name.split(".")[0] == "rt_seg_ros" and error.name != "rt_seg_ros.msg":
             raise
-        print(f"rt-seg {name}: needs '{error.name}', which is not installed; see README.md, Install", file=sys.stderr)
+        print(
+            f"rt-seg {name}: needs '{error.name}', which is not installed: pip install it, or set up with `make setup`",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print(f"\nrt-seg {name}: interrupted", file=sys.stderr)

@@ -88,8 +88,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--overlay-alpha is {args.overlay_alpha}; it must lie between 0 and 1")
     out = args.out if args.out is not None else Path(f"{args.source.resolve().stem}_segmented")
     source = open_source(args.source, args.topic, leave_out=[out / kind for kind in _KINDS])
+    segmenter = Segmenter(segmenter_config(args))  # refused before a folder is made
     _check_outputs(args, source, out)
-    segmenter = Segmenter(segmenter_config(args))
 
     skipped: list[str] = []
     clock = _Clock()
@@ -137,6 +137,8 @@ def _check_outputs(args: argparse.Namespace, source: Source, out: Path) -> None:
     for target in targets:
         if source.path.exists() and target.exists() and target.samefile(source.path):
             raise UserError(f"{target} is the source; choose another --out")
+        if target == args.bag and target.is_dir() and target.resolve() in source.path.resolve().parents:
+            raise UserError(f"--bag {target} would replace the folder that holds the source; choose another name")
         if not args.overwrite and target.exists() and not (target.is_dir() and not any(target.iterdir())):
             raise UserError(f"{target} exists: add --overwrite to replace it, or choose another name")
     try:

@@ -78,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
         for name, recipe in recipes.items():
             print(f"{name:<{width}}  {recipe.description}")
         return 0
+    _check_export(args.export_weights)
     overrides = [word for word in args.words if "=" in word]
     names = [word for word in args.words if "=" not in word]
     if len(names) > 1:
@@ -129,6 +130,16 @@ def _remember_data(out: Path, data: Path | None) -> None:
 def _remembered_data(run_path: Path) -> Path | None:
     path = run_path / "data.txt"
     return Path(path.read_text(encoding="utf-8").strip()) if path.is_file() else None
+
+
+def _check_export(path: Path | None) -> None:
+    """Refuse to write weights, or the card beside them, over something.
+
+    :raises UserError: naming what is in the way
+    """
+    for target in (path, path.with_suffix(".yaml")) if path is not None else ():
+        if target.exists():
+            raise UserError(f"--export-weights {path}: {target} exists already; choose another name, or move it away")
 
 
 def _finish(out: Path, ended: bool, export: Path | None) -> int:

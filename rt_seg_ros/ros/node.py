@@ -24,6 +24,7 @@ from rclpy.lifecycle import State as LifecycleState
 from rclpy.parameter import Parameter as RosParameter
 from rclpy.validate_topic_name import validate_topic_name
 
+from rt_seg_ros.backends import check_backend
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.labels import LabelSpace
 from rt_seg_ros.pipeline import Segmenter, SegmenterConfig
@@ -279,7 +280,7 @@ class SegmentationNode(LifecycleNode):
         threshold = segmenter.config.confidence_threshold
         for camera in self._cameras:
             camera.mailbox.limit_rate(values["max_rate"])
-            camera.outputs.set_masks(chosen)
+            camera.outputs.set_masks(chosen, space)
             camera.outputs.publish_label_info(space, threshold)
         if self._active:
             self._follow_infos()
@@ -346,7 +347,11 @@ class SegmentationNode(LifecycleNode):
         self._wanted = served
         self._reverting = True
         try:
-            self.set_parameters_atomically([RosParameter(name, value=value) for name, value in changed.items()])
+            back_to = [RosParameter(name, value=value) for name, value in changed.items()]
+            # Masks of classes that came with the failed change go with it.
+            masks = [n for n in parameters.read(self)["mask_classes"] if n in self._segmenter.label_space.names]
+            back_to.append(RosParameter("mask_classes", RosParameter.Type.STRING_ARRAY, masks))
+            self.set_parameters_atomically(back_to)
         finally:
             self._reverting = False
         back = ", ".join(f"{name}: {value!r}" for name, value in changed.items())
@@ -387,13 +392,17 @@ class SegmentationNode(LifecycleNode):
         if self._segmenter is None or self._wanted is None:
             return  # one value may not fit another that is still to be set: configure sees to that
         values = {**present, **checked}
+        parameters.segmenter_config(values).check_sides()
         config = self._config_of(values)
         config.check()
+        if checked.keys() & {"backend", "device", "precision"}:
+            check_backend(config.backend, config.device, config.precision)
         space = self._segmenter.label_space
         if self._differ_in_model(config, self._segmenter.config):
             card = find_model(config.model, config.label_space, config.weights, config.allow_random_weights)
             space = card.load_label_space()
-        self._check_masks(values, space)
+        if checked.keys() & {"mask_classes", "model", "weights", "label_space"}:
+            self._check_masks(values, space)
 
     @staticmethod
     def _differ_in_model(one: SegmenterConfig, other: SegmenterConfig) -> bool:

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
@@ -19,6 +18,7 @@ from rt_seg_ros.images import Frame
 from rt_seg_ros.labels import LabelSpace
 from rt_seg_ros.msg import ClassMasks, SegmentationStats
 from rt_seg_ros.pipeline import Segmentation
+from rt_seg_ros.resampling import resize_pixels
 from rt_seg_ros.ros import messages, qos
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ class Outputs:
         self._lock = threading.Lock()
         self._publishers: dict[str, Publisher] = {}
         self._masks: dict[int, Publisher] = {}
+        self._masks_space: LabelSpace | None = None
         self._label_info: Publisher | None = None
         self._painter: Painter | None = None
         self._stats = self._create(SegmentationStats, "stats")
@@ -100,12 +101,14 @@ class Outputs:
         """Return the full names of all topics."""
         return [publisher.topic_name for publisher in self._all()]
 
-    def set_masks(self, tokens: Mapping[int, str]) -> None:
+    def set_masks(self, tokens: Mapping[int, str], space: LabelSpace) -> None:
         """Have a mask published for each of these classes and no others.
 
         :param tokens: part of the topic's name by class id
+        :param space: the label space of these ids
         """
         with self._lock:
+            self._masks_space = space
             wanted = {i: self._node.resolve_topic_name(f"{self._prefix}/mask/{t}") for i, t in tokens.items()}
             for class_id in [i for i, p in self._masks.items() if wanted.get(i) != p.topic_name]:
                 self._node.destroy_publisher(self._masks.pop(class_id))
@@ -160,7 +163,8 @@ class Outputs:
                 self._send("confidence", messages.image(header, result.confidence, "mono8"))
             if "camera_info" in wanted and info is not None:
                 self._send("camera_info", messages.scaled_camera_info(info, header, *labels.shape))
-            for class_id, mask in wanted.masks.items():
+            # A frame in hand while the label space changes has ids of the old one: no mask rather than a wrong one.
+            for class_id, mask in wanted.masks.items() if self._masks_space == space else ():
                 if class_id in self._masks and self._masks[class_id] is mask:
                     mask.publish(messages.image(header, masks.binary_mask(labels, class_id), "mono8"))
             if "class_masks" in wanted:
@@ -194,7 +198,7 @@ class Outputs:
             painter = self._painter = Painter(space, drawing.alpha, drawing.legend, linger=10)
         picture = frame.bgr()
         if picture.shape[:2] != labels.shape:
-            picture = cv2.resize(picture, labels.shape[::-1], interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+            picture = resize_pixels(picture, (labels.shape[0], labels.shape[1]))
         message, canvas = messages.canvas(header, *labels.shape)
         painter.overlay(picture, labels, canvas)
         return message

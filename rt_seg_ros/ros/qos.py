@@ -77,7 +77,7 @@ def check_overrides(node: Node, topics: Sequence[str]) -> list[str]:
     :raises UserError: for a value that a policy does not have
     """
     known = {
-        f"qos_overrides.{topic}.{entity}.{kind.name.lower()}": kind
+        f"qos_overrides.{topic}.{entity}.{kind.name.lower()}"
         for topic in topics
         for entity in ("subscription", "publisher")
         for kind in _KINDS
@@ -86,10 +86,11 @@ def check_overrides(node: Node, topics: Sequence[str]) -> list[str]:
     for name, parameter in node._parameter_overrides.items():
         if not name.startswith("qos_overrides."):
             continue
-        kind = known.get(name)
-        if kind is None:
+        if name not in known:
             without_effect.append(name)
-        else:
+        # Topics of masks come and go: a bad value is told now, not when one comes.
+        kind = next((k for k in _KINDS if name.endswith(f".{k.name.lower()}")), None)
+        if kind is not None:
             _check_value(name, kind, parameter.value)
     return without_effect
 

@@ -1,6 +1,7 @@
 """Parameters set while the node works: checked as a whole, prepared aside, swapped between two frames."""
 
 import pytest
+import yaml
 
 pytest.importorskip("rclpy", reason="needs ROS 2 (rclpy)")
 pytest.importorskip("rt_seg_ros.msg", reason="needs this package's messages built")
@@ -12,6 +13,7 @@ from ros_harness import HEIGHT, WIDTH, at_rate, picture, stamp_of
 from rt_seg_ros.msg import SegmentationStats
 from rt_seg_ros.pipeline import Segmenter, SegmenterConfig
 from rt_seg_ros.ros import qos
+from rt_seg_ros.zoo import list_models
 
 pytestmark = pytest.mark.ros
 
@@ -73,6 +75,9 @@ def test_another_ratio_size_and_model_without_a_gap(graph, node, camera, stats):
         ({"backend": "abacus"}, "abacus"),
         ({"device": "gpu"}, "cuda:N"),
         ({"input_height": 16, "input_width": 16}, "input_height is 16"),
+        ({"input_height": 10}, "input_height is 10"),
+        ({"device": "cuda:97"}, "device 'cuda:97'"),
+        ({"device": "cpu", "precision": "fp16"}, "fp16"),
         ({"mask_classes": ["road", "unicorn"]}, "no class 'unicorn'"),
         ({"camera_topics": ["/other/image_raw"]}, "deactivate first"),
         ({"image_transport": "compressed"}, "deactivate first"),
@@ -91,11 +96,26 @@ def test_a_bad_value_is_refused_with_the_reason_and_nothing_changes(graph, node,
     assert {name: node.get(name) for name in values} == before
 
 
-def test_a_preparation_that_fails_is_taken_back(graph, node, camera, stats):
+def test_a_preparation_that_fails_is_taken_back(graph, node, camera, stats, tmp_path):
     graph.feed(camera, lambda: stats, "statistics")
-    # Nothing is wrong with the value itself; that there is no such device shows when it is tried.
-    assert node.set(device="cuda:97", downsampling_ratio=0.75)[0]
-    graph.wait(lambda: node.get("device") == "auto", "the old value")
+    # The values are good, the file is what it says; that it is damaged shows when it is loaded.
+    (card,) = (c for c in list_models() if c.name == "cgnet_camvid11")
+    damaged = bytearray(card.weights.read_bytes())
+    damaged[-1] ^= 1
+    (tmp_path / "damaged.safetensors").write_bytes(damaged)
+    (tmp_path / "damaged.yaml").write_text(card.weights.with_suffix(".yaml").read_text())
+    names = yaml.safe_dump({"classes": [{"name": f"kind{i}", "color": [i, i, i]} for i in range(11)]})
+    (tmp_path / "kinds.yaml").write_text(names)
+    done, told = node.set(
+        weights=str(tmp_path / "damaged.safetensors"),
+        label_space=str(tmp_path / "kinds.yaml"),
+        mask_classes=["kind3"],
+        downsampling_ratio=0.75,
+    )
+    assert done, told
+    graph.wait(lambda: node.get("weights") == "", "the old value")
+    assert node.get("label_space") == ""
+    assert list(node.get("mask_classes")) == []
     assert node.get("downsampling_ratio") == 1.0
     _, text, facts = node.wait_status(lambda level, text, facts: level == b"\x01")
     assert "a change failed" in text and facts["last error"]
