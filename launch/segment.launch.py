@@ -10,10 +10,11 @@ import os
 import yaml
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix, get_package_share_directory
 from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, ExecuteProcess, LogInfo, OpaqueFunction, RegisterEventHandler
+from launch.actions import DeclareLaunchArgument, ExecuteProcess, LogInfo, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode, Node
-from launch_ros.event_handlers import OnStateTransition
+
+from rt_seg_ros.ros.names import camera_names
 
 PACKAGE = "rt_seg_ros"
 BOOLEANS = ("true", "false")
@@ -142,7 +143,7 @@ def setup(context):
     )
     actions = [node]
     if value("bag"):
-        actions.append(playback(node, value, is_true))
+        actions.append(playback(value, is_true))
     if is_true("rviz"):
         actions.append(rviz(value, given))
     return actions
@@ -156,17 +157,16 @@ def middleware(profile):
     return {name: os.path.expanduser(profile) for name in names}
 
 
-def playback(node, value, is_true):
+def playback(value, is_true):
     """Return what plays the recording from when the node is first active."""
-    command = ["ros2", "bag", "play", os.path.expanduser(value("bag")), "--rate", value("bag_rate")]
+    node = "/".join(["", *(part.strip("/") for part in (value("namespace"), value("name")) if part.strip("/"))])
+    command = [os.path.join(get_package_prefix(PACKAGE), "lib", PACKAGE, "when_active"), node]
+    command += ["ros2", "bag", "play", os.path.expanduser(value("bag")), "--rate", value("bag_rate")]
     if is_true("bag_loop"):
         command.append("--loop")
     if is_true("use_sim_time"):
         command.append("--clock")
-    play = ExecuteProcess(cmd=command, output="screen", additional_env=middleware(value("fastdds_profile")))
-    return RegisterEventHandler(
-        OnStateTransition(target_lifecycle_node=node, goal_state="active", entities=[play], handle_once=True)
-    )
+    return ExecuteProcess(cmd=command, output="screen", additional_env=middleware(value("fastdds_profile")))
 
 
 def rviz(value, given):
@@ -176,12 +176,14 @@ def rviz(value, given):
     except PackageNotFoundError:
         return LogInfo(msg="rviz:=true, but rviz2 is not installed (apt install ros-$ROS_DISTRO-rviz2)")
     prefix = "/".join(part.strip("/") for part in (value("namespace"), value("name")) if part.strip("/"))
+    namespace = value("namespace").strip("/")
+    start = f"/{namespace}/" if namespace else "/"
+    cameras = [topic if topic.startswith("/") else start + topic for topic in given.get("camera_topics", [])]
+    if len(cameras) > 1:  # the first of several, whose outputs bear its name
+        prefix += f"/{camera_names(cameras)[0]}"
     remappings = [(f"/segmentation/{output}", f"/{prefix}/{output}") for output in ("label", "overlay", "confidence")]
-    camera = given.get("camera_topics", [""])[0]
-    if camera:
-        namespace = value("namespace").strip("/")
-        full = camera if camera.startswith("/") else f"/{namespace}/{camera}" if namespace else f"/{camera}"
-        remappings.append(("/camera/image_raw", full))
+    if cameras:
+        remappings.append(("/camera/image_raw", cameras[0]))
     return Node(
         package="rviz2",
         executable="rviz2",
