@@ -252,19 +252,21 @@ def frame_from_compressed(data: Any, max_pixels: int | None = MAX_PIXELS) -> Fra
 
     :param data: bytes-like
     :param max_pixels: refuse a header that promises more, before memory is taken for it; None, for files of one's
-        own: no limit, and whatever other format OpenCV reads
+        own: no limit, whatever other format OpenCV reads, and upright as EXIF says, as viewers show them
     :raises ImageRejected: no data, too large, another format, or data that do not decode
     """
     buffer = np.frombuffer(data, np.uint8)
     if buffer.size == 0:
         raise ImageRejected("empty", "no data")
+    flags = cv2.IMREAD_COLOR
     if max_pixels is not None:
+        # As the sensor has it: turned by EXIF, it would fit neither its calibration nor other topics.
+        flags |= cv2.IMREAD_IGNORE_ORIENTATION
         height, width = _promised_size(buffer.tobytes())
         if height * width > max_pixels:
             raise ImageRejected("too_large", f"image of {width}x{height} pixels; the limit is {max_pixels} pixels")
     try:
-        # As the sensor has it: turned by EXIF, it would fit neither its calibration nor other topics.
-        pixels = cv2.imdecode(buffer, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        pixels = cv2.imdecode(buffer, flags)
     except cv2.error as error:
         raise ImageRejected("corrupt", f"the data do not decode: {error.err or 'OpenCV gave up'}") from error
     if pixels is None:

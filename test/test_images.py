@@ -151,12 +151,13 @@ def test_damage_before_the_size_does_not_hide_a_bomb(monkeypatch):
             frame_from_compressed(bytes(damaged))
 
 
-def test_pixels_stay_as_the_sensor_has_them_whatever_exif_says():
+def test_a_topics_pixels_stay_as_the_sensor_has_them_whatever_exif_says():
     data = cv2.imencode(".jpg", np.zeros((40, 80, 3), np.uint8))[1].tobytes()
     turned = b"Exif\x00\x00II*\x00\x08\x00\x00\x00\x01\x00\x12\x01\x03\x00\x01\x00\x00\x00\x06\x00\x00\x00" + bytes(4)
     data = data[:2] + b"\xff\xe1" + (len(turned) + 2).to_bytes(2, "big") + turned + data[2:]
     assert cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR).shape[:2] == (80, 40)  # it says so
     assert frame_from_compressed(data).pixels.shape[:2] == (40, 80)
+    assert frame_from_compressed(data, max_pixels=None).pixels.shape[:2] == (80, 40)  # a photo of one's own
 
 
 def test_a_png_chunk_that_claims_gigabytes_is_not_decoded(monkeypatch):
