@@ -36,6 +36,7 @@ from rt_seg_ros.training.schedules import rate_factor
 from rt_seg_ros.training.sources import Mixture, load_source
 from rt_seg_ros.training.validation import validate
 from rt_seg_ros.training.watcher import Progress, Watcher
+from rt_seg_ros.zoo import build_network, find_model
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _SAMPLES_SHOWN = 4
@@ -98,8 +99,12 @@ class Trainer:
             make_loss(loss.auxiliary_kind or loss.kind, weights, **options),
             loss.auxiliary_weights,
         )
-        augment = recipe.augment
-        self.augmenter = Augmenter(AugmentOptions(**augment.model_dump()), data.mean, data.std, self.device)
+        augment = recipe.augment.model_dump(exclude={"begin"})
+        self.augmenter = Augmenter(AugmentOptions(**augment), data.mean, data.std, self.device)
+        self._begin = self.augmenter
+        if recipe.augment.begin:
+            augment |= recipe.augment.begin.model_dump(exclude={"share"}) | {"scales": ()}
+            self._begin = Augmenter(AugmentOptions(**augment), data.mean, data.std, self.device)
         self._scaler = torch.amp.GradScaler(
             self.device.type, enabled=recipe.run.precision == "fp16" and self.device.type == "cuda"
         )
@@ -217,8 +222,11 @@ class Trainer:
         recipe = self.recipe
         count = recipe.schedule.batch
         rng = generator(recipe.run.seed, 3, step)
+        begin = recipe.augment.begin
+        early = begin is not None and max(step / self.steps, self.share) < begin.share
+        augmenter = self._begin if early else self.augmenter
         parts = [
-            self.augmenter(b.images, b.labels, b.sizes, draw_views(self.augmenter.options, b.sizes, rng))
+            augmenter(b.images, b.labels, b.sizes, draw_views(augmenter.options, b.sizes, rng))
             for b in self.mixture.batches(step * count, count)
         ]
         x = torch.cat([p[0] for p in parts])
@@ -264,6 +272,8 @@ class Trainer:
                 )
         if section.backbone_weights:
             network.load_backbone(Path(section.backbone_weights))
+        if section.weights:
+            _start_from(section.weights, section.name, network)
         return network
 
     def _class_weights(self, sources: list[Any]) -> Tensor | None:
@@ -343,7 +353,7 @@ class Trainer:
         self.folder.add(row)
         if scores:
             self.folder.add_samples(self.step, [s for score in scores for s in score.samples], self.space)
-        better = not scores or scores[0].matrix.miou() > self.best
+        better = not scores or scores[0].matrix.miou() > self.best or self.recipe.run.keep == "last"
         if better:
             self.best = scores[0].matrix.miou() if scores else self.best
             content = {"step": self.step, "weights": self.weights(), "metrics": row, "recipe": self.recipe.to_yaml()}
@@ -437,8 +447,29 @@ def _auxiliary_heads(network: SegmentationNetwork) -> int:
     return heads
 
 
+def _start_from(weights: str, name: str, network: SegmentationNetwork) -> None:
+    """Load a model's weights into the network that is trained; its auxiliary heads begin anew.
+
+    :raises UserError: no such model or file, or weights of another network or number of classes
+    """
+    path = Path(weights).expanduser()
+    card = find_model(name, weights=path) if path.suffix else find_model(weights)
+    state = build_network(card).state_dict()
+    expected = network.state_dict()
+    wrong = [key for key, value in state.items() if key not in expected or value.shape != expected[key].shape]
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise UserError(
+            f"network.weights '{weights}' ({card.network}, {card.num_classes} classes) do not fit network '{name}' "
+            f"with {network.num_classes} classes: {', '.join(wrong[:3])}{more}"
+        )
+    network.load_state_dict(expected | state)
+
+
 def _optimiser(recipe: Recipe, network: SegmentationNetwork) -> torch.optim.Optimizer:
     section = recipe.optimiser
+    if section.backbone_scale is not None:
+        network.backbone_lr_scale = network.backbone_weight_decay_scale = section.backbone_scale
     groups = [
         {
             "params": group["params"],
@@ -450,6 +481,6 @@ def _optimiser(recipe: Recipe, network: SegmentationNetwork) -> torch.optim.Opti
         if group["params"]
     ]
     if section.kind == "sgd":
-        return torch.optim.SGD(groups, lr=section.lr, momentum=section.momentum)
+        return torch.optim.SGD(groups, lr=section.lr, momentum=section.momentum, fused=True)
     kind = torch.optim.Adam if section.kind == "adam" else torch.optim.AdamW
-    return kind(groups, lr=section.lr, betas=section.betas)
+    return kind(groups, lr=section.lr, betas=section.betas, fused=True)

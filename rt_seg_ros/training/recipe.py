@@ -34,6 +34,7 @@ class NetworkSection(_Section):
 
     name: str = Field(description="a network of rt-seg models")
     options: dict[str, Any] = Field(default={}, description="its options")
+    weights: str | None = Field(default=None, description="start from these: a model's name or a .safetensors file")
     backbone_weights: str | None = Field(default=None, description="pre-trained backbone, a local file")
 
 
@@ -82,6 +83,25 @@ class DataSection(_Section):
         return value
 
 
+class BeginSection(_Section):
+    """Smaller views for the first part of a run: more of the scene in each sample, and more samples an hour."""
+
+    share: float = Field(gt=0.0, lt=1.0, description="of the run")
+    scale: tuple[float, float] = Field(description="from, to; drawn log-uniformly")
+    crop: Size = Field(description="height, width the network sees")
+
+    @field_validator("scale")
+    @classmethod
+    def _in_order(cls, value: tuple[float, float]) -> tuple[float, float]:
+        return _checked_scale(value)
+
+
+def _checked_scale(value: tuple[float, float]) -> tuple[float, float]:
+    if not 0.05 <= value[0] <= value[1] <= 20.0:
+        raise ValueError("two numbers from 0.05 to 20, the smaller first")
+    return value
+
+
 class AugmentSection(_Section):
     """What varies from one view to the next."""
 
@@ -92,13 +112,12 @@ class AugmentSection(_Section):
     brightness: Jitter = 0.5
     contrast: Jitter = 0.5
     saturation: Jitter = 0.5
+    begin: BeginSection | None = Field(default=None, description="other views at the beginning of the run")
 
     @field_validator("scale")
     @classmethod
     def _in_order(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if not 0.05 <= value[0] <= value[1] <= 20.0:
-            raise ValueError("two numbers from 0.05 to 20, the smaller first")
-        return value
+        return _checked_scale(value)
 
     @field_validator("scales")
     @classmethod
@@ -138,6 +157,9 @@ class OptimiserSection(_Section):
     betas: tuple[float, float] = (0.9, 0.999)
     momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
     clip: float = Field(default=0.0, ge=0.0, description="largest norm of the gradient; 0: no limit")
+    backbone_scale: float | None = Field(
+        default=None, gt=0.0, description="factor on the backbone's rate and decay; none: the network's own"
+    )
 
 
 class ScheduleSection(_Section):
@@ -167,6 +189,7 @@ class RunSection(_Section):
     threads: int = Field(default=0, ge=0, description="CPU threads; 0: torch's own choice")
     ema: float = Field(default=0.999, ge=0.0, lt=1.0, description="decay of the weight average; 0: none")
     validate_every: float = Field(default=10.0, gt=0.0, description="epochs")
+    keep: Literal["best", "last"] = Field(default="best", description="which weights are exported")
     checkpoint_minutes: float = Field(
         default=5.0, gt=0.0, description="between checkpoints; one is written per validation too"
     )
