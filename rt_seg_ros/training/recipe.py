@@ -1,7 +1,8 @@
 """Recipes: everything that decides how a training run comes out, in one checked YAML document.
 
 A recipe lies in ``config/train`` or anywhere else; ``inherits: NAME`` takes another one first, which the rest then
-overrides key by key (lists are replaced whole). On the command line ``key.sub=value`` overrides once more.
+overrides key by key (lists are replaced whole); ``inherits: [ONE, TWO]`` takes several, the later over the earlier. On
+the command line ``key.sub=value`` overrides once more.
 """
 
 from __future__ import annotations
@@ -258,7 +259,10 @@ def _with_ancestors(name_or_path: str | Path, descendants: tuple[Path, ...]) -> 
     document.setdefault("name", path.stem)
     if parent is None:
         return document
-    return _merged(_with_ancestors(str(parent), (*descendants, path)), document)
+    below: dict[str, Any] = {}
+    for one in parent if isinstance(parent, list) else [parent]:
+        below = _merged(below, _with_ancestors(str(one), (*descendants, path)))
+    return _merged(below, document)
 
 
 def _find(name_or_path: str | Path, beside: Path | None) -> Path:
