@@ -48,11 +48,18 @@ def repeat_command(recipe: Recipe, root: Path | None = None) -> str:
     """Return the command line that repeats a run: recipe, what differs from it, data set folder (its last name)."""
     try:
         plain = load_recipe(recipe.name).model_dump(mode="json")
-        words = [recipe.name, *_differences(plain, recipe.model_dump(mode="json"))]
+        words = [recipe.name, *_differences(plain, _without_folders(recipe.model_dump(mode="json")))]
     except UserError:  # one of the user's own: its resolved form lies in the run folder
         words = [RECIPE]
     data = ["--data", root.expanduser().resolve().name] if root is not None else []
     return shlex.join(["rt-seg", "train", *words, *data])
+
+
+def _without_folders(document: dict[str, Any]) -> dict[str, Any]:
+    """Leave only the names of the files that a network starts from: their folders are this machine's alone."""
+    network = document["network"]
+    files = {key: Path(network[key]).name for key in ("weights", "backbone_weights") if network[key]}
+    return {**document, "network": {**network, **files}}
 
 
 def _differences(theirs: Any, mine: Any, key: str = "") -> Iterator[str]:

@@ -13,6 +13,7 @@ from rt_seg_ros.training.about import repeat_command, split_name
 from rt_seg_ros.training.checkpoint import BEST, read_checkpoint
 from rt_seg_ros.training.recipe import Recipe, parse_recipe
 from rt_seg_ros.training.run_folder import ABOUT, METRICS, read_metrics
+from rt_seg_ros.training.start import start_card
 from rt_seg_ros.zoo import ModelCard, save_weights
 
 
@@ -50,8 +51,17 @@ def export_weights(run: Path, path: Path | None = None) -> ModelCard:
             "scores": _scores(recipe, content["metrics"]),
             **about,
             "training": _training(recipe, content["metrics"], run),
+            **_start(recipe),
         },
     )
+
+
+def _start(recipe: Recipe) -> dict[str, Any]:
+    """Return what the card tells of the weights that the run went on from: all that their own card does."""
+    if not recipe.network.weights:
+        return {}
+    card = start_card(recipe.network.weights, recipe.network.name)
+    return {"start": {"model": card.name, "sha256": card.sha256, "scores": dict(card.scores), **card.details}}
 
 
 def _about(run: Path) -> dict[str, Any]:

@@ -34,9 +34,9 @@ from rt_seg_ros.training.recipe import Recipe
 from rt_seg_ros.training.run_folder import RunFolder
 from rt_seg_ros.training.schedules import rate_factor
 from rt_seg_ros.training.sources import Mixture, load_source
+from rt_seg_ros.training.start import load_start
 from rt_seg_ros.training.validation import validate
 from rt_seg_ros.training.watcher import Progress, Watcher
-from rt_seg_ros.zoo import build_network, find_model
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _SAMPLES_SHOWN = 4
@@ -273,7 +273,7 @@ class Trainer:
         if section.backbone_weights:
             network.load_backbone(Path(section.backbone_weights))
         if section.weights:
-            _start_from(section.weights, section.name, network)
+            load_start(section.weights, section.name, network)
         return network
 
     def _class_weights(self, sources: list[Any]) -> Tensor | None:
@@ -445,25 +445,6 @@ def _auxiliary_heads(network: SegmentationNetwork) -> int:
     heads = len(network.eval().maps(torch.zeros(1, 3, 64, 64), auxiliary=True)) - 1
     network.train(mode)
     return heads
-
-
-def _start_from(weights: str, name: str, network: SegmentationNetwork) -> None:
-    """Load a model's weights into the network that is trained; its auxiliary heads begin anew.
-
-    :raises UserError: no such model or file, or weights of another network or number of classes
-    """
-    path = Path(weights).expanduser()
-    card = find_model(name, weights=path) if path.suffix else find_model(weights)
-    state = build_network(card).state_dict()
-    expected = network.state_dict()
-    wrong = [key for key, value in state.items() if key not in expected or value.shape != expected[key].shape]
-    if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise UserError(
-            f"network.weights '{weights}' ({card.network}, {card.num_classes} classes) do not fit network '{name}' "
-            f"with {network.num_classes} classes: {', '.join(wrong[:3])}{more}"
-        )
-    network.load_state_dict(expected | state)
 
 
 def _optimiser(recipe: Recipe, network: SegmentationNetwork) -> torch.optim.Optimizer:
