@@ -69,6 +69,42 @@ class ModelCard:
         return space
 
 
+@dataclass(frozen=True)
+class CardScore:
+    """A card's headline: mean IoU in percent, the data, and the figures by class (percent; empty: not told).
+
+    ``of_start``: measured before the last part of the training, which took these data in as well.
+    """
+
+    miou: float
+    data: str
+    of_start: bool = False
+    per_class_iou: Mapping[str, float] = field(default_factory=dict)
+
+
+def card_score(card: ModelCard) -> CardScore | None:
+    """Return the score on a validation split, else the first there is; None where nothing was measured.
+
+    Weights that went on with the validation split as well have none of their own: theirs is that of the weights
+    they went on from.
+    """
+    before: Any = card.details.get("start")
+    found = _scores_in(card.scores, False)
+    if isinstance(before, Mapping):
+        found += _scores_in(before.get("scores"), True)
+    on_split = [score for score in found if score.data.endswith("val")]
+    return next(iter([*on_split, *found]), None)
+
+
+def _scores_in(scores: Any, of_start: bool) -> list[CardScore]:
+    found = []
+    for data, figures in scores.items() if isinstance(scores, Mapping) else ():
+        value = figures.get("miou") if isinstance(figures, Mapping) else None
+        if isinstance(value, (int, float)):
+            found.append(CardScore(float(value), str(data), of_start, dict(figures.get("per_class_iou") or {})))
+    return found
+
+
 def list_models() -> list[ModelCard]:
     """Return the cards of all weights that come with the package, by name."""
     return [read_card(path) for path in sorted(models_dir().glob("*.yaml"))]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -12,7 +12,7 @@ from typing import Any
 
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.networks import list_networks, network_info
-from rt_seg_ros.zoo import DEFAULT_LABEL_SPACE, ModelCard, list_models, load_label_space
+from rt_seg_ros.zoo import DEFAULT_LABEL_SPACE, ModelCard, card_score, list_models, load_label_space
 
 SUMMARY = "list the networks, their cost, their weights and scores"
 EPILOG = """\
@@ -49,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "pattern", nargs="?", default="*", help="models or networks to list, as a shell pattern; all by default"
     )
     parser.add_argument("--json", action="store_true", help="print JSON, with everything the cards say")
+    parser.add_argument("--markdown", action="store_true", help="print the weights as the table of models/README.md")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -58,7 +59,9 @@ def run(args: argparse.Namespace) -> int:
         known = ", ".join([*list_networks(), *(card.name for card in list_models())])
         raise UserError(f"no model matches '{args.pattern}'; there are: {known}")
     entries = [_describe(row) for row in rows]
-    if args.json:
+    if args.markdown:
+        print(_markdown(entries))
+    elif args.json:
         print(json.dumps(entries, indent=2, default=str))
     else:
         print(_table(entries))
@@ -105,16 +108,17 @@ def _describe(row: _Row) -> dict[str, Any]:
         "licence": None,
     }
     if card is not None:
-        score, score_on = _score(card.scores)
+        score = card_score(card)
         there = card.weights is not None and card.weights.is_file()
         entry |= {
             "weights": str(card.weights) if there else None,
             "weights_bytes": card.weights.stat().st_size if there and card.weights else None,
             "sha256": card.sha256,
             "input_size": list(card.input_size) if card.input_size else None,
-            "score": score,
-            "score_on": score_on,
-            "protocol": card.details.get("protocol"),
+            "score": score.miou if score else None,
+            "score_on": score.data if score else None,
+            "score_before_the_last_part": score.of_start if score else None,
+            "protocol": (card.details["start"] if score and score.of_start else card.details).get("protocol"),
             "licence": card.details.get("licence"),
             "scores": dict(card.scores),
             "details": dict(card.details),
@@ -132,15 +136,6 @@ def _cost(network: str, num_classes: int, options: str) -> tuple[int, int]:
     with torch.device("meta"):
         built = create_network(network, num_classes=num_classes, **json.loads(options))
     return count_parameters(built), count_macs(built, *COUNTED_AT)
-
-
-def _score(scores: Mapping[str, Any]) -> tuple[float | None, str | None]:
-    """Find the card's mean IoU in percent and the data it was measured on; the first ones, if there are several."""
-    for data, figures in scores.items():
-        value = figures.get("miou") if isinstance(figures, Mapping) else None
-        if isinstance(value, (int, float)):
-            return float(value), str(data)
-    return None, None
 
 
 def _table(entries: list[dict[str, Any]]) -> str:
@@ -171,12 +166,43 @@ def _table(entries: list[dict[str, Any]]) -> str:
     return "\n".join([line(header), "  ".join("-" * width for width in widths), *map(line, rows)])
 
 
+def _markdown(entries: list[dict[str, Any]]) -> str:
+    """Write what there are weights for, as a table and the commands that repeat each training."""
+    lines = [
+        "| model | recipe | trained on | crops | pre-training | val mIoU | parameters | MACs | file | SHA-256 |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    commands = []
+    for entry in entries:
+        if not entry["weights"]:
+            continue
+        details = entry["details"]
+        parts = [part for part in (details.get("start"), details) if part]
+        crop = details.get("training", {}).get("crop")
+        cells = (
+            f"`{entry['model']}`",
+            f"`{details.get('recipe', '')}`",
+            "; ".join(re.split(r", | \(", str(text))[0] for text in details.get("data", [])),
+            f"{crop[1]}x{crop[0]}" if crop else "",
+            details.get("pretraining", "none"),
+            f"{entry['score']:.1f} %{' (1)' if entry['score_before_the_last_part'] else ''}" if entry["score"] else "",
+            f"{entry['parameters'] / 1e6:.2f} M",
+            f"{entry['macs'] / 1e9:.2f} G",
+            _size(entry["weights_bytes"]),
+            f"`{entry['sha256'][:12]}`",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+        commands += [f"# {entry['model']}", *(str(part.get("command", "")) for part in parts)]
+    return "\n".join([*lines, "", "```bash", *commands, "```"])
+
+
 def _notes(entries: list[dict[str, Any]]) -> list[str]:
     """Say what the table's figures stand for, and what to do where there are none."""
     protocols: dict[str, list[str]] = {}
     for entry in entries:
         if entry["score"] is not None and entry["protocol"]:
-            about = f"on {entry['score_on']}: {str(entry['protocol']).strip()}"
+            before = " by the weights before these frames were added" if entry["score_before_the_last_part"] else ""
+            about = f"on {entry['score_on']}{before}: {str(entry['protocol']).strip()}"
             protocols.setdefault(about, []).append(entry["model"])
     notes = [f"score of {', '.join(models)} {protocol}" for protocol, models in protocols.items()]
     if not all(entry["weights"] for entry in entries):

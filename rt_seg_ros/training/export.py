@@ -34,6 +34,7 @@ def export_weights(run: Path, path: Path | None = None) -> ModelCard:
         "protocol": "",
         "command": repeat_command(recipe),
         "licence": recipe.data.licence or "that of the data",
+        "pretraining": Path(recipe.network.backbone_weights).name if recipe.network.backbone_weights else "none",
         **_about(run),
     }
     return save_weights(
