@@ -1,0 +1,256 @@
+"""The papers' ablation tables: which network each row is, how it is trained, what the paper measured.
+
+A table is a YAML document in ``config/ablations``, or anywhere else. All its rows share one recipe; a row says which
+network takes the place of the recipe's, and which values of the recipe are others for it alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from rt_seg_ros.errors import UserError
+from rt_seg_ros.networks import create_network
+from rt_seg_ros.resources import config_dir
+from rt_seg_ros.training.recipe import Recipe, load_recipe
+
+Positive = Annotated[int, Field(gt=0)]
+Figure = Annotated[float, Field(gt=0.0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class RowNetwork(_Section):
+    """Which network a row is."""
+
+    name: str = Field(description="a network of rt-seg models")
+    options: dict[str, Any] = Field(default={}, description="its options")
+
+
+class PaperFigures(_Section):
+    """What the paper prints for a row."""
+
+    miou: Figure = Field(description="percent")
+    fps: Figure | None = None
+    milliseconds: Figure | None = None
+    gflops: Figure | None = Field(default=None, description="counted as the table's `counted` says")
+    parameters: Figure | None = Field(default=None, description="millions, counted as the table's `counted` says")
+    unused_parameters: int = Field(
+        default=0, ge=0, description="contained in `parameters`, but of a layer that the authors' program never runs"
+    )
+
+
+class Counted(_Section):
+    """What parameters and operations are counted of: the paper's image size and classes, and how it counted."""
+
+    size: tuple[Positive, Positive] = Field(description="height, width")
+    classes: Positive
+    operations: Literal["macs", "mmcv"] = Field(default="macs", description="what the paper's FLOPs are")
+    auxiliary: bool = Field(default=False, description="whether the paper's parameters contain the auxiliary heads")
+    options: dict[str, Any] = Field(default={}, description="of the network that the paper counted, over the row's")
+
+
+class Row(_Section):
+    """One row of a table."""
+
+    name: str = Field(pattern=r"^[a-z0-9_]+$", description="short: for --rows, and the run folder")
+    label: str = Field(description="what the row is, as the paper says it")
+    network: RowNetwork
+    overrides: dict[str, Any] = Field(default={}, description="key.sub: value, over the recipe and the table's")
+    against: str | None = Field(default=None, description="name of the row that this one is compared with")
+    paper: PaperFigures
+
+
+class AblationTable(_Section):
+    """A whole table."""
+
+    name: str
+    title: str
+    paper: str = Field(description="title, where it appeared, number of the table")
+    measured_on: str = Field(description="what the paper's figures were measured on")
+    recipe: str = Field(description="what every row is trained by, unless another is given")
+    counted: Counted
+    overrides: dict[str, Any] = Field(default={}, description="key.sub: value, over the recipe, for every row")
+    note: str = Field(default="", description="what a reader should know of rows and figures")
+    rows: list[Row] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> AblationTable:
+        names = [row.name for row in self.rows]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two rows are called {' and '.join(twice)}")
+        for row in self.rows:
+            if row.against is not None and (row.against not in names or row.against == row.name):
+                raise ValueError(f"row {row.name} is against '{row.against}', which is no other row of the table")
+        return self
+
+    def choose(self, names: Sequence[str]) -> list[Row]:
+        """Return the rows of these names, in the table's order; all of them where none are given.
+
+        :raises UserError: no row of that name; the message names those there are
+        """
+        known = [row.name for row in self.rows]
+        for name in names:
+            if name not in known:
+                raise UserError(
+                    f"table '{self.name}' has no row '{name}'{_near(name, known)}; its rows: {', '.join(known)}"
+                )
+        return [row for row in self.rows if not names or row.name in names]
+
+
+def list_tables() -> list[str]:
+    """Return the names of the package's tables."""
+    return sorted(path.stem for path in (config_dir() / "ablations").glob("*.yaml"))
+
+
+def find_tables(word: str) -> list[AblationTable]:
+    """Return the tables that a word means: a name, a pattern of names (``cgnet*``), or the path of a YAML file.
+
+    :raises UserError: there is none; or a document that is not a table
+    """
+    path = Path(word).expanduser()
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise UserError(f"ablation table {path} does not exist")
+        return [load_table(path)]
+    known = list_tables()
+    found = [name for name in known if fnmatchcase(name, word)]
+    if not found:
+        raise UserError(
+            f"no ablation table '{word}'{_near(word, known)}; there are: {', '.join(known)}; "
+            "for one of your own give the path of its .yaml file"
+        )
+    return [load_table(config_dir() / "ablations" / f"{name}.yaml") for name in found]
+
+
+def load_table(path: Path) -> AblationTable:
+    """Read a table.
+
+    :raises UserError: unreadable, or keys and values that the schema refuses, each by its place
+    """
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"ablation table {path} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"ablation table {path} is not valid YAML: {error}") from error
+    if not isinstance(document, dict):
+        raise UserError(f"ablation table {path}: a mapping of keys to values is needed")
+    try:
+        return AblationTable.model_validate({"name": path.stem, **document})
+    except ValidationError as error:
+        lines = [f"  {_explained(problem)}" for problem in error.errors()]
+        raise UserError("\n".join([f"ablation table {path}:", *lines])) from error
+
+
+def row_recipe(table: AblationTable, row: Row, base: str | None = None, overrides: Iterable[str] = ()) -> Recipe:
+    """Return the recipe that trains a row.
+
+    :param base: recipe by name or path, instead of the table's own
+    :param overrides: ``key.sub=value``, over everything else, the same for every row
+    :raises UserError: what :func:`load_recipe` refuses; an override of what makes the row
+    """
+    overrides = list(overrides)
+    for override in overrides:
+        key = override.partition("=")[0]
+        if key in ("network", "network.name", "network.options"):
+            raise UserError(
+                f"override '{override}': the rows of table '{table.name}' say which network they are; "
+                "one option of all of them is changed by network.options.NAME=VALUE"
+            )
+    values: dict[str, Any] = {
+        "description": f"{table.title}: {row.label}",
+        "network.name": row.network.name,
+        "network.options": row.network.options,
+        **table.overrides,
+        **row.overrides,
+    }
+    # JSON is YAML on one line.
+    words = [f"{key}={json.dumps(value)}" for key, value in values.items()]
+    return load_recipe(base or table.recipe, [*words, *overrides])
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a row's network costs, at the image size and number of classes that the table is counted at.
+
+    ``parameters`` and ``macs`` are those of the network as deployed: without auxiliary heads. The other two are counted
+    as the paper counted.
+    """
+
+    parameters: int
+    macs: int
+    parameters_as_paper: int
+    operations_as_paper: int
+
+
+def row_cost(table: AblationTable, row: Row, recipe: Recipe) -> Cost:
+    """Count a row's network; only shapes are computed.
+
+    :param recipe: of :func:`row_recipe`, whose network it is
+    :raises UserError: an option or value that the network does not have
+    """
+    counted, network = table.counted, recipe.network
+    options = json.dumps(network.options)
+    parameters, macs = _count(network.name, options, counted.classes, counted.size, "macs", False)
+    options = json.dumps({**network.options, **counted.options})
+    printed, operations = _count(
+        network.name, options, counted.classes, counted.size, counted.operations, counted.auxiliary
+    )
+    return Cost(parameters, macs, printed + row.paper.unused_parameters, operations)
+
+
+@lru_cache(maxsize=256)
+def _count(
+    network: str, options: str, classes: int, size: tuple[int, int], operations: str, auxiliary: bool
+) -> tuple[int, int]:
+    """Count parameters and operations; ``options`` is JSON. Tables share rows, so what was counted is remembered."""
+    import torch  # takes a second, and listing tables does without
+
+    from rt_seg_ros.networks.complexity import count_flops_mmcv, count_macs, count_parameters
+
+    with torch.device("meta"):
+        built = create_network(network, classes, aux=auxiliary, **json.loads(options))
+    count = {"macs": count_macs, "mmcv": count_flops_mmcv}[operations]
+    return count_parameters(built), count(built, *size)
+
+
+def _near(word: str, known: Sequence[str]) -> str:
+    near = get_close_matches(word, known, 1)
+    return f" (did you mean '{near[0]}'?)" if near else ""
+
+
+def _explained(error: Mapping[str, Any]) -> str:
+    """Say what is wrong at one place of a document."""
+    *above, key = [str(part) for part in error["loc"]] or ["table"]
+    place = ".".join([*above, key])
+    if error["type"] == "extra_forbidden":
+        keys = _SECTIONS.get(next((part for part in reversed(above) if not part.isdigit()), ""), AblationTable)
+        known = list(keys.model_fields)
+        return f"{place}: no such key{_near(key, known)}; there are: {', '.join(known)}"
+    if error["type"] == "missing":
+        return f"{place}: is missing"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    value = "" if isinstance(error.get("input"), dict) else f" is {error.get('input')!r}"
+    return f"{place}{value}: {message[0].lower()}{message[1:]}"
+
+
+#: Section that stands under a key.
+_SECTIONS: Mapping[str, type[_Section]] = {
+    "rows": Row,
+    "network": RowNetwork,
+    "paper": PaperFigures,
+    "counted": Counted,
+}
