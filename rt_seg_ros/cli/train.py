@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
@@ -16,23 +17,32 @@ from rt_seg_ros.errors import UserError
 from rt_seg_ros.training.watcher import Progress, Watcher
 
 if TYPE_CHECKING:
+    from rt_seg_ros.training.recipe import Recipe
     from rt_seg_ros.training.validation import SplitScore
 
 SUMMARY = "train a network from a recipe"
 EPILOG = """\
 A recipe is a YAML document that decides everything: data, augmentation, network, loss, optimiser, schedule, run. It
-may inherit another. Those of the package lie in config/train; NETWORK_camvid does best here, NETWORK_camvid_paper is
-what the network's paper says. Any value can be overridden: key.sub=value, checked before anything is read.
+may inherit another. Those of the package lie in config/train; NETWORK_camvid does best here, NETWORK_camvid_paper and
+NETWORK_cityscapes_paper are what the network's paper says. Any value can be overridden: key.sub=value, checked before
+anything is read.
 
 examples:
   rt-seg train --list                                         the recipes, with what each is
   rt-seg train cgnet_camvid --data camvid                     train; writes runs/cgnet_camvid-<time>
   rt-seg train cgnet_camvid --data camvid schedule.epochs=50 run.device=cpu
   rt-seg train cgnet_camvid --data camvid data.train.1.weight=0.3 'augment.crop=[240, 320]'
-  rt-seg train csrnet_light_camvid_paper --data camvid network.backbone_weights=resnet18.pth
+  rt-seg train cgnet_camvid --data mine --weights cgnet       go on from weights: the package's, or a file's
+  rt-seg train csrnet_light_camvid_paper --data camvid --backbone-weights resnet18.pth
   rt-seg train mine.yaml --data pictures                      a recipe of your own; 'inherits: cgnet_camvid' in it
   rt-seg train --resume runs/cgnet_camvid-20260101-120000     continue after Ctrl-C, or a crash
   rt-seg train --resume RUN --export-weights my.safetensors   write a run's best weights, train no further
+  rt-seg train cgnet_camvid --data camvid --time-steps 50     where a step's time goes; trains nothing
+
+several GPUs, or machines: torchrun starts the processes, which share every batch (schedule.batch is that of all)
+  torchrun --nproc-per-node 4 -m rt_seg_ros.cli train frfnet_cityscapes_paper --data cityscapes --out runs/frfnet
+
+pictures are held in memory, on the device, where they fit data.memory_gib; else processes read them (run.workers)
 
 the run folder holds:
   recipe.yaml, about.yaml     everything that decided the run; the command that repeats it, data, machine, commit
@@ -42,11 +52,11 @@ the run folder holds:
   NETWORK_SPACE.safetensors   at the end: the best weights, with a card (.yaml); give it as --weights
 
 data set layouts: <split>/ with <split>annot/ (CamVid), leftImg8bit/ with gtFine/ (Cityscapes), images/ with labels/
-exit status: 0 the run came to its end; 2 something to correct, said before any epoch; 3 stopped by Ctrl-C or SIGTERM,
-after writing a checkpoint
+exit status: 0 the run came to its end; 2 something to correct, said before any epoch, or a file that could not be
+written; 3 stopped by Ctrl-C or SIGTERM, after writing a checkpoint; 130 stopped before there was anything to keep
 to score what came out: rt-seg evaluate
 """
-_USAGE = """rt-seg train RECIPE [KEY=VALUE ...] [--data DIR] [--out DIR]
+_USAGE = """rt-seg train RECIPE [KEY=VALUE ...] [--data DIR] [--out DIR] [--weights NAME|FILE]
        rt-seg train --resume RUN [KEY=VALUE ...] [--export-weights FILE]
        rt-seg train --list"""
 _LINE_SECONDS = 30.0
@@ -64,7 +74,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, metavar="DIR", help="data set folder that the recipe's paths start at")
     parser.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/<recipe>-<time>)")
     parser.add_argument("--resume", type=Path, metavar="RUN", help="run folder or checkpoint to continue from")
+    parser.add_argument(
+        "--weights", metavar="NAME|FILE", help="begin with these: a model of rt-seg models, or a .safetensors file"
+    )
+    parser.add_argument(
+        "--backbone-weights",
+        type=Path,
+        metavar="FILE",
+        help="begin with this backbone: torchvision's ResNet-18 for CSRNet, the authors' STDC for Cross-CBAM",
+    )
     parser.add_argument("--export-weights", type=Path, metavar="FILE", help="write the best weights here, with a card")
+    parser.add_argument(
+        "--time-steps",
+        type=int,
+        metavar="N",
+        help="time N steps beside the bare forward and backward passes, write nothing, and exit",
+    )
     parser.add_argument("--list", action="store_true", help="list the recipes and exit")
 
 
@@ -86,27 +111,28 @@ def run(args: argparse.Namespace) -> int:
     if args.resume is not None:
         if names or args.out:
             raise UserError("--resume takes recipe and folder from the run: leave RECIPE and --out away")
+        if args.weights or args.backbone_weights:
+            raise UserError("--resume takes the weights of the run: leave --weights and --backbone-weights away")
         return _continue(args.resume, args.data, overrides, args.export_weights)
     if not names:
         raise UserError(f"name a recipe: {', '.join(list_recipes())}, or the path of a .yaml file")
+    if args.weights:
+        overrides.append(f"network.weights={json.dumps(args.weights)}")  # JSON is YAML on one line
+    if args.backbone_weights:
+        overrides.append(f"network.backbone_weights={json.dumps(str(args.backbone_weights))}")
     recipe = load_recipe(names[0], overrides)
+    if args.time_steps is not None:
+        return _time_steps(recipe, args.data, args.time_steps)
     out = args.out or Path("runs") / f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-
-    from rt_seg_ros.training.loop import Trainer
-
-    with Display() as display:
-        trainer = Trainer(recipe, args.data, out, display)
-        _remember_data(out, args.data)
-        ended = trainer.run()
-    return _finish(out, ended, args.export_weights)
+    return _train(recipe, args.data, out, None, args.export_weights)
 
 
 def _continue(run_path: Path, data: Path | None, overrides: list[str], export: Path | None) -> int:
     import yaml
 
     from rt_seg_ros.training.checkpoint import read_checkpoint
-    from rt_seg_ros.training.loop import Trainer
     from rt_seg_ros.training.recipe import override_document, parse_recipe
+    from rt_seg_ros.training.run_folder import remembered_data
 
     folder = run_path if run_path.is_dir() else run_path.parent
     if export is not None and not overrides:
@@ -116,20 +142,34 @@ def _continue(run_path: Path, data: Path | None, overrides: list[str], export: P
     for override in overrides:
         override_document(document, override)
     recipe = parse_recipe(document, f"recipe of {run_path}")
+    return _train(recipe, data or remembered_data(folder), folder, checkpoint, export)
+
+
+def _train(recipe: Recipe, data: Path | None, out: Path, checkpoint: dict[str, Any] | None, export: Path | None) -> int:
+    """Train alone, or as one of the processes that torchrun started, of which the first tells of it."""
+    from rt_seg_ros.training.distributed import FailedElsewhere, join_world
+    from rt_seg_ros.training.loop import Trainer
+
+    try:
+        with join_world(recipe.run.device) as world:
+            if not world.leads:
+                return 0 if Trainer(recipe, data, out, None, checkpoint, world).run() else 3
+            with Display() as display:
+                ended = Trainer(recipe, data, out, display, checkpoint, world).run()
+    except FailedElsewhere:
+        return 2  # where it failed it is said
+    return _finish(out, ended, export)
+
+
+def _time_steps(recipe: Recipe, data: Path | None, steps: int) -> int:
+    from rt_seg_ros.training.timing import time_steps
+
+    if steps < 1:
+        raise UserError(f"--time-steps {steps}: at least 1 is needed")
     with Display() as display:
-        trainer = Trainer(recipe, data or _remembered_data(folder), folder, display, checkpoint)
-        ended = trainer.run()
-    return _finish(folder, ended, export)
-
-
-def _remember_data(out: Path, data: Path | None) -> None:
-    if data is not None:
-        (out / "data.txt").write_text(f"{data.expanduser().resolve()}\n", encoding="utf-8")
-
-
-def _remembered_data(run_path: Path) -> Path | None:
-    path = run_path / "data.txt"
-    return Path(path.read_text(encoding="utf-8").strip()) if path.is_file() else None
+        timing = time_steps(recipe, data, steps, display)
+    print(timing.told())
+    return 0
 
 
 def _check_export(path: Path | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ import torch
 from rt_seg_ros import __version__
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.labels import load_label_space
+from rt_seg_ros.training.distributed import World
 from rt_seg_ros.training.recipe import Recipe, SourceSection, load_recipe
 from rt_seg_ros.training.run_folder import RECIPE, commit
-from rt_seg_ros.training.sources import Frames
+from rt_seg_ros.training.sources import Source
 
 _SCORING = (
     "single scale, labels at their own size; one confusion matrix over all frames, void ignored, a class without a "
@@ -24,24 +25,54 @@ _SCORING = (
 
 
 def describe_run(
-    recipe: Recipe, root: Path | None, train: Sequence[Frames], val: Sequence[Frames], device: torch.device
+    recipe: Recipe,
+    root: Path | None,
+    train: Sequence[Source],
+    val: Sequence[Source],
+    world: World,
+    start: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return what is worth knowing of a run, as plain values for YAML.
 
     :param root: the folder that --data names
     :param train: the training sources, in the recipe's order
     :param val: the splits that are measured, in the recipe's order
+    :param start: what the card of the weights tells that it goes on from
     """
     return {
         "command": repeat_command(recipe, root),
         "data": described_sources(recipe.data.train, train),
         "validation": described_sources(recipe.data.val, val, shares=False),
         "protocol": _protocol(recipe, val),
-        "licence": recipe.data.licence or "that of the data",
-        "hardware": _hardware(device),
+        "licence": licence(recipe, start),
+        "hardware": _hardware(world),
         "versions": {"rt_seg_ros": __version__, "torch": str(torch.__version__)},
         "commit": commit(),
+        **({"start": dict(start)} if start else {}),
     }
+
+
+def licence(recipe: Recipe, start: Mapping[str, Any] | None = None) -> str:
+    """Return the licences that weights come under: those of the pictures, and of what the run begins with.
+
+    ``data.licence`` says it for all pictures, else each training source's own does.
+
+    :param start: what the card of the weights tells that the run goes on from
+    """
+    folders = [section for section in recipe.data.train if section.synth is None]
+    terms = [
+        section.licence or f"that of {section.name or Path(str(section.path)).name or 'the data'}"
+        for section in folders
+    ]
+    if recipe.data.licence:
+        terms = [recipe.data.licence]
+    if start:
+        terms.append(str(start.get("licence") or f"that of {start.get('model')}"))
+    elif recipe.network.weights:
+        terms.append(f"that of {Path(recipe.network.weights).name}")
+    if recipe.network.backbone_weights:
+        terms.append(f"that of {Path(recipe.network.backbone_weights).name}")
+    return "; ".join(dict.fromkeys(terms)) or "Apache-2.0 (rendered drives alone)"
 
 
 def repeat_command(recipe: Recipe, root: Path | None = None) -> str:
@@ -79,7 +110,7 @@ def _differences(theirs: Any, mine: Any, key: str = "") -> Iterator[str]:
         yield f"{key}={json.dumps(mine)}"
 
 
-def described_sources(sections: Sequence[SourceSection], sources: Sequence[Frames], shares: bool = True) -> list[str]:
+def described_sources(sections: Sequence[SourceSection], sources: Sequence[Source], shares: bool = True) -> list[str]:
     """Return a line per source: what it is, how many frames of which size, its share of the samples."""
     total = sum(section.weight for section in sections)
     lines = []
@@ -99,7 +130,7 @@ def split_name(section: SourceSection, name: str) -> str:
     return f"{name} {section.split}" if section.name and section.split else name.replace("/", " ")
 
 
-def _what(section: SourceSection, frames: Frames) -> str:
+def _what(section: SourceSection, frames: Source) -> str:
     if section.synth is None:
         return split_name(section, frames.name)
     synth = section.synth
@@ -118,7 +149,7 @@ def _ranges(numbers: Sequence[int]) -> str:
     return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
 
 
-def _size(frames: Frames) -> str:
+def _size(frames: Source) -> str:
     """Width x height, as the papers write it."""
     sizes = {(int(h), int(w)) for h, w in frames.sizes}
     if len(sizes) > 1:
@@ -127,7 +158,7 @@ def _size(frames: Frames) -> str:
     return f"{width}x{height}"
 
 
-def _protocol(recipe: Recipe, val: Sequence[Frames]) -> str:
+def _protocol(recipe: Recipe, val: Sequence[Source]) -> str:
     if not val:
         return "not measured"
     space = load_label_space(recipe.label_space)
@@ -138,11 +169,13 @@ def _protocol(recipe: Recipe, val: Sequence[Frames]) -> str:
     )
 
 
-def _hardware(device: torch.device) -> str:
-    if device.type == "cuda":
-        return str(torch.cuda.get_device_name(device))
-    threads = torch.get_num_threads()
-    return f"{_processor()}, {threads} thread{'s' if threads != 1 else ''}"
+def _hardware(world: World) -> str:
+    if world.device.type == "cuda":
+        name = str(torch.cuda.get_device_name(world.device))
+    else:
+        threads = torch.get_num_threads()
+        name = f"{_processor()}, {threads} thread{'s' if threads != 1 else ''}"
+    return name if world.size == 1 else f"{world.size} processes, each on {name}"
 
 
 def _processor() -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from rt_seg_ros.errors import UserError
+from rt_seg_ros.training.files import write_aside
 
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
 _FORMAT = 1
@@ -23,19 +24,7 @@ def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
 
     :raises UserError: the folder cannot be written, or the disk is full; what was there is untouched.
     """
-    aside = path.with_name(f".{path.name}.part")
-    try:
-        with aside.open("wb") as file:
-            torch.save({"format": _FORMAT, **content}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except (OSError, RuntimeError) as error:
-        aside.unlink(missing_ok=True)
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise UserError(
-            f"checkpoint {path} could not be written: {reason}; what was written before is still good"
-        ) from error
+    write_aside(path, lambda file: torch.save({"format": _FORMAT, **content}, file))
 
 
 def write_last(folder: Path, content: Mapping[str, Any]) -> None:
@@ -45,9 +34,12 @@ def write_last(folder: Path, content: Mapping[str, Any]) -> None:
     """
     new = folder / f"new-{LAST}"
     write_checkpoint(new, content)
-    if (folder / LAST).exists():
-        os.replace(folder / LAST, folder / PREVIOUS)
-    os.replace(new, folder / LAST)
+    try:
+        if (folder / LAST).exists():
+            os.replace(folder / LAST, folder / PREVIOUS)
+        os.replace(new, folder / LAST)
+    except OSError as error:
+        raise UserError(f"{new} could not be moved to {LAST}: {error.strerror}") from error
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

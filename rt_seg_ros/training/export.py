@@ -9,11 +9,11 @@ import yaml
 
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.labels import load_label_space
-from rt_seg_ros.training.about import repeat_command, split_name
+from rt_seg_ros.training.about import licence, repeat_command, split_name
 from rt_seg_ros.training.checkpoint import BEST, read_checkpoint
 from rt_seg_ros.training.recipe import Recipe, parse_recipe
-from rt_seg_ros.training.run_folder import ABOUT, METRICS, read_metrics
-from rt_seg_ros.training.start import start_card
+from rt_seg_ros.training.run_folder import METRICS, read_about, read_metrics
+from rt_seg_ros.training.start import describe_start
 from rt_seg_ros.zoo import ModelCard, save_weights
 
 
@@ -28,21 +28,24 @@ def export_weights(run: Path, path: Path | None = None) -> ModelCard:
         raise UserError(f"run folder {run} holds no {BEST}: it was not validated yet")
     content = read_checkpoint(run / BEST)
     recipe = parse_recipe(yaml.safe_load(content["recipe"]), f"recipe in {run / BEST}")
-    path = path or run / f"{recipe.network.name}_{recipe.label_space}.safetensors"
-    about = {
+    space = load_label_space(recipe.label_space)
+    path = path or run / f"{recipe.network.name}_{space.name}.safetensors"
+    about = read_about(run)
+    start = about.pop("start", None) or describe_start(recipe)
+    told = {
         "data": [],
         "protocol": "",
         "command": repeat_command(recipe),
-        "licence": recipe.data.licence or "that of the data",
+        "licence": licence(recipe, start),
         "pretraining": Path(recipe.network.backbone_weights).name if recipe.network.backbone_weights else "none",
-        **_about(run),
+        **about,
     }
     return save_weights(
         path,
         content["weights"],
         network=recipe.network.name,
         options=recipe.network.options,
-        num_classes=load_label_space(recipe.label_space).num_classes,
+        num_classes=space.num_classes,
         label_space=recipe.label_space,
         mean=recipe.data.mean,
         std=recipe.data.std,
@@ -50,29 +53,11 @@ def export_weights(run: Path, path: Path | None = None) -> ModelCard:
         card={
             "recipe": recipe.name,
             "scores": _scores(recipe, content["metrics"]),
-            **about,
+            **told,
             "training": _training(recipe, content["metrics"], run),
-            **_start(recipe),
+            **({"start": start} if start else {}),
         },
     )
-
-
-def _start(recipe: Recipe) -> dict[str, Any]:
-    """Return what the card tells of the weights that the run went on from: all that their own card does."""
-    if not recipe.network.weights:
-        return {}
-    card = start_card(recipe.network.weights, recipe.network.name)
-    return {"start": {"model": card.name, "sha256": card.sha256, "scores": dict(card.scores), **card.details}}
-
-
-def _about(run: Path) -> dict[str, Any]:
-    path = run / ABOUT
-    if not path.is_file():
-        return {}
-    try:
-        return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
 
 
 def _scores(recipe: Recipe, metrics: dict[str, float]) -> dict[str, Any]:

@@ -1,45 +1,53 @@
 """The training loop: a recipe in, a run folder out.
 
-Its state is (step, weights, optimiser, weight average, generators, time used); everything else, also what a batch
-shows and the learning rate, follows from the recipe and the step. A run that is continued on the CPU therefore equals
-an unbroken one, unless ``schedule.max_minutes`` ties it to the clock.
+Its state is (step, weights, optimiser, weight average, time used); everything else, also what a batch shows, what
+dropout drops and the learning rate, follows from the recipe and the step. A run that is continued on the CPU therefore
+equals an unbroken one, unless ``schedule.max_minutes`` ties it to the clock.
+
+Several processes (see ``distributed``) take the same steps, each on its share of the batch.
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
 import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import yaml
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rt_seg_ros.data.augment import Augmenter, AugmentOptions, draw_views, generator
+from rt_seg_ros.data.augment import Augmenter, AugmentOptions, Views, draw_views, generator
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.labels import load_label_space
-from rt_seg_ros.networks import SegmentationNetwork, create_network
+from rt_seg_ros.networks import SegmentationNetwork
 from rt_seg_ros.training.about import describe_run
 from rt_seg_ros.training.checkpoint import BEST, write_checkpoint, write_last
+from rt_seg_ros.training.distributed import Decision, FailedElsewhere, World, choose_device
 from rt_seg_ros.training.ema import WeightAverage
+from rt_seg_ros.training.feed import Feed
 from rt_seg_ros.training.losses import HeadLosses, class_weights, make_loss
+from rt_seg_ros.training.mixture import Mixture
 from rt_seg_ros.training.precision import prepare_for_cpu
-from rt_seg_ros.training.recipe import Recipe
-from rt_seg_ros.training.run_folder import RunFolder
+from rt_seg_ros.training.recipe import Recipe, parse_recipe
+from rt_seg_ros.training.run_folder import RunFolder, read_about
 from rt_seg_ros.training.schedules import rate_factor
-from rt_seg_ros.training.sources import Mixture, load_source
-from rt_seg_ros.training.start import load_start
+from rt_seg_ros.training.sources import OpenSource, Source, load_sources, open_sources
+from rt_seg_ros.training.start import check_network, describe_start, make_networks
 from rt_seg_ros.training.validation import validate
 from rt_seg_ros.training.watcher import Progress, Watcher
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _SAMPLES_SHOWN = 4
+_CHECKPOINTS = 4  # the last, the one before, a new one being written; and the best weights
 
 
 class TrainingError(UserError):
@@ -49,12 +57,17 @@ class TrainingError(UserError):
 class Trainer:
     """One run.
 
+    Before data are read, all that can be told without them is checked. Where anything is refused, or the reading
+    interrupted, no new folder stays behind.
+
     :param recipe: what to do
     :param root: data set folder that the recipe's relative paths start at
     :param out: run folder
     :param watcher: hears of progress
     :param checkpoint: content of the checkpoint to continue from
+    :param world: the processes that take part; none: this one alone
     :raises UserError: data, network options, device or folder that cannot be used; before any step is taken.
+    :raises FailedElsewhere: another process was refused something
     """
 
     def __init__(
@@ -64,28 +77,73 @@ class Trainer:
         out: Path,
         watcher: Watcher | None = None,
         checkpoint: dict[str, Any] | None = None,
+        world: World | None = None,
     ) -> None:
         self.recipe = recipe
         self.watcher = watcher or Watcher()
-        self.space = load_label_space(recipe.label_space)
-        self.device = choose_device(recipe.run.device)
+        self.world = world or World(choose_device(recipe.run.device))
+        self.device = self.world.device
         if recipe.run.threads:
             torch.set_num_threads(recipe.run.threads)
-        self.folder = RunFolder(out, recipe, None if checkpoint is None else int(checkpoint["step"]))
+        self.folder: RunFolder | None = None
+        try:
+            self.world.together(lambda: self._prepare(root, out, checkpoint))
+            sources = load_sources(self._opened[0], recipe.data.mean, self.world, self.watcher.on_preparing)
+            self.validation: list[Source] = []
+            self.world.together(self._load_validation)
+            self._set_up(sources)
+            if checkpoint is not None:
+                self._restore(checkpoint)
+            self.world.together(lambda: self._begin_folder(root, sources))
+        except BaseException:
+            if self.folder is not None:
+                self.folder.discard()
+            raise
 
-        report = self.watcher.on_preparing
-        data = recipe.data
-        sources = [load_source(s, root, self.space, data.size, report) for s in data.train]
-        self.validation = [load_source(s, root, self.space, None, report) for s in data.val]
-        if len({s.name for s in self.validation}) < len(self.validation):
-            raise UserError(f"data.val has two splits called {[s.name for s in self.validation]}: give each a name")
-        self.folder.describe(describe_run(recipe, root, sources, self.validation, self.device))
+    def _prepare(self, root: Path | None, out: Path, checkpoint: dict[str, Any] | None) -> None:
+        """Do and check all that needs no data."""
+        recipe, data = self.recipe, self.recipe.data
+        if checkpoint is not None:
+            _check_continued(recipe, checkpoint)
+        self.space = load_label_space(recipe.label_space)
+        self.world.share_of(recipe.schedule.batch)
+        given = recipe.loss.class_weights
+        if isinstance(given, list) and len(given) != self.space.num_classes:
+            raise UserError(
+                f"loss.class_weights has {len(given)} numbers; label space '{self.space.name}' has "
+                f"{self.space.num_classes} classes"
+            )
+        check_network(recipe, self.space.num_classes)
+        torch.manual_seed(recipe.run.seed)
+        self.network, self._evaluated = make_networks(recipe, self.space.num_classes, checkpoint is None)
+        self._deployed = set(self._evaluated.state_dict())
+        self._start = describe_start(recipe) if checkpoint is None else None
+        self._opened: tuple[list[OpenSource], list[OpenSource]] = (
+            open_sources(data.train, root, self.space, data, data.size),
+            open_sources(data.val, root, self.space, data, None),
+        )
+        names = [source.name for source in self._opened[1]]
+        if len(set(names)) < len(names):
+            raise UserError(f"data.val has two splits of one name, {', '.join(names)}: give each a name")
+        if self.world.leads:
+            room = _checkpoint_bytes(recipe, self.network) * (_CHECKPOINTS if checkpoint is None else 1)
+            self.folder = RunFolder(out, None if checkpoint is None else int(checkpoint["step"]), room)
+
+    def _load_validation(self) -> None:
+        if self.world.leads:
+            alone = World(self.device)
+            self.validation = load_sources(self._opened[1], self.recipe.data.mean, alone, self.watcher.on_preparing)
+
+    def _set_up(self, sources: Sequence[Source]) -> None:
+        recipe, data = self.recipe, self.recipe.data
         weights = self._class_weights(sources)
         self.mixture = Mixture([s.to(self.device) for s in sources], [s.weight for s in data.train], recipe.run.seed)
         self.steps = self._total_steps()
+        self.feed = Feed(self.mixture, recipe.schedule.batch, self.steps, self.world, recipe.run.workers)
 
-        torch.manual_seed(recipe.run.seed)
-        self.network = self._network().to(self.device)
+        self.network.to(self.device)
+        self._evaluated.to(self.device)
+        self.world.synchronised(self.network)
         if recipe.run.channels_last:
             _channels_last(self.network)
         if self.device.type == "cpu":
@@ -95,8 +153,8 @@ class Trainer:
         loss = recipe.loss
         options = loss.model_dump(include={"threshold", "min_share", "gamma", "alpha", "label_smoothing"})
         self.loss = HeadLosses(
-            make_loss(loss.kind, weights, **options),
-            make_loss(loss.auxiliary_kind or loss.kind, weights, **options),
+            make_loss(loss.kind, weights, **options, average=self.world.mean),
+            make_loss(loss.auxiliary_kind or loss.kind, weights, **options, average=self.world.mean),
             loss.auxiliary_weights,
         )
         augment = recipe.augment.model_dump(exclude={"begin"})
@@ -108,21 +166,29 @@ class Trainer:
         self._scaler = torch.amp.GradScaler(
             self.device.type, enabled=recipe.run.precision == "fp16" and self.device.type == "cuda"
         )
-        self._forward = torch.compile(self.network.forward_train) if recipe.run.compile else self.network.forward_train
+        forward = self.world.wrapped(Heads(self.network))
+        self._forward = torch.compile(forward) if recipe.run.compile else forward
 
         self.step = 0
         self.best = -1.0
         self.seconds_before = 0.0
+        self._clock = 0.0
         self._started = time.monotonic()
-        self._stopping = False
-        if checkpoint is not None:
-            self._restore(checkpoint)
+        self._saved_at = self._started
+        self._asked_to_stop = False
+
+    def _begin_folder(self, root: Path | None, sources: Sequence[Source]) -> None:
+        if self.folder is not None:
+            start = self._start or read_about(self.folder.path).get("start")
+            about = describe_run(self.recipe, root, sources, self.validation, self.world, start)
+            self.folder.begin(self.recipe, about, root)
+            self.watcher.on_message(f"licence of the weights, by the recipe: {about['licence']}")
 
     # -- the run ---------------------------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """Ask the run to write a checkpoint and end after the present step."""
-        self._stopping = True
+        """Ask the run to write a checkpoint and end after the present step; any process may be asked."""
+        self._asked_to_stop = True
 
     @property
     def finished(self) -> bool:
@@ -136,10 +202,8 @@ class Trainer:
 
     @property
     def share(self) -> float:
-        """How far the run is, 0 to 1: by steps, or by the clock where that is ahead."""
-        share = self.step / self.steps
-        budget = self.recipe.schedule.max_minutes
-        return min(1.0, share if budget is None else max(share, self.seconds / (60.0 * budget)))
+        """How far the run is, 0 to 1: by steps, or by the clock, read before each step, where that is ahead."""
+        return min(1.0, max(self.step / self.steps, self._clock))
 
     @property
     def epoch(self) -> float:
@@ -152,48 +216,63 @@ class Trainer:
         :return: whether the run came to its end
         :raises TrainingError: the loss became NaN or infinite
         :raises UserError: a file could not be written
+        :raises FailedElsewhere: another process failed
         """
-        self._started = time.monotonic()
-        with stop_on_signals(self):
-            self._train()
-        self.folder.close()
+        self._started = self._saved_at = time.monotonic()
+        try:
+            with stop_on_signals(self):
+                self._train()
+        finally:
+            self.feed.close()
+        if self.folder is not None:
+            self.folder.close()
         return self.finished
 
     def _train(self) -> None:
-        recipe, batch = self.recipe, self.recipe.schedule.batch
+        batch = self.recipe.schedule.batch
         # On a GPU, asking for every loss would make it wait for the host each time.
         check_every = 1 if self.device.type == "cpu" else 20
         pending: list[tuple[int, Tensor]] = []
         losses: list[float] = []
-        saved_at = clock = time.monotonic()
-        since = self.step
+        clock, since = time.monotonic(), self.step
         speed = 0.0
         self.network.train()
-        ended = self.finished
-        while not ended and not self._stopping:
+        decision = self._decide()
+        while not self.finished and not decision.stop:
             pending.append((self.step, self.train_step()))
-            ended = self.finished  # asked once, for the clock may run out at any moment
-            if self.step % check_every == 0 or ended:
+            decision = self._decide()
+            if self.step % check_every == 0 or self.finished:
                 losses += self._checked(pending)
                 now = time.monotonic()
                 current = (self.step - since) * batch / max(now - clock, 1e-9)
                 speed = current if speed == 0.0 else 0.9 * speed + 0.1 * current
                 clock, since = now, self.step
                 self.watcher.on_step(self._progress(losses[-1], speed))
-            if ended or self._validation_is_due():
+            if self.finished or self._validation_is_due():
                 losses += self._checked(pending)
-                self._validate(float(np.mean(losses)), speed)
+                with self.world.leading():
+                    self._validate(float(np.mean(losses)), speed)
+                    self._save()
                 losses = losses[-1:]
-                self._save()
-                saved_at = clock = time.monotonic()
-                since = self.step
-            elif time.monotonic() - saved_at > 60 * recipe.run.checkpoint_minutes:
+                clock, since = time.monotonic(), self.step
+            elif decision.save:
                 losses += self._checked(pending)
-                self._save()
-                saved_at = time.monotonic()
-        if self._stopping:
+                with self.world.leading():
+                    self._save()
+        if decision.stop and not self.finished:
             self._checked(pending)
-            self._save()
+            with self.world.leading():
+                self._save()
+        self._decide()  # nobody leaves before the one that leads has written all
+
+    def _decide(self) -> Decision:
+        """Agree with all processes on what comes next, and set the clock by the one that leads."""
+        schedule, now = self.recipe.schedule, time.monotonic()
+        due = now - self._saved_at > 60 * self.recipe.run.checkpoint_minutes
+        clock = 0.0 if schedule.max_minutes is None else self.seconds / (60.0 * schedule.max_minutes)
+        decision = self.world.decide(self._asked_to_stop, due, clock)
+        self._clock = decision.clock
+        return decision
 
     def train_step(self) -> Tensor:
         """Take one step; return its loss, still on the device."""
@@ -202,11 +281,8 @@ class Trainer:
         factor = self.rate_factor()
         for group in self.optimiser.param_groups:
             group["lr"] = recipe.optimiser.lr * group["lr_scale"] * factor
-        with torch.autocast(self.device.type, _DTYPES[recipe.run.precision], enabled=recipe.run.precision != "fp32"):
-            heads = self._forward(x)
-        loss = self.loss(heads, truth)
-        self.optimiser.zero_grad(set_to_none=True)
-        self._scaler.scale(loss).backward()
+        torch.manual_seed(_seed(recipe.run.seed, 4, self.step, self.world.rank))  # for dropout
+        loss = self.forward_backward(x, truth)
         if recipe.optimiser.clip:
             self._scaler.unscale_(self.optimiser)
             nn.utils.clip_grad_norm_(self.network.parameters(), recipe.optimiser.clip)
@@ -215,20 +291,34 @@ class Trainer:
         if self.average is not None:
             self.average.update(self.network)
         self.step += 1
+        return loss
+
+    def forward_backward(self, x: Tensor, truth: Tensor) -> Tensor:
+        """Compute a batch's gradients, and return its loss, on the device."""
+        precision = self.recipe.run.precision
+        with torch.autocast(self.device.type, _DTYPES[precision], enabled=precision != "fp32"):
+            heads = self._forward(x)
+        loss = self.loss(heads, truth)
+        self.optimiser.zero_grad(set_to_none=True)
+        self._scaler.scale(loss).backward()
         return loss.detach()
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Return the batch of a step: normalised float32 (B, 3, h, w), and int64 (B, h, w), 255 = void."""
+        """Return this process's share of a step's batch: normalised float32 (b, 3, h, w); int64 (b, h, w), 255 = void.
+
+        The views are drawn for the whole batch, so that they do not depend on how many processes share it.
+        """
         recipe = self.recipe
-        count = recipe.schedule.batch
         rng = generator(recipe.run.seed, 3, step)
         begin = recipe.augment.begin
-        early = begin is not None and max(step / self.steps, self.share) < begin.share
+        early = begin is not None and max(step / self.steps, self._clock) < begin.share
         augmenter = self._begin if early else self.augmenter
-        parts = [
-            augmenter(b.images, b.labels, b.sizes, draw_views(augmenter.options, b.sizes, rng))
-            for b in self.mixture.batches(step * count, count)
-        ]
+        parts = []
+        for portion in self.feed.portions(step):
+            views = draw_views(augmenter.options, portion.group.sizes, rng)
+            if len(portion.rows):
+                sizes = portion.group.sizes[portion.rows]
+                parts.append(augmenter(portion.images, portion.labels, sizes, _of_rows(views, portion.rows)))
         x = torch.cat([p[0] for p in parts])
         if recipe.run.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
@@ -254,42 +344,16 @@ class Trainer:
 
     # -- parts -----------------------------------------------------------------------------------------------
 
-    def _network(self) -> SegmentationNetwork:
-        section = self.recipe.network
-        options = dict(section.options)
-        deployed = create_network(section.name, num_classes=self.space.num_classes, **options)
-        self._deployed = set(deployed.state_dict())
-        self._evaluated = deployed.to(self.device)
-        if not self.recipe.loss.auxiliary_weights:
-            network = copy.deepcopy(deployed)
-        else:
-            network = create_network(section.name, num_classes=self.space.num_classes, aux=True, **options)
-            heads, weights = _auxiliary_heads(network), len(self.recipe.loss.auxiliary_weights)
-            if heads != weights:
-                raise UserError(
-                    f"loss.auxiliary_weights has {weights} numbers, "
-                    f"but network '{section.name}' has {heads} auxiliary heads"
-                )
-        if section.backbone_weights:
-            network.load_backbone(Path(section.backbone_weights))
-        if section.weights:
-            load_start(section.weights, section.name, network)
-        return network
-
-    def _class_weights(self, sources: list[Any]) -> Tensor | None:
+    def _class_weights(self, sources: Sequence[Source]) -> Tensor | None:
         given = self.recipe.loss.class_weights
         if given == "none":
             return None
-        classes = self.space.num_classes
         if given == "computed":
             # Mean pixels per picture, by each source's share of the samples.
             shares = [section.weight for section in self.recipe.data.train]
+            classes = self.space.num_classes
             pixels = sum(share * source.class_pixels(classes) for share, source in zip(shares, sources, strict=True))
             return torch.from_numpy(class_weights(np.asarray(pixels))).to(self.device)
-        if len(given) != classes:
-            raise UserError(
-                f"loss.class_weights has {len(given)} numbers; label space '{self.space.name}' has {classes} classes"
-            )
         return torch.tensor(given, dtype=torch.float32, device=self.device)
 
     def _total_steps(self) -> int:
@@ -298,34 +362,38 @@ class Trainer:
         return min(steps, schedule.max_steps) if schedule.max_steps else steps
 
     def _progress(self, loss: float, speed: float) -> Progress:
-        share = self.share
         left = (self.steps - self.step) * self.recipe.schedule.batch / speed if speed else math.inf
         if self.recipe.schedule.max_minutes is not None:
             left = min(left, 60 * self.recipe.schedule.max_minutes - self.seconds)
         rate = self.recipe.optimiser.lr * self.rate_factor()
-        return Progress(self.step, self.steps, share, self.epoch, loss, rate, speed, max(left, 0.0))
+        return Progress(self.step, self.steps, self.share, self.epoch, loss, rate, speed, max(left, 0.0))
 
     def _checked(self, pending: list[tuple[int, Tensor]]) -> list[float]:
-        """Fetch the losses of the last steps and empty the list."""
+        """Fetch the losses of the last steps, over all processes, and empty the list."""
         if not pending:
             return []
-        values = torch.stack([loss for _, loss in pending]).tolist()
+        values = self.world.mean(torch.stack([loss for _, loss in pending])).tolist()
         for (step, _), value in zip(pending, values, strict=True):
-            if not math.isfinite(value):
-                count = self.recipe.schedule.batch
-                names = [n for b in self.mixture.batches(step * count, count) for n in b.names]
-                raise TrainingError(
-                    f"the loss became {value} at step {step} (epoch {self.epoch:.1f}); the checkpoint before is kept. "
-                    "Lower optimiser.lr, set optimiser.clip, or look at this batch:\n  " + "\n  ".join(names)
-                )
+            if math.isfinite(value):
+                continue
+            if not self.world.leads:
+                raise FailedElsewhere
+            count = self.recipe.schedule.batch
+            raise TrainingError(
+                f"the loss became {value} at step {step} (epoch {self.epoch:.1f}); the checkpoint before is kept. "
+                "Lower optimiser.lr, set optimiser.clip, or look at this batch:\n  "
+                + "\n  ".join(self.mixture.names(step * count, count))
+            )
         pending.clear()
-        return values
+        return list(values)
 
     def _validation_is_due(self) -> bool:
         every = self.recipe.run.validate_every * self.mixture.epoch_samples / self.recipe.schedule.batch
         return int(self.step / every) > int((self.step - 1) / every)
 
     def _validate(self, loss: float, speed: float) -> None:
+        if self.folder is None:
+            return
         self._evaluated.load_state_dict(self.weights())
         network = self._evaluated.eval()
         if self.recipe.run.channels_last:
@@ -361,6 +429,8 @@ class Trainer:
         self.watcher.on_validation(progress, scores, better)
 
     def _save(self) -> None:
+        if self.folder is None:
+            return
         content = {
             "step": self.step,
             "seconds": self.seconds,
@@ -370,15 +440,17 @@ class Trainer:
             "optimiser": self.optimiser.state_dict(),
             "average": self.average.state_dict() if self.average is not None else {},
             "scaler": self._scaler.state_dict(),
-            "generator": torch.get_rng_state(),
-            "device_generator": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
         write_last(self.folder.path, content)
+        self._saved_at = time.monotonic()
 
     def _restore(self, checkpoint: dict[str, Any]) -> None:
         try:
             self.network.load_state_dict(checkpoint["network"])
+            settings = [{k: v for k, v in g.items() if k != "params"} for g in self.optimiser.param_groups]
             self.optimiser.load_state_dict(checkpoint["optimiser"])
+            for group, its_own in zip(self.optimiser.param_groups, settings, strict=True):
+                group.update(its_own)  # the recipe's, which may differ from before
             if self.average is not None:
                 self.average.load_state_dict(checkpoint["average"])
         except (RuntimeError, ValueError, KeyError) as error:
@@ -388,9 +460,55 @@ class Trainer:
         self.step = int(checkpoint["step"])
         self.seconds_before = float(checkpoint["seconds"])
         self.best = float(checkpoint["best"])
-        torch.set_rng_state(checkpoint["generator"])
-        if checkpoint["device_generator"] is not None and self.device.type == "cuda":
-            torch.cuda.set_rng_state(checkpoint["device_generator"], self.device)
+
+
+class Heads(nn.Module):
+    """All heads of a network as a module's forward, which is what can be compiled and shared among processes."""
+
+    def __init__(self, network: SegmentationNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(N, 3, H, W) -> main and auxiliary scores, each (N, classes, H, W)."""
+        return self.network.forward_train(x)
+
+
+def _seed(*numbers: int) -> int:
+    """Return a seed that belongs to these numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+
+
+def _of_rows(views: Views, rows: NDArray[np.int64]) -> Views:
+    return Views(**{field.name: getattr(views, field.name)[rows] for field in fields(views)})
+
+
+def _check_continued(recipe: Recipe, checkpoint: dict[str, Any]) -> None:
+    """Refuse to continue a run as something else.
+
+    :raises UserError: naming what differs
+    """
+    before = parse_recipe(yaml.safe_load(checkpoint["recipe"]), "recipe in the checkpoint")
+    kept = {
+        "network.name": (before.network.name, recipe.network.name),
+        "network.options": (before.network.options, recipe.network.options),
+        "label_space": (before.label_space, recipe.label_space),
+        "number of loss.auxiliary_weights": (len(before.loss.auxiliary_weights), len(recipe.loss.auxiliary_weights)),
+        "optimiser.kind": (before.optimiser.kind, recipe.optimiser.kind),
+        "use of run.ema": (before.run.ema > 0, recipe.run.ema > 0),
+    }
+    changed = [f"{key} was {was!r}, now {now!r}" for key, (was, now) in kept.items() if was != now]
+    if changed:
+        raise UserError(
+            f"a run cannot be continued as another: {'; '.join(changed)}. Begin a new run instead; "
+            "with --weights FILE it goes on from the weights of this one"
+        )
+
+
+def _checkpoint_bytes(recipe: Recipe, network: nn.Module) -> int:
+    """Return about how large a checkpoint becomes: weights, the optimiser's one or two of each, their average."""
+    weights = sum(value.numel() * value.element_size() for value in network.state_dict().values())
+    return weights * (1 + (1 if recipe.optimiser.kind == "sgd" else 2) + (1 if recipe.run.ema else 0))
 
 
 def _channels_last(network: nn.Module) -> None:
@@ -398,27 +516,9 @@ def _channels_last(network: nn.Module) -> None:
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def choose_device(name: str) -> torch.device:
-    """Return the device of this name; ``auto`` is the GPU where there is one.
-
-    :raises UserError: a device that is not there, or no device's name
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UserError(f"run.device is '{name}': use auto, cpu, cuda or cuda:N") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"run.device is '{name}', but torch finds no CUDA device here: use cpu or auto")
-    if device.type not in ("cpu", "cuda"):
-        raise UserError(f"run.device is '{name}': use auto, cpu, cuda or cuda:N")
-    return device
-
-
 @contextlib.contextmanager
 def stop_on_signals(trainer: Trainer) -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM end a run after its present step; a second Ctrl-C ends it at once."""
+    """Let Ctrl-C, SIGTERM and a closed terminal end a run after its present step; the second of a kind, at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -429,22 +529,13 @@ def stop_on_signals(trainer: Trainer) -> Iterator[None]:
         trainer.watcher.on_message("stopping after this step, with a checkpoint")
         signal.signal(number, before[signal.Signals(number)])
 
-    for asked in (signal.SIGINT, signal.SIGTERM):
+    for asked in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         before[asked] = signal.signal(asked, ask)
     try:
         yield
     finally:
         for asked, handler in before.items():
             signal.signal(asked, handler)
-
-
-@torch.no_grad()
-def _auxiliary_heads(network: SegmentationNetwork) -> int:
-    """Count a network's auxiliary heads by asking it."""
-    mode = network.training
-    heads = len(network.eval().maps(torch.zeros(1, 3, 64, 64), auxiliary=True)) - 1
-    network.train(mode)
-    return heads
 
 
 def _optimiser(recipe: Recipe, network: SegmentationNetwork) -> torch.optim.Optimizer:

@@ -1,6 +1,10 @@
 """Losses over pixels. In each, pixels labelled 255 count for nothing, and a batch without labels gives 0.
 
 Logits are float (B, C, H, W), truth int64 (B, H, W); the result is a scalar that always has a gradient.
+
+Where several processes share a batch, each divides by the mean number of pixels that count, over all processes
+(``average``): the mean of their losses, and of their gradients, is then that of the whole batch. Hard examples are
+still chosen among each process's own.
 """
 
 from __future__ import annotations
@@ -17,6 +21,11 @@ from torch import Tensor
 from rt_seg_ros.labels import UNLABELLED
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+Average = Callable[[Tensor], Tensor]
+
+
+def _own(value: Tensor) -> Tensor:
+    return value
 
 
 def class_weights(pixels: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -31,8 +40,9 @@ def class_weights(pixels: NDArray[np.float64]) -> NDArray[np.float32]:
 class CrossEntropy:
     """Cross entropy, weighted by class where weights are given (then a weighted mean)."""
 
-    def __init__(self, weights: Tensor | None = None, label_smoothing: float = 0.0) -> None:
+    def __init__(self, weights: Tensor | None = None, label_smoothing: float = 0.0, average: Average = _own) -> None:
         self.weights = weights
+        self.average = average
         self.label_smoothing = label_smoothing
 
     def __call__(self, logits: Tensor, truth: Tensor) -> Tensor:
@@ -45,7 +55,7 @@ class CrossEntropy:
             mass = valid.sum()
         else:
             mass = (self.weights[torch.where(valid, truth, 0)] * valid).sum()
-        return total / mass.clamp(min=1e-6)
+        return total / self.average(mass).clamp(min=1e-6)
 
 
 class HardExamples:
@@ -55,8 +65,15 @@ class HardExamples:
     pixels of the batch are kept, the worst first. Class weights scale the kept losses.
     """
 
-    def __init__(self, weights: Tensor | None = None, threshold: float = 0.7, min_share: float = 1 / 16) -> None:
+    def __init__(
+        self,
+        weights: Tensor | None = None,
+        threshold: float = 0.7,
+        min_share: float = 1 / 16,
+        average: Average = _own,
+    ) -> None:
         self.weights = weights
+        self.average = average
         self.limit = -math.log(threshold)
         self.min_share = min_share
 
@@ -72,7 +89,7 @@ class HardExamples:
         factor = kept.to(plain.dtype)
         if self.weights is not None:
             factor = factor * self.weights[torch.where(valid, flat, 0)]
-        return (plain * factor).sum() / factor.sum().clamp(min=1e-6)
+        return (plain * factor).sum() / self.average(factor.sum()).clamp(min=1e-6)
 
 
 class Focal:
@@ -83,9 +100,15 @@ class Focal:
     """
 
     def __init__(
-        self, weights: Tensor | None = None, gamma: float = 2.0, alpha: float = 0.5, sigmoid: bool = False
+        self,
+        weights: Tensor | None = None,
+        gamma: float = 2.0,
+        alpha: float = 0.5,
+        sigmoid: bool = False,
+        average: Average = _own,
     ) -> None:
         self.weights = weights
+        self.average = average
         self.gamma = gamma
         self.alpha = alpha
         self.sigmoid = sigmoid
@@ -107,7 +130,7 @@ class Focal:
         else:
             entropy = F.cross_entropy(logits, known, reduction="none")
             losses = (1 - torch.exp(-entropy)) ** self.gamma * entropy
-        return (losses * factor).sum() / factor.sum().clamp(min=1e-6)
+        return (losses * factor).sum() / self.average(factor.sum()).clamp(min=1e-6)
 
 
 def make_loss(
@@ -119,18 +142,20 @@ def make_loss(
     gamma: float = 2.0,
     alpha: float = 0.5,
     label_smoothing: float = 0.0,
+    average: Average = _own,
 ) -> Loss:
     """Return a loss by name: ``cross_entropy``, ``ohem``, ``focal`` or ``sigmoid_focal``.
 
     :param weights: float32 (C,) by class, on the logits' device, or none
+    :param average: mean of a number over all processes
     :raises ValueError: another name
     """
     if kind == "cross_entropy":
-        return CrossEntropy(weights, label_smoothing)
+        return CrossEntropy(weights, label_smoothing, average)
     if kind == "ohem":
-        return HardExamples(weights, threshold, min_share)
+        return HardExamples(weights, threshold, min_share, average)
     if kind in ("focal", "sigmoid_focal"):
-        return Focal(weights, gamma, alpha, sigmoid=kind == "sigmoid_focal")
+        return Focal(weights, gamma, alpha, kind == "sigmoid_focal", average)
     raise ValueError(f"loss kind '{kind}': cross_entropy, ohem, focal and sigmoid_focal exist")
 
 

@@ -56,6 +56,7 @@ class SourceSection(_Section):
     synth: SynthSection | None = Field(default=None, description="rendered drives instead of a folder")
     weight: float = Field(default=1.0, gt=0.0, description="share of the samples, relative to the other sources")
     name: str | None = Field(default=None, description="what it is called in the metrics")
+    licence: str | None = Field(default=None, description="of the pictures, which the weights' card repeats")
 
     @model_validator(mode="after")
     def _one_kind(self) -> SourceSection:
@@ -74,7 +75,13 @@ class DataSection(_Section):
     size: Size | None = Field(default=None, description="resize all pictures to this height, width when they are read")
     mean: Triple = Field(default=(105.03, 108.41, 110.33), description="RGB, 0..255")
     std: Triple = Field(default=(58.395, 57.12, 57.375), description="RGB, 0..255")
-    licence: str = Field(default="", description="of the pictures; the weights' card repeats it")
+    licence: str = Field(default="", description="of what comes out; none: those of the training sources")
+    loading: Literal["auto", "memory", "workers"] = Field(
+        default="auto",
+        description="memory: hold all pictures, on the device; workers: processes read them batch by batch; "
+        "auto: hold those sources, the smallest first, that fit memory_gib together",
+    )
+    memory_gib: float = Field(default=4.0, ge=0.0, description="auto: what training sources may take, in GiB")
 
     @field_validator("std")
     @classmethod
@@ -188,6 +195,9 @@ class RunSection(_Section):
     channels_last: bool = True
     compile: bool = False
     threads: int = Field(default=0, ge=0, description="CPU threads; 0: torch's own choice")
+    workers: int | None = Field(
+        default=None, ge=0, description="processes that read pictures not held in memory; none: by the CPU, 8 at most"
+    )
     ema: float = Field(default=0.999, ge=0.0, lt=1.0, description="decay of the weight average; 0: none")
     validate_every: float = Field(default=10.0, gt=0.0, description="epochs")
     keep: Literal["best", "last"] = Field(default="best", description="which weights are exported")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
-import os
+import io
+import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,70 +18,101 @@ from numpy.typing import NDArray
 
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.labels import LabelSpace
+from rt_seg_ros.training.checkpoint import LAST
+from rt_seg_ros.training.files import write_aside, write_text
 from rt_seg_ros.training.recipe import Recipe
 
-METRICS, RECIPE, ABOUT, CURVES = "metrics.csv", "recipe.yaml", "about.yaml", "curves.png"
+METRICS, RECIPE, ABOUT, CURVES, DATA = "metrics.csv", "recipe.yaml", "about.yaml", "curves.png", "data.txt"
 Row = Mapping[str, float]
 
 
 class RunFolder:
     """The folder of one run.
 
-    :raises UserError: it cannot be made or written, or (for a new run) it already holds one.
+    Making one checks that it can be written and leaves nothing in it; :meth:`begin` writes the first file.
+
+    :param continued_at: the step that a run continues from; none: a new run
+    :param needed: bytes that there must be room for
+    :raises UserError: it cannot be made or written, its disk is full, or (for a new run) it already holds one.
     """
 
-    def __init__(self, path: Path, recipe: Recipe, continued_at: int | None = None) -> None:
+    def __init__(self, path: Path, continued_at: int | None = None, needed: int = 0) -> None:
         self.path = path
+        self._continued_at = continued_at
         self._rows: list[dict[str, float]] = []
+        self._board: Any = None
+        self._made: list[Path] = []
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            probe = path / ".write-test"
-            probe.write_bytes(b"\0" * 4096)
-            probe.unlink()
-        except OSError as error:
-            raise UserError(f"run folder {path} cannot be written: {error.strerror}; take another --out") from error
-        if continued_at is None:
-            if (path / METRICS).exists() or (path / "last.pt").exists():
+            self._made = [folder for folder in (path, *path.parents) if not folder.exists()]
+            if continued_at is None and ((path / METRICS).exists() or (path / LAST).exists()):
                 raise UserError(
                     f"run folder {path} already holds a run: continue it with --resume {path}, "
                     "or choose another with --out"
                 )
-        elif (path / METRICS).exists():
+            path.mkdir(parents=True, exist_ok=True)
+            probe = path / ".write-test"
+            probe.write_bytes(b"\0" * 4096)
+            probe.unlink()
+            free = shutil.disk_usage(path).free
+        except OSError as error:
+            self.discard()
+            raise UserError(f"run folder {path} cannot be written: {error.strerror}; take another --out") from error
+        if free < needed:
+            self.discard()
+            raise UserError(
+                f"run folder {path}: checkpoints will take {needed / 1e6:.0f} MB, and its disk has {free / 1e6:.0f} MB "
+                "free; make room, or take another --out"
+            )
+        if continued_at is not None and (path / METRICS).exists():
             # A run that is continued from an earlier checkpoint measures the rest again.
             self._rows = [row for row in read_metrics(path / METRICS) if row["step"] <= continued_at]
-        _write(path / RECIPE, recipe.to_yaml())
-        self._board = _tensorboard(path / "tensorboard", continued_at)
+
+    def begin(self, recipe: Recipe, about: Mapping[str, Any], root: Path | None) -> None:
+        """Write down what the run is.
+
+        :param about: what :func:`rt_seg_ros.training.about.describe_run` says of it
+        :param root: the folder that --data names
+        :raises UserError: a file cannot be written
+        """
+        write_text(self.path / RECIPE, recipe.to_yaml())
+        write_text(self.path / ABOUT, yaml.safe_dump(dict(about), sort_keys=False, width=110, allow_unicode=True))
+        if root is not None:
+            write_text(self.path / DATA, f"{root.expanduser().resolve()}\n")
+        self._board = _tensorboard(self.path / "tensorboard", self._continued_at)
+        self._made = []
+
+    def discard(self) -> None:
+        """Remove the folders that were made for a run that did not begin."""
+        for folder in self._made:
+            try:
+                folder.rmdir()
+            except FileNotFoundError:
+                continue
+            except OSError:
+                return
 
     @property
     def rows(self) -> Sequence[Row]:
         """The validations so far."""
         return self._rows
 
-    def describe(self, about: Mapping[str, Any]) -> None:
-        """Write what :func:`rt_seg_ros.training.about.describe_run` says of the run."""
-        text = yaml.safe_dump(dict(about), sort_keys=False, width=110, allow_unicode=True)
-        _write(self.path / ABOUT, text)
-
     def add(self, row: Row) -> None:
         """Write one validation's figures to metrics.csv, the curves and TensorBoard."""
         self._rows.append(dict(row))
         columns = list(dict.fromkeys(key for entry in self._rows for key in entry))
-        aside = self.path / f".{METRICS}"
-        try:
-            with aside.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, columns, restval="")
-                writer.writeheader()
-                for entry in self._rows:
-                    writer.writerow({key: _plain(value) for key, value in entry.items()})
-            os.replace(aside, self.path / METRICS)
-        except OSError as error:
-            raise UserError(f"{self.path / METRICS} cannot be written: {error.strerror}") from error
+        table = io.StringIO(newline="")
+        writer = csv.DictWriter(table, columns, restval="")
+        writer.writeheader()
+        for entry in self._rows:
+            writer.writerow({key: _plain(value) for key, value in entry.items()})
+        write_text(self.path / METRICS, table.getvalue())
         draw_curves(self._rows, self.path / CURVES)
         if self._board is not None:
-            for key, value in row.items():
-                if key != "step":
-                    self._board.add_scalar(key, value, int(row["step"]))
-            self._board.flush()
+            with _told(self.path / "tensorboard"):
+                for key, value in row.items():
+                    if key != "step":
+                        self._board.add_scalar(key, value, int(row["step"]))
+                self._board.flush()
 
     def add_samples(
         self,
@@ -95,13 +128,37 @@ class RunFolder:
         width = min(row.shape[1] for row in rows)
         picture = np.concatenate([row[:, :width] for row in rows])
         folder = self.path / "samples"
-        folder.mkdir(exist_ok=True)
-        cv2.imwrite(str(folder / f"step_{step:07d}.jpg"), picture, [cv2.IMWRITE_JPEG_QUALITY, 85])
+        with _told(folder):
+            folder.mkdir(exist_ok=True)
+        _, coded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 85])
+        write_aside(folder / f"step_{step:07d}.jpg", lambda file: file.write(coded.tobytes()))
 
     def close(self) -> None:
         """Finish the TensorBoard log."""
         if self._board is not None:
-            self._board.close()
+            with _told(self.path / "tensorboard"):
+                self._board.close()
+            self._board = None
+
+
+def remembered_data(run: Path) -> Path | None:
+    """Return the data set folder that a run was given; none where it was given none."""
+    path = run / DATA
+    return Path(path.read_text(encoding="utf-8").strip()) if path.is_file() else None
+
+
+def read_about(run: Path) -> dict[str, Any]:
+    """Read a run folder's about.yaml; nothing where there is none.
+
+    :raises UserError: it cannot be read
+    """
+    path = run / ABOUT
+    if not path.is_file():
+        return {}
+    try:
+        return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
@@ -128,7 +185,9 @@ def draw_curves(rows: Sequence[Row], path: Path) -> None:
     right.grid(alpha=0.3)
     if right.lines:
         right.legend(loc="lower right")
-    figure.savefig(path, dpi=110)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=110)
+    write_aside(path, lambda file: file.write(drawn.getvalue()))
 
 
 def commit() -> str:
@@ -151,13 +210,13 @@ def _plain(value: float) -> str:
     return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else f"{value:.6g}"
 
 
-def _write(path: Path, text: str) -> None:
-    aside = path.with_name(f".{path.name}")
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Turn a failure to write into one that names the file."""
     try:
-        aside.write_text(text, encoding="utf-8")
-        os.replace(aside, path)
+        yield
     except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}") from error
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def _tensorboard(path: Path, continued_at: int | None) -> Any:
@@ -165,4 +224,5 @@ def _tensorboard(path: Path, continued_at: int | None) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(path), purge_step=None if continued_at is None else continued_at + 1)
+    with _told(path):
+        return SummaryWriter(str(path), purge_step=None if continued_at is None else continued_at + 1)

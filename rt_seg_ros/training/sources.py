@@ -1,13 +1,17 @@
-"""Where a run's pictures come from: sources held as uint8 on the device, mixed by weight.
+"""Where a run's pictures come from: data set folders and rendered drives, held in memory or read when they are due.
 
-Their order is a function of (seed, step), so that a continued run sees what an unbroken one sees.
+Either way a picture is the same array, so that a run does not depend on where its pictures wait.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,117 +19,345 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rt_seg_ros.data.augment import generator
 from rt_seg_ros.data.datasets import Dataset, check_dataset, open_dataset
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.labels import UNLABELLED, LabelSpace
-from rt_seg_ros.training.recipe import SourceSection, SynthSection
+from rt_seg_ros.training.distributed import World
+from rt_seg_ros.training.recipe import DataSection, SourceSection, SynthSection
 
 Size = tuple[int, int]
+Triple = tuple[float, float, float]
 Report = Callable[[str, int, int], None]  # what is being done, how many of how many
+Index = NDArray[np.int64]
+_BYTES_PER_PIXEL = 4  # three of colour, one of label
 
 
-@dataclass
-class Frames:
-    """One source in memory.
+class Source(ABC):
+    """Pictures with labels, by index.
 
-    ``images`` uint8 (N, 3, H, W) RGB; ``labels`` uint8 (N, H, W), 255 for void and beyond a smaller picture's
-    edge; ``sizes`` int64 (N, 2), each picture's own height and width; ``names`` of the files, for messages.
+    ``sizes`` int64 (N, 2): each picture's own height and width; ``names`` of the files, for messages. All are given
+    at one size, the largest of each axis; what lies beyond a smaller picture's edge is ``fill``, and void.
     """
 
-    name: str
-    images: Tensor
-    labels: Tensor
-    sizes: NDArray[np.int64]
-    names: list[str]
+    def __init__(self, name: str, names: list[str], sizes: Index, fill: Triple) -> None:
+        self.name = name
+        self.names = names
+        self.sizes = sizes
+        self.fill = np.round(fill).clip(0, 255).astype(np.uint8)
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def to(self, device: torch.device) -> Frames:
-        """Return the same on another device."""
-        return Frames(self.name, self.images.to(device), self.labels.to(device), self.sizes, self.names)
+    @property
+    def size(self) -> Size:
+        """Height and width at which pictures are given."""
+        height, width = self.sizes.max(axis=0)
+        return int(height), int(width)
 
+    def to(self, device: torch.device) -> Source:
+        """Return the source with what it holds in memory on a device."""
+        return self
+
+    @abstractmethod
+    def gather(self, index: Index) -> tuple[Tensor, Tensor]:
+        """Return pictures, uint8 (n, 3, H, W) RGB, and labels, uint8 (n, H, W), 255 for void."""
+
+    @abstractmethod
     def class_pixels(self, num_classes: int) -> NDArray[np.float64]:
         """Return the mean number of pixels per picture by class, float64 (C,)."""
+
+    def _padded(
+        self, count: int, pictures: Callable[[int], tuple[NDArray[np.uint8], NDArray[np.uint8]]]
+    ) -> tuple[Tensor, Tensor]:
+        """Stack pictures (BGR) and their labels at one size."""
+        height, width = self.size
+        images = np.empty((count, 3, height, width), np.uint8)
+        truth = np.empty((count, height, width), np.uint8)
+        for i in range(count):
+            image, labels = pictures(i)
+            h, w = labels.shape
+            images[i, :, :h, :w] = image[..., ::-1].transpose(2, 0, 1)
+            truth[i, :h, :w] = labels
+            for beyond in (np.s_[h:, :], np.s_[:h, w:]):
+                images[(i, slice(None), *beyond)] = self.fill[:, None, None]
+                truth[(i, *beyond)] = UNLABELLED
+        return torch.from_numpy(images), torch.from_numpy(truth)
+
+
+class Frames(Source):
+    """A source in memory: ``images`` and ``labels`` are what :meth:`Source.gather` gives of all pictures."""
+
+    def __init__(
+        self,
+        name: str,
+        names: list[str],
+        pictures: list[NDArray[np.uint8]],
+        labels: list[NDArray[np.uint8]],
+        fill: Triple,
+    ) -> None:
+        """Take the pictures (BGR) and their labels; the lists are emptied, for there may not be room for both."""
+        super().__init__(name, names, np.array([label.shape for label in labels], np.int64), fill)
+        pictures.reverse()
+        labels.reverse()
+        self.images, self.labels = self._padded(len(names), lambda _: (pictures.pop(), labels.pop()))
+
+    def to(self, device: torch.device) -> Frames:
+        """See :meth:`Source.to`; what was elsewhere is given up."""
+        self.images, self.labels = self.images.to(device), self.labels.to(device)
+        return self
+
+    def gather(self, index: Index) -> tuple[Tensor, Tensor]:
+        """See :meth:`Source.gather`; on the device that holds them."""
+        chosen = torch.from_numpy(index).to(self.images.device)
+        return self.images[chosen], self.labels[chosen]
+
+    def class_pixels(self, num_classes: int) -> NDArray[np.float64]:
+        """See :meth:`Source.class_pixels`."""
         counts = np.zeros(256, np.int64)
         for labels in self.labels.cpu().numpy():
             counts += np.bincount(labels.reshape(-1), minlength=256)
         return counts[:num_classes] / len(self)
 
 
-def load_source(
-    section: SourceSection,
-    root: Path | None,
-    space: LabelSpace,
-    size: Size | None = None,
-    report: Report | None = None,
-) -> Frames:
-    """Read a folder, or render its drives, into memory on the CPU.
+class Files(Source):
+    """A source that is read when it is due."""
+
+    def __init__(self, opened: OpenSource, sizes: Index, pixels: Index, fill: Triple) -> None:
+        """Take an open source and what was found in it: sizes int64 (N, 2), pixels by id int64 (256,)."""
+        pictures = opened.pictures
+        super().__init__(opened.name, [pictures.file_names(i)[0] for i in range(len(pictures))], sizes, fill)
+        self._opened = opened
+        self._pixels = pixels
+
+    def gather(self, index: Index) -> tuple[Tensor, Tensor]:
+        """See :meth:`Source.gather`; on the CPU.
+
+        :raises UserError: a file that is no longer what it was
+        """
+        return self._padded(len(index), lambda i: self._read(int(index[i])))
+
+    def _read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        image, labels = self._opened.read(index)
+        if labels.shape != tuple(self.sizes[index]):
+            raise UserError(f"{self.names[index]} changed its size while the run read it")
+        return image, labels
+
+    def class_pixels(self, num_classes: int) -> NDArray[np.float64]:
+        """See :meth:`Source.class_pixels`."""
+        return self._pixels[:num_classes] / len(self)
+
+
+class RenderedDrives:
+    """Frames of rendered drives, as :class:`Dataset` gives those of folders."""
+
+    def __init__(self, section: SynthSection) -> None:
+        self._section = section
+        self._drive: tuple[int, Any] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RenderedDrives, (self._section,)  # for reading processes: the drive itself is made there
+
+    def __len__(self) -> int:
+        return len(self._section.seeds) * self._section.frames
+
+    @property
+    def size(self) -> Size:
+        """Height and width of the frames."""
+        return self._section.size
+
+    def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        from rt_seg_ros.data.synth import SyntheticDrive  # beside this floor, and only needed here
+
+        seed, frame = self._place(index)
+        if self._drive is None or self._drive[0] != seed:
+            self._drive = (seed, SyntheticDrive(seed, *self._section.size))
+        image, labels = self._drive[1].render(frame)
+        return image, labels
+
+    def file_names(self, index: int) -> tuple[str, str]:
+        """Return what frame ``index`` is, for messages: its picture, its labels."""
+        seed, frame = self._place(index)
+        return f"rendered drive {seed}, frame {frame}", f"labels of rendered drive {seed}, frame {frame}"
+
+    def _place(self, index: int) -> tuple[int, int]:
+        drive, frame = divmod(index, self._section.frames)
+        return self._section.seeds[drive], frame * self._section.every
+
+
+@dataclass
+class OpenSource:
+    """A source that is there and looks usable; what it holds is not read yet.
+
+    ``size``: pictures are resized to this height and width; ``held``: they are to be kept in memory.
+    """
+
+    name: str
+    pictures: Dataset | RenderedDrives
+    size: Size | None
+    held: bool = True
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    @cached_property
+    def bytes(self) -> int:
+        """What holding it takes, by its first picture."""
+        size = self.size
+        if size is None and isinstance(self.pictures, RenderedDrives):
+            size = self.pictures.size
+        elif size is None and isinstance(self.pictures, Dataset):
+            try:
+                image = self.pictures.image(0)
+            except UserError:
+                return 0  # reading all will tell of it, and of the others
+            size = (image.shape[0], image.shape[1])
+        assert size is not None
+        return len(self) * size[0] * size[1] * _BYTES_PER_PIXEL
+
+    def read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Read one picture (BGR) and its labels.
+
+        :raises UserError: a file that cannot be read
+        """
+        return self.resized(*self.pictures[index])
+
+    def resized(
+        self, image: NDArray[np.uint8], labels: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Bring a picture and its labels to :attr:`size`."""
+        if self.size is None:
+            return image, labels
+        return resized_image(image, self.size), resized_labels(labels, self.size)
+
+    def visit_all(self, indices: Sequence[int], visit: Callable[[NDArray[np.uint8], NDArray[np.uint8]], None]) -> None:
+        """Read, check and resize these pictures; hand each and its labels on, in order.
+
+        :raises UserError: those that would spoil a run, by name
+        """
+
+        def resize(_: int, image: NDArray[np.uint8], labels: NDArray[np.uint8]) -> None:
+            visit(*self.resized(image, labels))
+
+        if isinstance(self.pictures, Dataset):
+            check_dataset(self.pictures, indices, resize, reading_threads())
+        else:
+            for i in indices:
+                resize(i, *self.pictures[i])
+
+
+@dataclass(frozen=True)
+class _Survey:
+    """What was found in a part of a source: sizes int64 (n, 2) of its pictures, pixels by id int64 (256,)."""
+
+    sizes: Index
+    pixels: Index
+
+
+def open_sources(
+    sections: Sequence[SourceSection], root: Path | None, space: LabelSpace, data: DataSection, size: Size | None
+) -> list[OpenSource]:
+    """Find sources and decide which of them are held in memory.
 
     :param root: the folder that --data names; relative paths start there
     :param size: resize the pictures to this height and width; none keeps theirs
-    :raises UserError: what :func:`open_dataset` and :func:`check_dataset` refuse; no --data where one is needed
+    :raises UserError: what :func:`open_dataset` refuses; no --data where one is needed
     """
+    opened = [_open(section, root, space, size) for section in sections]
+    left = data.memory_gib * 2**30
+    for source in sorted(opened, key=lambda s: s.bytes) if data.loading == "auto" else opened:
+        if data.loading == "auto":
+            source.held = source.bytes <= left
+            left -= source.bytes if source.held else 0
+        else:
+            source.held = data.loading == "memory"
+    return opened
+
+
+def _open(section: SourceSection, root: Path | None, space: LabelSpace, size: Size | None) -> OpenSource:
     if section.synth is not None:
-        name = section.name or "synth"
-        return _collect(name, _render(section.synth, space), size, _tally(report, f"rendering {name}", section.synth))
+        if space.name != "camvid11":
+            raise UserError(
+                f"rendered drives have label space camvid11, this recipe has '{space.name}': leave synth out"
+            )
+        return OpenSource(section.name or "synth", RenderedDrives(section.synth), size)
     path = Path(str(section.path)).expanduser()
     if not path.is_absolute():
         if root is None:
             raise UserError(f"data source '{path}' is relative to the data set folder: name that with --data DIR")
         path = root / path
     dataset = open_dataset(path, section.split, space)
-    check_dataset(dataset)
-    name = section.name or dataset.name
-    done = (lambda i: report(f"reading {name}", i, len(dataset))) if report else None
-    return _collect(name, _read(dataset), size, done)
+    return OpenSource(section.name or dataset.name, dataset, size)
 
 
-def _tally(report: Report | None, what: str, synth: SynthSection) -> Callable[[int], None] | None:
-    total = len(synth.seeds) * synth.frames
-    return (lambda i: report(what, i, total)) if report else None
+def load_sources(
+    opened: Sequence[OpenSource], fill: Triple, world: World, report: Report | None = None
+) -> list[Source]:
+    """Read what is held in memory, and look through the rest once, each process through its share.
+
+    :param fill: RGB, beyond a smaller picture's edge
+    :raises UserError: pairs that would spoil a run, by name
+    """
+    held: dict[int, Frames] = {}
+
+    def read() -> list[_Survey | None]:
+        surveys: list[_Survey | None] = []
+        for k, source in enumerate(opened):
+            if source.held:
+                held[k] = _hold(source, fill, report)
+            surveys.append(None if source.held else _survey(source, world, report))
+        return surveys
+
+    surveys = world.together(read)
+    sources: list[Source] = []
+    for k, source in enumerate(opened):
+        if source.held:
+            sources.append(held[k])
+            continue
+        sizes = np.empty((len(source), 2), np.int64)
+        pixels = np.zeros(256, np.int64)
+        for rank, of_rank in enumerate(surveys):
+            part = of_rank[k]
+            assert part is not None
+            sizes[rank :: world.size] = part.sizes
+            pixels += part.pixels
+        sources.append(Files(source, sizes, pixels, fill))
+    return sources
 
 
-Triplet = tuple[NDArray[np.uint8], NDArray[np.uint8], str]
+def _hold(source: OpenSource, fill: Triple, report: Report | None) -> Frames:
+    pictures: list[NDArray[np.uint8]] = []
+    truth: list[NDArray[np.uint8]] = []
+    doing = "reading" if isinstance(source.pictures, Dataset) else "rendering"
+
+    def keep(image: NDArray[np.uint8], labels: NDArray[np.uint8]) -> None:
+        pictures.append(image)
+        truth.append(labels)
+        if report:
+            report(f"{doing} {source.name}", len(pictures), len(source))
+
+    source.visit_all(range(len(source)), keep)
+    names = [source.pictures.file_names(i)[0] for i in range(len(source))]
+    return Frames(source.name, names, pictures, truth, fill)
 
 
-def _read(dataset: Dataset) -> Iterator[Triplet]:
-    for i in range(len(dataset)):
-        yield (*dataset[i], dataset.file_names(i)[0])
+def _survey(source: OpenSource, world: World, report: Report | None) -> _Survey:
+    indices = range(world.rank, len(source), world.size)
+    sizes: list[Size] = []
+    pixels = np.zeros(256, np.int64)
+
+    def look(_: NDArray[np.uint8], labels: NDArray[np.uint8]) -> None:
+        sizes.append((labels.shape[0], labels.shape[1]))
+        np.add(pixels, np.bincount(labels.reshape(-1), minlength=256), out=pixels)
+        if report:
+            report(f"looking through {source.name}", len(sizes), len(indices))
+
+    source.visit_all(indices, look)
+    return _Survey(np.array(sizes, np.int64).reshape(-1, 2), pixels)
 
 
-def _render(synth: SynthSection, space: LabelSpace) -> Iterator[Triplet]:
-    from rt_seg_ros.data.synth import SyntheticDrive  # beside this floor, and only needed here
-
-    if space.name != "camvid11":
-        raise UserError(f"rendered drives have label space camvid11, this recipe has '{space.name}': leave synth out")
-    for seed in synth.seeds:
-        drive = SyntheticDrive(seed, synth.size[0], synth.size[1])
-        for i in range(0, synth.frames * synth.every, synth.every):
-            image, labels = drive.render(i)
-            yield image, labels, f"rendered drive {seed}, frame {i}"
-
-
-def _collect(name: str, triplets: Iterable[Triplet], size: Size | None, done: Callable[[int], None] | None) -> Frames:
-    images: list[NDArray[np.uint8]] = []
-    labels: list[NDArray[np.uint8]] = []
-    names: list[str] = []
-    for image, label, file_name in triplets:
-        images.append(resized_image(image, size) if size else image)
-        labels.append(resized_labels(label, size) if size else label)
-        names.append(file_name)
-        if done:
-            done(len(names))
-    sizes = np.array([label.shape for label in labels], np.int64)
-    height, width = sizes.max(axis=0)
-    stacked = np.zeros((len(names), 3, height, width), np.uint8)
-    truth = np.full((len(names), height, width), UNLABELLED, np.uint8)
-    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
-        h, w = label.shape
-        stacked[i, :, :h, :w] = image[..., ::-1].transpose(2, 0, 1)
-        truth[i, :h, :w] = label
-    return Frames(name, torch.from_numpy(stacked), torch.from_numpy(truth), sizes, names)
+def reading_threads() -> int:
+    """Return how many threads read files at once."""
+    return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 def resized_image(image: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
@@ -138,74 +370,3 @@ def resized_image(image: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
 def resized_labels(labels: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
     """Resize labels to (height, width): the nearest pixel by its centre, as the pictures are resized."""
     return np.asarray(cv2.resize(labels, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One step's pictures: tensors as :class:`Frames` holds them, and their names."""
-
-    images: Tensor
-    labels: Tensor
-    sizes: NDArray[np.int64]
-    names: list[str]
-
-
-class Mixture:
-    """Several sources as one endless sequence of samples.
-
-    An epoch is one pass over the first source, with samples of the others in proportion to their weight. Each
-    source is shuffled anew for each of its passes; the samples of an epoch are shuffled among each other.
-    """
-
-    def __init__(self, sources: Sequence[Frames], weights: Sequence[float], seed: int) -> None:
-        self.sources = list(sources)
-        self.seed = seed
-        first = len(sources[0])
-        self.shares = [first, *(max(1, round(first * w / weights[0])) for w in weights[1:])]
-        self.epoch_samples = sum(self.shares)
-        self._order: tuple[int, NDArray[np.int64]] | None = None
-
-    def samples(self, start: int, count: int) -> NDArray[np.int64]:
-        """Return which samples stand at positions ``start`` to ``start + count``: (source, index), int64 (n, 2)."""
-        positions = np.arange(start, start + count)
-        parts = []
-        for epoch in range(positions[0] // self.epoch_samples, positions[-1] // self.epoch_samples + 1):
-            here = positions[positions // self.epoch_samples == epoch] - epoch * self.epoch_samples
-            parts.append(self._epoch(int(epoch))[here])
-        return np.concatenate(parts)
-
-    def _epoch(self, epoch: int) -> NDArray[np.int64]:
-        if self._order is None or self._order[0] != epoch:
-            rows = []
-            for k, (source, share) in enumerate(zip(self.sources, self.shares, strict=True)):
-                draws = np.arange(epoch * share, (epoch + 1) * share)
-                index = np.empty(share, np.int64)
-                for turn in range(draws[0] // len(source), draws[-1] // len(source) + 1):
-                    order = generator(self.seed, 1, k, int(turn)).permutation(len(source))
-                    here = draws // len(source) == turn
-                    index[here] = order[draws[here] % len(source)]
-                rows.append(np.stack([np.full(share, k), index], axis=1))
-            mixed = np.concatenate(rows)
-            self._order = (epoch, mixed[generator(self.seed, 2, epoch).permutation(len(mixed))])
-        return self._order[1]
-
-    def batches(self, start: int, count: int) -> list[Batch]:
-        """Return the samples at these positions, grouped so that each group is of one stored size."""
-        samples = self.samples(start, count)
-        groups: dict[Size, list[NDArray[np.int64]]] = {}
-        for row in samples:
-            shape = self.sources[row[0]].labels.shape
-            groups.setdefault((shape[1], shape[2]), []).append(row)
-        return [self._gather(rows) for rows in groups.values()]
-
-    def _gather(self, rows: list[NDArray[np.int64]]) -> Batch:
-        images, labels, sizes, names = [], [], [], []
-        for k in sorted({int(row[0]) for row in rows}):
-            source = self.sources[k]
-            index = np.array([row[1] for row in rows if row[0] == k])
-            chosen = torch.from_numpy(index).to(source.images.device)
-            images.append(source.images[chosen])
-            labels.append(source.labels[chosen])
-            sizes.append(source.sizes[index])
-            names += [source.names[i] for i in index]
-        return Batch(torch.cat(images), torch.cat(labels), np.concatenate(sizes), names)

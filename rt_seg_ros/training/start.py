@@ -1,12 +1,63 @@
-"""The weights that a run goes on from: those of a model by name, or of a file."""
+"""The network that a run trains, and the weights that it begins with."""
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from rt_seg_ros.errors import UserError
-from rt_seg_ros.networks import SegmentationNetwork
+from rt_seg_ros.networks import SegmentationNetwork, create_network
+from rt_seg_ros.training.recipe import Recipe
 from rt_seg_ros.zoo import ModelCard, build_network, find_model
+
+
+def check_network(recipe: Recipe, num_classes: int) -> None:
+    """Send a batch through the recipe's network; only shapes are computed.
+
+    :raises UserError: options, auxiliary heads, a crop or a batch that do not go with it
+    """
+    section, weights = recipe.network, recipe.loss.auxiliary_weights
+    crops = [recipe.augment.crop, *([recipe.augment.begin.crop] if recipe.augment.begin else [])]
+    for height, width in crops:
+        try:
+            with torch.device("meta"):
+                network = create_network(section.name, num_classes, **{**section.options, "aux": bool(weights)})
+                heads = len(network.forward_train(torch.zeros(min(recipe.schedule.batch, 2), 3, height, width))) - 1
+        except (TypeError, ValueError, RuntimeError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(
+                f"network '{section.name}' with options {section.options} cannot be trained on views of "
+                f"{height}x{width}: {reason}"
+            ) from error
+        if heads != len(weights):
+            raise UserError(
+                f"loss.auxiliary_weights has {len(weights)} numbers, "
+                f"but network '{section.name}' has {heads} auxiliary heads"
+            )
+
+
+def make_networks(
+    recipe: Recipe, num_classes: int, with_weights: bool = True
+) -> tuple[SegmentationNetwork, SegmentationNetwork]:
+    """Build the network to train, with its auxiliary heads, and the one to measure and ship, without.
+
+    :param with_weights: load what the recipe begins with; else both are randomly initialised
+    :raises UserError: weights that cannot be read, or do not fit
+    """
+    section = recipe.network
+    deployed = create_network(section.name, num_classes, **section.options)
+    if recipe.loss.auxiliary_weights:
+        network = create_network(section.name, num_classes, **{**section.options, "aux": True})
+    else:
+        network = copy.deepcopy(deployed)
+    if with_weights and section.backbone_weights:
+        network.load_backbone(Path(section.backbone_weights).expanduser())
+    if with_weights and section.weights:
+        load_start(section.weights, section.name, network)
+    return network, deployed
 
 
 def start_card(weights: str, network: str) -> ModelCard:
@@ -16,6 +67,17 @@ def start_card(weights: str, network: str) -> ModelCard:
     """
     path = Path(weights).expanduser()
     return find_model(network, weights=path) if path.suffix else find_model(weights)
+
+
+def describe_start(recipe: Recipe) -> dict[str, Any] | None:
+    """Return what a card tells of the weights that the run goes on from: all that their own card does.
+
+    :raises UserError: as :func:`start_card`
+    """
+    if not recipe.network.weights:
+        return None
+    card = start_card(recipe.network.weights, recipe.network.name)
+    return {"model": card.name, "sha256": card.sha256, "scores": dict(card.scores), **card.details}
 
 
 def load_start(weights: str, name: str, network: SegmentationNetwork) -> None:

@@ -1,8 +1,8 @@
-"""Scores of a network on frames in memory: single scale, whole frames, labels at their own size."""
+"""Scores of a network on a source's frames: single scale, whole frames, labels at their own size."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,7 +13,8 @@ from torch import Tensor
 
 from rt_seg_ros.evaluation.confusion import ConfusionMatrix
 from rt_seg_ros.networks import SegmentationNetwork
-from rt_seg_ros.training.sources import Frames, resized_image
+from rt_seg_ros.overlap import map_ahead
+from rt_seg_ros.training.sources import Frames, Source, reading_threads, resized_image
 
 _BATCH = 4
 Sample = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]  # BGR picture, truth, prediction
@@ -31,7 +32,7 @@ class SplitScore:
 @torch.inference_mode()
 def validate(
     network: SegmentationNetwork,
-    frames: Frames,
+    source: Source,
     num_classes: int,
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
@@ -45,13 +46,14 @@ def validate(
     :param samples: how many frames, evenly spread, to keep with their predictions
     """
     device = next(network.parameters()).device
-    score = SplitScore(frames.name, ConfusionMatrix(num_classes))
-    shown = set(np.linspace(0, len(frames) - 1, min(samples, len(frames))).round().astype(int).tolist())
+    score = SplitScore(source.name, ConfusionMatrix(num_classes))
+    shown = set(np.linspace(0, len(source) - 1, min(samples, len(source))).round().astype(int).tolist())
     offset = torch.tensor(mean, device=device).view(1, 3, 1, 1)
     spread = torch.tensor(std, device=device).view(1, 3, 1, 1)
-    for index in _runs_of_one_size(frames.sizes):
-        h, w = (int(v) for v in frames.sizes[index[0]])
-        images = frames.images[index[0] : index[-1] + 1, :, :h, :w]
+    runs = list(_runs_of_one_size(source.sizes))
+    for index, (stored, labels) in zip(runs, _gathered(source, runs), strict=True):
+        h, w = (int(v) for v in source.sizes[index[0]])
+        images = stored[..., :h, :w]
         seen = images if working_size in (None, (h, w)) else _resized(images, working_size)
         x = (seen.to(device, torch.float32) - offset) / spread
         x = x.contiguous(memory_format=torch.channels_last)
@@ -59,13 +61,22 @@ def validate(
             logits = network.logits(x)
         full = F.interpolate(logits.float(), (h, w), mode="bilinear", align_corners=False)
         guesses = full.argmax(1).to(torch.uint8).cpu().numpy()
-        for i, guess in zip(index, guesses, strict=True):
-            truth = frames.labels[i, :h, :w].cpu().numpy()
+        for i, guess, image, label in zip(index, guesses, images, labels, strict=True):
+            truth = label[:h, :w].cpu().numpy()
             score.matrix.update(truth, guess)
             if i in shown:
-                picture = frames.images[i, :, :h, :w].cpu().numpy()[::-1].transpose(1, 2, 0)
+                picture = image.cpu().numpy()[::-1].transpose(1, 2, 0)
                 score.samples.append((np.ascontiguousarray(picture), truth, guess))
     return score
+
+
+def _gathered(source: Source, runs: list[list[int]]) -> Iterable[tuple[Tensor, Tensor]]:
+    """Yield the frames of each run and their labels; those of files are read ahead."""
+
+    def gather(index: list[int]) -> tuple[Tensor, Tensor]:
+        return source.gather(np.array(index))
+
+    return map(gather, runs) if isinstance(source, Frames) else map_ahead(gather, runs, min(4, reading_threads()))
 
 
 def _runs_of_one_size(sizes: NDArray[np.int64]) -> Iterator[list[int]]:

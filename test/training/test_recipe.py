@@ -8,7 +8,7 @@ import torch
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.labels import load_label_space
 from rt_seg_ros.networks import create_network, list_networks
-from rt_seg_ros.training.about import repeat_command
+from rt_seg_ros.training.about import licence, repeat_command
 from rt_seg_ros.training.recipe import Recipe, list_recipes, load_recipe
 
 
@@ -24,11 +24,12 @@ def test_every_recipe_parses_and_builds_its_network(name):
         assert len(network.maps(torch.zeros(1, 3, 64, 96), auxiliary=True)) == 1 + len(weights)
     if isinstance(recipe.loss.class_weights, list):
         assert len(recipe.loss.class_weights) == classes
-    assert recipe.data.licence
+    assert licence(recipe).startswith("CC BY-NC 4.0 (CamVid)" if recipe.label_space == "camvid11" else "Cityscapes")
 
 
 def test_every_network_has_its_recipe_and_its_papers():
-    assert {f"{network}_camvid{kind}" for network in list_networks() for kind in ("", "_paper")} <= set(list_recipes())
+    kinds = ("camvid", "camvid_paper", "cityscapes_paper")
+    assert {f"{network}_{kind}" for network in list_networks() for kind in kinds} <= set(list_recipes())
     assert not any(name.startswith("base") for name in list_recipes())
 
 
@@ -119,3 +120,21 @@ def test_the_command_that_repeats_a_run_gives_the_same_recipe(overrides):
 def test_the_command_of_a_recipe_of_ones_own_names_the_run_folders(tmp_path):
     recipe = Recipe.model_validate({**load_recipe("cgnet_camvid").model_dump(), "name": "mine"})
     assert repeat_command(recipe, tmp_path) == f"rt-seg train recipe.yaml --data {tmp_path.name}"
+
+
+def test_the_licence_is_that_of_what_is_learnt_from(tmp_path):
+    def of(*overrides: str) -> str:
+        return licence(load_recipe("cgnet_camvid", overrides))
+
+    (tmp_path / "mine.yaml").write_text(
+        "inherits: cgnet_camvid\ndata: {train: [{path: pictures/of/mine, split: train}]}\n"
+    )
+    assert licence(load_recipe(tmp_path / "mine.yaml")) == "that of mine"  # not CamVid's, which it does not see
+    assert of("data.train.0.licence=CC0") == "CC0" and of("data.licence=all mine") == "all mine"
+    both = of("data.train=[{path: a, licence: X}, {path: b}, {path: c, licence: X}, {synth: {seeds: [1]}}]")
+    assert both == "X; that of b"
+    assert of("data.train=[{synth: {seeds: [1]}}]").startswith("Apache-2.0")
+    assert of("network.backbone_weights=/where/resnet18.pth").endswith("; that of resnet18.pth")
+    went_on = load_recipe("cgnet_camvid", ["network.weights=a/b.safetensors", "data.licence=mine"])
+    assert licence(went_on) == "mine; that of b.safetensors"
+    assert licence(went_on, {"licence": "theirs", "model": "b"}) == "mine; theirs"

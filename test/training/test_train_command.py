@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -162,6 +163,15 @@ def test_help_teaches_by_examples(command, capsys):
     assert ended.value.code == 0
     examples = [line for line in capsys.readouterr().out.splitlines() if line.startswith(f"  rt-seg {command} ")]
     assert len(examples) >= 4
+
+
+def test_a_steps_time_is_told_beside_its_passes(data, recipe, capsys):
+    assert main(["train", str(recipe), "--data", str(data), NO_DRIVES, "--time-steps", "2"]) == 0
+    told = capsys.readouterr().out.splitlines()[-1]
+    assert re.fullmatch(
+        r"a step takes [\d.]+ ms \([\d.]+ images/s\), its forward and .* [\d.]+ ms: [\d.]+ % of it", told
+    )
+    assert main(["train", str(recipe), "--data", str(data), "--time-steps", "0"]) == 2
 
 
 def test_list_names_every_recipe_with_what_it_is(capsys):

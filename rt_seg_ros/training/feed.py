@@ -1,0 +1,169 @@
+"""The pictures of each step, on the device: gathered from memory, or read ahead by processes of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from rt_seg_ros.errors import UserError
+from rt_seg_ros.training.distributed import World
+from rt_seg_ros.training.mixture import Group, Mixture
+from rt_seg_ros.training.sources import Files, reading_threads
+
+#: What is to be read for a step: of each group, by source, the indices.
+_Wanted = list[dict[int, NDArray[np.int64]]]
+#: The same, read: pictures and labels.
+_Read = list[dict[int, tuple[Tensor, Tensor]]]
+
+
+@dataclass(frozen=True)
+class Portion:
+    """A process's share of one group: its rows in it, int64 (n,), pictures uint8 (n, 3, H, W), labels (n, H, W)."""
+
+    group: Group
+    rows: NDArray[np.int64]
+    images: Tensor
+    labels: Tensor
+
+
+class Feed:
+    """The batches of successive steps, of which each process takes an equal part.
+
+    :param batch: samples of a step, over all processes
+    :param steps: where reading ahead ends
+    :param workers: processes that read what is not held in memory; 0: this one does; none: by the CPU
+    """
+
+    def __init__(self, mixture: Mixture, batch: int, steps: int, world: World, workers: int | None = None) -> None:
+        self._mixture = mixture
+        self._batch = batch
+        self._steps = steps
+        self._world = world
+        self._share = world.share_of(batch)
+        self._workers = reading_threads() if workers is None else workers
+        self._files = {k: source for k, source in enumerate(mixture.sources) if isinstance(source, Files)}
+        self._ahead: Iterator[Any] | None = None
+        self._next = -1
+
+    def portions(self, step: int) -> list[Portion]:
+        """Return this process's pictures of a step; a group of which it has none comes with no rows.
+
+        :raises UserError: a file that can no longer be read, or a reading process that ended
+        """
+        read = self._read(step) if self._files else None
+        portions = []
+        for at, group in enumerate(self._mixture.groups(step * self._batch, self._batch)):
+            rows = self._rows(group)
+            images, labels = [], []
+            for k, index in group.by_source(rows):
+                source = self._mixture.sources[k]
+                pair = source.gather(index) if k not in self._files or read is None else read[at][k]
+                images.append(pair[0].to(self._world.device, non_blocking=True))
+                labels.append(pair[1].to(self._world.device, non_blocking=True))
+            if images:
+                portions.append(Portion(group, rows, torch.cat(images), torch.cat(labels)))
+            else:
+                nothing = torch.empty(0, device=self._world.device)
+                portions.append(Portion(group, rows, nothing, nothing))
+        return portions
+
+    def close(self) -> None:
+        """End the reading processes."""
+        self._ahead = None
+        self._next = -1
+
+    def _rows(self, group: Group) -> NDArray[np.int64]:
+        return np.flatnonzero(group.position // self._share == self._world.rank)
+
+    def _wanted(self, step: int) -> _Wanted:
+        return [
+            {k: index for k, index in group.by_source(self._rows(group)) if k in self._files}
+            for group in self._mixture.groups(step * self._batch, self._batch)
+        ]
+
+    def _read(self, step: int) -> _Read:
+        try:
+            read = next(self._ahead, None) if self._ahead is not None and step == self._next else None
+            if read is None:
+                self._ahead = None  # ends the processes of another place before new ones begin
+                with _signals_blocked():
+                    self._ahead = iter(self._loader(step))
+                read = next(self._ahead)
+        except RuntimeError as error:
+            self.close()
+            raise UserError(
+                f"a process that reads pictures ended ({(str(error).splitlines() or [''])[0]}): memory may be short, "
+                "or /dev/shm too small; take fewer with run.workers, or 0"
+            ) from error
+        if isinstance(read, str):
+            raise UserError(read)
+        self._next = step + 1
+        return list(read)
+
+    def _loader(self, step: int) -> DataLoader[Any]:
+        return DataLoader(
+            _Reader(self._files),
+            sampler=_Plan(self, range(step, max(self._steps, step + 1))),
+            batch_size=None,
+            num_workers=self._workers,
+            collate_fn=_as_it_is,
+            pin_memory=self._world.device.type == "cuda",
+            worker_init_fn=_begin_reading,
+        )
+
+
+class _Plan:
+    """What is to be read, step by step."""
+
+    def __init__(self, feed: Feed, steps: range) -> None:
+        self._feed = feed
+        self._steps = steps
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def __iter__(self) -> Iterator[_Wanted]:
+        return (self._feed._wanted(step) for step in self._steps)
+
+
+class _Reader(TorchDataset[Any]):
+    """Reads what a step wants; a refusal comes back as its text, for an exception would bring a traceback along."""
+
+    def __init__(self, files: dict[int, Files]) -> None:
+        self._files = files
+
+    def __getitem__(self, wanted: _Wanted) -> _Read | str:
+        try:
+            return [{k: self._files[k].gather(index) for k, index in group.items()} for group in wanted]
+        except UserError as error:
+            return str(error)
+
+
+def _as_it_is(read: Any) -> Any:
+    return read
+
+
+def _begin_reading(_: int) -> None:
+    cv2.setNumThreads(0)  # there are as many processes as there is use for
+
+
+@contextlib.contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Let processes begin that do not hear what asks the run to stop: they end when it does."""
+    blocked = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

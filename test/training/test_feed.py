@@ -1,0 +1,170 @@
+"""Where pictures wait, in memory or in files, makes no difference to a run."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rt_seg_ros.errors import UserError
+from rt_seg_ros.labels import load_label_space
+from rt_seg_ros.training.checkpoint import read_checkpoint
+from rt_seg_ros.training.distributed import World
+from rt_seg_ros.training.loop import Trainer
+from rt_seg_ros.training.recipe import Recipe, load_recipe
+from rt_seg_ros.training.sources import Files, Frames, load_sources, open_sources
+
+RECIPE = [
+    "network={name: cgnet, options: {m: 2, n: 2, dropout: 0.2}}",
+    "data.train=[{path: ., split: train}, {name: small, path: ., split: small, weight: 0.7}, "
+    "{name: drives, weight: 0.4, synth: {seeds: [1, 2], frames: 2, size: [40, 56]}}]",
+    "data.val=[{name: val, path: ., split: val}]",
+    "augment={crop: [32, 48], scale: [0.5, 1.5], brightness: 0.3, contrast: 0.3, saturation: 0.3}",
+    "loss.class_weights=computed",
+    "schedule={batch: 4, max_steps: 5, warm_up_steps: 2}",
+    "run={device: cpu, precision: fp32, ema: 0.9, validate_every: 1000, threads: 1}",
+]
+FILES = ("data.loading=workers", "run.workers=0")
+WORKERS = ("data.loading=workers", "run.workers=2")
+
+
+def recipe(*overrides: str) -> Recipe:
+    return load_recipe("cgnet_camvid_paper", [*RECIPE, *overrides])
+
+
+def trainer(streets: Path, out: Path, *overrides: str) -> Trainer:
+    return Trainer(recipe(*overrides), streets, out)
+
+
+@pytest.mark.parametrize("size", ["null", "[36, 60]"])
+def test_files_and_memory_give_the_same_batches(streets, tmp_path, size):
+    resize = f"data.size={size}"
+    held = trainer(streets, tmp_path / "held", resize)
+    assert all(isinstance(source, Frames) for source in [*held.mixture.sources, *held.validation])
+    for k, overrides in enumerate((FILES, WORKERS) if size == "null" else (FILES,)):
+        read = trainer(streets, tmp_path / str(k), resize, *overrides)
+        assert all(isinstance(source, Files) for source in [*read.mixture.sources, *read.validation])
+        for step in (0, 1, 2, 7, 8, 3):  # on, far ahead, and back
+            for mine, theirs in zip(read.batch(step), held.batch(step), strict=True):
+                assert torch.equal(mine, theirs)
+        assert torch.equal(read.loss.main.weights, held.loss.main.weights)  # computed class weights
+        for source in read.mixture.sources:  # processes may be made otherwise than by forking
+            copied, here = (s.gather(np.array([1, 0])) for s in (pickle.loads(pickle.dumps(source)), source))
+            assert all(map(torch.equal, copied, here))
+        read.feed.close()
+
+
+def test_a_run_from_files_is_that_from_memory_also_continued(streets, tmp_path):
+    assert trainer(streets, tmp_path / "held").run()
+
+    class StopsAtThree(Trainer):
+        def train_step(self) -> torch.Tensor:
+            loss = super().train_step()
+            if self.step == 3:
+                self.stop()
+            return loss
+
+    out = tmp_path / "read"
+    assert not StopsAtThree(recipe(*WORKERS), streets, out).run()
+    assert Trainer(recipe(*WORKERS), streets, out, checkpoint=read_checkpoint(out)).run()
+    held, read = read_checkpoint(tmp_path / "held"), read_checkpoint(out)
+    assert held["step"] == read["step"] == 5 and held["best"] == read["best"]
+    for key in ("network", "average"):
+        assert all(torch.equal(torch.as_tensor(v), torch.as_tensor(read[key][k])) for k, v in held[key].items())
+
+
+def test_what_fits_is_held_the_smallest_first(streets):
+    train = 6 * 48 * 64 * 4
+    small = 3 * 40 * 56 * 4
+    space = load_label_space("camvid11")
+
+    def held(*overrides: str) -> list[bool]:
+        data = load_recipe("cgnet_camvid", [RECIPE[1].partition(", {name: drives")[0] + "]", *overrides]).data
+        return [source.held for source in open_sources(data.train, streets, space, data, data.size)]
+
+    def gib(count: int) -> str:
+        return f"data.memory_gib={count / 2**30}"
+
+    assert held() == [True, True] and held(gib(train + small)) == [True, True]
+    assert held(gib(train + small - 1)) == [False, True] and held(gib(small - 1)) == [False, False]
+    assert held(gib(train + small - 1), "data.size=[24, 32]") == [True, True]
+    assert held("data.loading=memory", "data.memory_gib=0") == [True, True]
+    assert held("data.loading=workers") == [False, False]
+
+
+@pytest.mark.parametrize("loading", ["memory", "workers"])
+def test_beyond_the_edge_of_smaller_pictures_is_the_mean_and_void(streets, tmp_path, loading, camvid_writer):
+    root = camvid_writer(tmp_path / "mixed", {"one": (1, (40, 56)), "two": (1, (48, 44))})
+    for kind in ("", "annot"):
+        (root / f"two{kind}" / "0.png").rename(root / f"one{kind}" / "1.png")
+    data = load_recipe("cgnet_camvid", ["data.train=[{path: ., split: one}]", f"data.loading={loading}"]).data
+    opened = open_sources(data.train, root, load_label_space("camvid11"), data, None)
+    (source,) = load_sources(opened, (10.4, 20.6, 30.0), World(torch.device("cpu")))
+    assert source.size == (48, 56) and source.sizes.tolist() == [[40, 56], [48, 44]]
+    images, labels = source.gather(np.array([1, 0]))
+    assert images.shape == (2, 3, 48, 56)
+    for beyond in (images[0, :, :, 44:], images[1, :, 40:]):
+        assert (beyond == torch.tensor([10, 21, 30])[:, None, None]).all()
+    assert (labels[0, :, 44:] == 255).all() and (labels[1, 40:] == 255).all() and (labels[1, :40] != 255).any()
+    pixels = source.class_pixels(11)
+    assert pixels.sum() == (labels != 255).sum().item() / 2
+
+
+@pytest.mark.parametrize("overrides", [FILES, WORKERS], ids=["here", "workers"])
+def test_a_file_that_goes_missing_ends_the_run_by_name(tmp_path, camvid_writer, overrides):
+    root = camvid_writer(tmp_path / "data", {"train": (4, (48, 64)), "small": (1, (48, 64)), "val": (1, (48, 64))})
+    run = trainer(root, tmp_path / "run", *overrides)
+    (root / "train" / "2.png").unlink()
+    with pytest.raises(UserError, match=r"train/2\.png cannot be read"):
+        run.run()
+
+
+def test_what_would_spoil_a_run_is_told_before_any_step_also_of_files(tmp_path, camvid_writer):
+    root = camvid_writer(tmp_path / "data", {"train": (4, (48, 64)), "small": (1, (48, 64)), "val": (1, (48, 64))})
+    (root / "train" / "1.png").write_bytes((root / "small" / "0.png").read_bytes()[:200])
+    (root / "trainannot" / "3.png").write_bytes((root / "train" / "3.png").read_bytes())
+    for loading in ("memory", "workers"):
+        with pytest.raises(UserError) as raised:
+            trainer(root, tmp_path / "run", f"data.loading={loading}")
+        assert "train/1.png cannot be read" in str(raised.value) and "trainannot/3.png is not" in str(raised.value)
+        assert not (tmp_path / "run").exists()
+
+
+def test_interrupt_ends_the_reading_processes_too(streets, tmp_path):
+    """Ctrl-C reaches all processes of a terminal at once."""
+    out = tmp_path / "run"
+    words = ["cgnet_camvid_paper", "--data", str(streets), "--out", str(out), *RECIPE, *WORKERS]
+    words += ["schedule.max_steps=100000", "run.checkpoint_minutes=0.0001"]
+    run = subprocess.Popen(
+        [sys.executable, "-m", "rt_seg_ros.cli", "train", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    try:
+        end = time.monotonic() + 120
+        while not (out / "previous.pt").exists() and run.poll() is None and time.monotonic() < end:
+            time.sleep(0.05)
+        assert len(children(run.pid)) >= 2
+        os.killpg(run.pid, signal.SIGINT)
+        told = run.communicate(timeout=60)[0]
+    finally:
+        run.kill()
+    assert run.returncode == 3 and told.count("stopping after this step") == 1, told
+    assert "Traceback" not in told and read_checkpoint(out)["step"] > 0
+    with pytest.raises(ProcessLookupError):
+        os.killpg(run.pid, 0)  # nobody of the session is left
+
+
+def children(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()

@@ -1,0 +1,323 @@
+"""How a run begins: weights it is given, what is refused before any data are read, and that refusals leave nothing."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rt_seg_ros.cli import main
+from rt_seg_ros.errors import UserError
+from rt_seg_ros.networks import create_network
+from rt_seg_ros.networks.resnet import ResNet18
+from rt_seg_ros.training.checkpoint import LAST, read_checkpoint, write_checkpoint
+from rt_seg_ros.training.export import export_weights
+from rt_seg_ros.training.loop import Trainer
+from rt_seg_ros.training.recipe import Recipe, load_recipe
+from rt_seg_ros.training.run_folder import read_about, read_metrics
+from rt_seg_ros.zoo import read_card
+
+SMALL = [
+    "network={name: cgnet, options: {m: 2, n: 2}}",
+    "augment.crop=[32, 48]",
+    "schedule={batch: 2, max_steps: 2, warm_up_steps: 0}",
+    "run={device: cpu, precision: fp32, ema: 0.9, validate_every: 1000, threads: 1}",
+]
+
+TRAIN_ALONE = ["data.train=[{path: ., split: train}]", "data.val=[]"]
+
+
+def small(*overrides: str) -> Recipe:
+    return load_recipe("cgnet_camvid_paper", [*SMALL, *overrides])
+
+
+@pytest.fixture(scope="module")
+def ended(streets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that came to its end, with weights."""
+    out = tmp_path_factory.mktemp("ended") / "run"
+    assert Trainer(small(), streets, out).run()
+    export_weights(out)
+    return out
+
+
+def resnet(path: Path) -> dict[str, torch.Tensor]:
+    """Write what torchvision's ResNet-18 checkpoint holds: these keys, and the classifier's."""
+    torch.manual_seed(7)
+    state = ResNet18().state_dict()
+    state |= {"fc.weight": torch.zeros(1000, 512), "fc.bias": torch.zeros(1000)}
+    torch.save(state, path)
+    return state
+
+
+# -- weights to begin with -----------------------------------------------------------------------------------
+
+
+def test_backbone_weights_of_torchvision_load_in_csrnet(streets, tmp_path):
+    state = resnet(tmp_path / "resnet18.pth")
+    recipe = load_recipe(
+        "csrnet_light_camvid",
+        [*SMALL[1:], *TRAIN_ALONE, f"network.backbone_weights={tmp_path / 'resnet18.pth'}"],
+    )
+    trainer = Trainer(recipe, streets, tmp_path / "run")
+    loaded = trainer.network.backbone.state_dict()
+    assert loaded and all(torch.equal(value, state[key]) for key, value in loaded.items())
+    about = read_about(tmp_path / "run")
+    assert "resnet18.pth" in about["licence"] and str(tmp_path) not in about["command"]
+
+
+def test_backbone_weights_that_do_not_fit_are_told_by_name_before_data_are_read(tmp_path, capsys):
+    state = resnet(tmp_path / "bad.pth")
+    state["layer1.0.conv1.weight"] = torch.zeros(64, 64, 1, 1)
+    del state["bn1.bias"]
+    torch.save(state, tmp_path / "bad.pth")
+    nowhere = ["--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run")]
+    assert main(["train", "csrnet_light_camvid", *nowhere, "--backbone-weights", str(tmp_path / "bad.pth")]) == 2
+    told = capsys.readouterr().err
+    assert "missing bn1.bias" in told and "layer1.0.conv1.weight is (64, 64, 1, 1), expected (64, 64, 3, 3)" in told
+    assert main(["train", "cgnet_camvid", *nowhere, "--backbone-weights", str(tmp_path / "bad.pth")]) == 2
+    assert "has no backbone" in capsys.readouterr().err
+    assert main(["train", "csrnet_light_camvid", *nowhere, "--backbone-weights", str(tmp_path / "none.pth")]) == 2
+    assert "none.pth: no such file" in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+def test_weights_are_gone_on_from_and_the_card_tells(streets, ended, tmp_path, capsys):
+    weights = ended / "cgnet_camvid11.safetensors"
+    out = tmp_path / "run"
+    words = ["train", "cgnet_camvid_paper", *SMALL, "--data", str(streets), "--out", str(out)]
+    assert main([*words, "--weights", str(weights), "optimiser.lr=1.0e-12", "run.ema=0"]) == 0
+    begun = load_file(weights)
+    for key, value in read_checkpoint(out)["network"].items():
+        if "running" not in key and "num_batches" not in key:
+            torch.testing.assert_close(value, begun[key].float(), rtol=0, atol=1e-6, msg=key)
+    card = read_card(out / "cgnet_camvid11.yaml")
+    first = read_card(weights.with_suffix(".yaml"))
+    assert card.details["start"]["sha256"] == first.sha256 and card.details["licence"] == "CC BY-NC 4.0 (CamVid)"
+    assert "network.weights" in card.details["command"] and str(tmp_path.parent) not in card.details["command"]
+    # The file is needed no more when the run is continued, nor when it is written out again.
+    moved = weights.rename(tmp_path / "elsewhere.safetensors")
+    try:
+        assert main(["train", "--resume", str(out), "schedule.max_steps=3"]) == 0
+        assert read_card(out / "cgnet_camvid11.yaml").details["start"]["sha256"] == first.sha256
+    finally:
+        moved.rename(weights)
+
+
+def test_weights_that_do_not_fit_are_refused(ended, tmp_path, capsys):
+    weights = str(ended / "cgnet_camvid11.safetensors")
+    nowhere = ["--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run")]
+
+    def refused(*words: str) -> str:
+        assert main(["train", *words, *nowhere]) == 2
+        return capsys.readouterr().err
+
+    assert "of network 'cgnet'" in refused("frfnet_camvid", "--weights", weights)
+    cityscapes = ("label_space=cityscapes19", "loss.class_weights=none")
+    told = refused("cgnet_camvid_paper", *SMALL, "--weights", weights, *cityscapes)
+    assert "do not fit" in told and "with 19 classes" in told and "classifier" in told
+    assert "no model 'cgnett' (did you mean 'cgnet'?)" in refused("cgnet_camvid", "--weights", "cgnett")
+    assert "no such file" in refused("cgnet_camvid", "--weights", str(tmp_path / "none.safetensors"))
+    assert main(["train", "--resume", str(ended), "--weights", weights]) == 2
+    assert "--resume takes the weights of the run" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+# -- what is refused -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("network.options={rates: 3}", "no option 'rates'"),
+        ("network.options={m: many}", "network 'cgnet' with options"),
+        ("loss.auxiliary_weights=[1.0]", "network 'cgnet' has 0 auxiliary heads"),
+        ("loss.class_weights=[1, 2]", "class_weights has 2 numbers"),
+        ("network={name: csrnet_light}\x00schedule.batch=1", "at least 2 images per batch"),
+        ("network.name=cgnett", "no network 'cgnett'"),
+        ("label_space=camvid12", "no label space 'camvid12'"),
+        ("run.device=warp", "run.device is 'warp'"),
+        ("data.val=[{name: a, path: ., split: val}, {name: a, path: ., split: small}]", "two splits of one name"),
+        ("data.train=[{path: ., split: trane}]", "no split 'trane'"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_pictures_are_read_and_leaves_no_folder(
+    streets, tmp_path, monkeypatch, override, message
+):
+    monkeypatch.setattr("rt_seg_ros.training.loop.load_sources", lambda *_: pytest.fail("pictures were read"))
+    with pytest.raises(UserError, match=message):
+        Trainer(small(*override.split("\x00")), streets, tmp_path / "runs" / "run")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_pictures_are_read(streets, tmp_path, monkeypatch):
+    monkeypatch.setattr("rt_seg_ros.training.loop.load_sources", lambda *_: pytest.fail("pictures were read"))
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file/run cannot be written"):
+        Trainer(small(), streets, tmp_path / "file" / "run")
+
+
+def test_a_disk_without_room_for_checkpoints_is_refused_before_pictures_are_read(streets, tmp_path, monkeypatch):
+    monkeypatch.setattr("rt_seg_ros.training.loop.load_sources", lambda *_: pytest.fail("pictures were read"))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage._replace(free=500_000))
+    with pytest.raises(UserError, match=r"checkpoints will take \d+ MB, and its disk has 0 MB free"):
+        Trainer(small(), streets, tmp_path / "runs" / "run")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_folder_that_was_there_before_stays(streets, tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    with pytest.raises(UserError, match="no split"):
+        Trainer(small("data.val.0.split=vall"), streets, out)
+    assert list(out.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("network={name: frfnet}", "network.name was 'cgnet', now 'frfnet'"),
+        ("network.options={m: 2, n: 3}", r"network.options was .*'n': 2.*'n': 3"),
+        ("label_space=cityscapes19", "label_space was 'camvid11', now 'cityscapes19'"),
+        ("optimiser.kind=sgd", "optimiser.kind was 'adam', now 'sgd'"),
+        ("run.ema=0", "use of run.ema was True, now False"),
+    ],
+)
+def test_a_run_is_not_continued_as_another(ended, capsys, override, message):
+    assert main(["train", "--resume", str(ended), override]) == 2
+    told = capsys.readouterr().err
+    assert "cannot be continued as another" in told and "--weights" in told and re.search(message, told)
+
+
+def test_overrides_of_a_continued_run_count(streets, ended):
+    recipe = small("optimiser.weight_decay=0.25", "optimiser.betas=[0.5, 0.9]", "schedule.max_steps=3")
+    trainer = Trainer(recipe, streets, ended, checkpoint=read_checkpoint(ended))
+    decays = {group["weight_decay"] for group in trainer.optimiser.param_groups}
+    assert decays == {0.0, 0.25} and all(group["betas"] == (0.5, 0.9) for group in trainer.optimiser.param_groups)
+    assert trainer.step == 2 and trainer.steps == 3
+
+
+def test_interrupt_while_data_are_read_leaves_nothing(tmp_path):
+    out = tmp_path / "runs" / "run"
+    drives = "data.train=[{synth: {seeds: [1, 2, 3], frames: 2000, size: [96, 128]}}]"
+    words = ["cgnet_camvid_paper", *SMALL]
+    run = subprocess.Popen(
+        [sys.executable, "-m", "rt_seg_ros.cli", "train", *words, drives, "data.val=[]", "--out", str(out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    try:
+        end = time.monotonic() + 120
+        while not out.exists() and run.poll() is None and time.monotonic() < end:
+            time.sleep(0.02)
+        time.sleep(0.3)
+        run.send_signal(signal.SIGINT)
+        told = run.communicate(timeout=60)[0]
+    finally:
+        run.kill()
+    assert run.returncode == 130 and "interrupted" in told and "Traceback" not in told, told
+    assert not (tmp_path / "runs").exists()
+
+
+# -- a full disk ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["new-last.pt", "best.pt", "metrics.csv"])
+def test_a_full_disk_ends_the_run_by_name_and_keeps_what_was_good(streets, tmp_path, name):
+    out = tmp_path / "run"
+    assert Trainer(small(), streets, out).run()
+    before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    (out / f".{name}.part").symlink_to("/dev/full")
+    longer = small("schedule.max_steps=3", "run.keep=last")
+    with pytest.raises(UserError, match=rf"{name} could not be written: No space left on device"):
+        Trainer(longer, streets, out, checkpoint=read_checkpoint(out)).run()
+    assert not (out / f".{name}.part").is_symlink()
+    kept = {LAST, "previous.pt", name} & set(before)
+    assert kept and all((out / key).read_bytes() == before[key] for key in kept)
+    assert Trainer(longer, streets, out, checkpoint=read_checkpoint(out)).run()  # there is room again
+    assert read_checkpoint(out)["step"] == 3
+
+
+def test_a_checkpoint_that_may_not_grow_so_large_is_told_by_its_reason(tmp_path):
+    """PyTorch's writer hides what the system said behind a position in its archive."""
+    write_checkpoint(tmp_path / "a.pt", {"step": 1})
+    program = (
+        "import resource, sys, torch; from pathlib import Path\n"
+        "from rt_seg_ros.errors import UserError\n"
+        "from rt_seg_ros.training.checkpoint import write_checkpoint\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "try: write_checkpoint(Path(sys.argv[1]), {'weights': torch.zeros(1_000_000)})\n"
+        "except UserError as error: print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "a.pt")], capture_output=True, text=True, timeout=120
+    )
+    assert "a.pt could not be written: File too large" in done.stdout, done.stderr
+    assert read_checkpoint(tmp_path / "a.pt")["step"] == 1 and [p.name for p in tmp_path.iterdir()] == ["a.pt"]
+
+
+# -- keys that change how a run goes -------------------------------------------------------------------------
+
+
+def test_the_last_weights_are_kept_where_the_recipe_says(streets, tmp_path):
+    for keep in ("best", "last"):
+        out = tmp_path / keep
+        assert Trainer(small("schedule.max_steps=9", "run.validate_every=0.5", f"run.keep={keep}"), streets, out).run()
+        rows = read_metrics(out / "metrics.csv")
+        assert len(rows) >= 5
+        wanted = max(rows, key=lambda row: row["camvid/miou"]) if keep == "best" else rows[-1]  # the first of equals
+        kept = read_checkpoint(out / "best.pt")
+        assert kept["step"] == wanted["step"]
+        assert kept["metrics"]["camvid/miou"] == pytest.approx(wanted["camvid/miou"], abs=1e-5)
+
+
+@pytest.mark.parametrize(("scale", "expected"), [("null", 0.25), ("1.0", 1.0), ("0.1", 0.1)])
+def test_the_backbones_rate_and_decay_are_scaled(streets, tmp_path, scale, expected):
+    recipe = load_recipe(
+        "csrnet_light_camvid",
+        [
+            *SMALL[1:],
+            *TRAIN_ALONE,
+            "schedule.kind=constant",
+            f"optimiser={{kind: adamw, lr: 0.01, weight_decay: 0.1, backbone_scale: {scale}}}",
+        ],
+    )
+    trainer = Trainer(recipe, streets, tmp_path / "run")
+    trainer.train_step()
+    backbone = {id(p) for p in trainer.network.backbone.parameters()}
+    seen = set()
+    for group in trainer.optimiser.param_groups:
+        factor = expected if id(group["params"][0]) in backbone else 1.0
+        assert group["lr"] == pytest.approx(0.01 * factor)
+        assert group["weight_decay"] == pytest.approx(0.1 * factor) or group["weight_decay"] == 0.0
+        seen.add((factor, group["weight_decay"] > 0))
+    assert len(seen) >= 2 + 2 * (expected != 1.0)
+
+
+def test_a_run_begins_with_other_views(streets, tmp_path):
+    begin = "augment.begin={share: 0.5, scale: [0.3, 0.6], crop: [16, 24]}"
+    trainer = Trainer(small(begin, "schedule.max_steps=4"), streets, tmp_path / "run")
+    plain = Trainer(small("schedule.max_steps=4"), streets, tmp_path / "plain")
+    shapes = [tuple(trainer.batch(step)[0].shape) for step in range(4)]
+    assert shapes == [(2, 3, 16, 24)] * 2 + [(2, 3, 32, 48)] * 2
+    assert torch.equal(trainer.batch(2)[0], plain.batch(2)[0])
+
+
+def test_auxiliary_heads_begin_anew_on_given_weights(tmp_path):
+    from rt_seg_ros.training.start import make_networks
+
+    recipe = load_recipe("crosscbam_m_camvid")
+    assert recipe.loss.auxiliary_weights
+    network, deployed = make_networks(recipe, 11)
+    alone = create_network("crosscbam_m", 11)
+    assert set(deployed.state_dict()) == set(alone.state_dict()) < set(network.state_dict())
