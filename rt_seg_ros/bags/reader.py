@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -14,12 +17,23 @@ from rosbags.interfaces import Connection
 from rosbags.rosbag2 import Reader, ReaderError
 from rosbags.serde import SerdeError
 
+from rt_seg_ros.bags import torn_sqlite
+from rt_seg_ros.bags.cdr import stamp_of
 from rt_seg_ros.bags.torn import TornMcap
+from rt_seg_ros.bags.torn_sqlite import TornSqlite
 from rt_seg_ros.bags.types import COMPRESSED_IMAGE, IMAGE, typestore_for
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.images import Frame, ImageRejected, frame_from_compressed, frame_from_ros
 
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
 STORAGE_SUFFIXES = (".mcap", ".db3")
+_PACKED = ".zstd"  # what ros2 bag adds to the name of a file that it has compressed
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -61,8 +75,13 @@ class BagReader:
         """Open it, as :func:`open_bag` does."""
         self.path = Path(path)
         self.damage = ""
-        self._torn: list[TornMcap] = []
-        self._readers = self._open()
+        self._torn: list[TornMcap | TornSqlite] = []
+        self._stack = ExitStack()
+        try:
+            self._readers = self._open()
+        except BaseException:
+            self._stack.close()
+            raise
         self._topics: dict[str, TopicInfo] = {}
         definitions = []
         for connection in self._connections():
@@ -86,17 +105,23 @@ class BagReader:
         if not path.exists():
             raise UserError(f"there is no recording at {path}")
         if path.is_file():
-            if path.suffix not in STORAGE_SUFFIXES:
+            if not is_storage_file(path):
                 raise UserError(f"{path} is no recording: a rosbag2 is a folder, or a file ending in .mcap or .db3")
             return self._open_files([path])
         if (path / "metadata.yaml").is_file():
+            # A database that is shorter than it says opens all the same, and fails on the way.
+            torn = [f for f in path.glob("*.db3") if torn_sqlite.cut_off(f) or torn_sqlite.has_journal(f)]
             try:
-                return [_opened(path)]
+                if not torn:
+                    return [_opened(path, self._stack)]
+                problem = f"{torn[0].name} was cut off"
             except _Unreadable as error:
                 problem = str(error)
         else:
             problem = "metadata.yaml is missing"
-        files = sorted((f for f in path.iterdir() if f.suffix in STORAGE_SUFFIXES), key=_in_order)
+        files = sorted((f for f in path.iterdir() if is_storage_file(f)), key=_in_order)
+        # Where a recorder was ended while it compressed a file, both are there.
+        files = [f for f in files if f.suffix != _PACKED or f.with_suffix("") not in files]
         if not files:
             raise UserError(
                 f"{path} cannot be read as a recording: {problem}, and there is no .mcap or .db3 file in it; "
@@ -108,28 +133,48 @@ class BagReader:
     def _open_files(self, files: list[Path]) -> list[Reader]:
         """Open storage files one by one; cut off ones as far as they go."""
         readers: list[Reader] = []
+        damage: list[str] = []
         for file in files:
+            name = file.name
+            file, whole = self._unpacked(file)
             try:
-                readers.append(_opened(file))
+                if file.suffix == ".db3" and (torn_sqlite.cut_off(file) or torn_sqlite.has_journal(file)):
+                    raise _Unreadable("it was cut off")
+                readers.append(_opened(file, self._stack))
+                if whole:
+                    continue
+                kept = readers[-1].message_count
             except _Unreadable as error:
-                if file.suffix != ".mcap":
-                    raise UserError(f"{file} cannot be read: {error}") from error
-                try:
-                    torn = TornMcap(file)
-                except (OSError, ValueError) as worse:
-                    raise UserError(f"{file} cannot be read: {worse}") from error
-                if not torn.channels:
-                    raise UserError(f"{file} cannot be read: it was cut off before its first message") from error
+                torn = _salvaged(file, str(error))
                 self._torn.append(torn)
                 kept = sum(torn.counts.values())
-                self.damage = f"{file.name} was cut off; {kept} messages before the break can be read"
+                whole = isinstance(torn, TornSqlite) and not torn_sqlite.cut_off(file)
+            what = "was never closed" if whole else "was cut off"
+            damage.append(f"{name} {what}; {kept} messages before the break can be read")
+        self.damage = "; ".join(damage) or self.damage
         return readers
+
+    def _unpacked(self, file: Path) -> tuple[Path, bool]:
+        """Return a storage file as it was before it was compressed, and whether all of it was there."""
+        if file.suffix != _PACKED:
+            return file, True
+        folder = self._stack.enter_context(TemporaryDirectory(prefix="rt_seg_ros_"))
+        plain = Path(folder) / file.stem
+        decompressor = zstd.ZstdDecompressor()
+        try:
+            with file.open("rb") as source, plain.open("wb") as target:
+                while not decompressor.eof and (block := source.read(_BLOCK)):
+                    target.write(decompressor.decompress(block))
+        except zstd.ZstdError:
+            return plain, False
+        except OSError as error:
+            raise UserError(f"{file} cannot be unpacked into {folder}: {error.strerror or error}") from error
+        return plain, decompressor.eof
 
     def close(self) -> None:
         """Close all files."""
-        readers, self._readers = self._readers, []
-        for reader in readers:
-            reader.close()
+        self._readers = []
+        self._stack.close()
 
     def __enter__(self) -> BagReader:
         """Return itself; it is open already."""
@@ -233,13 +278,13 @@ class BagReader:
                 continue
             try:
                 for connection, stamp, data in reader.messages(connections=connections):
-                    yield connection.topic, connection.msgtype, stamp, data
-            except ReaderError as error:
+                    yield connection.topic, connection.msgtype, stamp, _plain(data)
+            except Exception as error:  # each storage has errors of its own for bytes that make no sense
                 raise UserError(f"{self.path} is damaged: {error}") from error
         for torn in self._torn:
             for topic, kind, stamp, data in torn.messages():
                 if topics is None or topic in topics:
-                    yield topic, kind, stamp, data
+                    yield topic, kind, stamp, _plain(data)
 
     def messages(self, topics: Collection[str] | None = None) -> Iterator[tuple[str, int, Any]]:
         """Yield (topic, time of recording in ns, message); arrays in messages are numpy's.
@@ -274,25 +319,43 @@ class BagReader:
         name = self.label_topic(topic)
         for stamp, frame_id, frame in self._images(name, None, unchanged=True):
             if frame.order != "mono":
-                raise UserError(
-                    f"topic '{name}' of {self.path} holds colour images; label images are mono8, one class id a pixel"
-                )
+                raise UserError(_colours(name, self.path))
             yield stamp, frame_id, frame.pixels
 
     def _images(
         self, topic: str, on_rejected: Callable[[int, ImageRejected], None] | None, unchanged: bool = False
     ) -> Iterator[BagImage]:
         for _, kind, recorded, data in self.raw_messages([topic]):
-            stamp = recorded
             try:
-                message = self._decoded(topic, kind, data)
-                stamp = message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec or recorded
-                yield BagImage(stamp, message.header.frame_id, _frame(message, kind, unchanged))
-            except (ImageRejected, _Undecodable) as error:
-                rejected = error if isinstance(error, ImageRejected) else ImageRejected("corrupt", str(error))
+                yield self.decode_image(topic, kind, recorded, data, unchanged)
+            except ImageRejected as rejected:
                 if on_rejected is None:
-                    raise rejected from error
-                on_rejected(stamp, rejected)
+                    raise
+                on_rejected(stamp_of(data) or recorded, rejected)
+
+    def decode_image(self, topic: str, kind: str, recorded: int, data: bytes, unchanged: bool = False) -> BagImage:
+        """Decode a message of :meth:`raw_messages` that is an image; its stamp is ``recorded`` where it has none.
+
+        :param unchanged: keep the single channel of a compressed label image
+        :raises ImageRejected: for an image that cannot be used
+        """
+        try:
+            message = self._decoded(topic, kind, data)
+        except _Undecodable as error:
+            raise ImageRejected("corrupt", str(error)) from error
+        stamp = message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec or recorded
+        return BagImage(stamp, message.header.frame_id, _frame(message, kind, unchanged))
+
+    def decode_labels(self, topic: str, kind: str, recorded: int, data: bytes) -> NDArray[np.uint8]:
+        """Decode a message of :meth:`raw_messages` that is a label image: uint8 (H, W).
+
+        :raises ImageRejected: for an image that cannot be used
+        :raises UserError: where it has more than one channel
+        """
+        frame = self.decode_image(topic, kind, recorded, data, unchanged=True).frame
+        if frame.order != "mono":
+            raise UserError(_colours(topic, self.path))
+        return frame.pixels
 
     def _decoded(self, topic: str, kind: str, data: bytes) -> Any:
         try:
@@ -311,7 +374,12 @@ class _Unreadable(Exception):
     """A recording that rosbags cannot open."""
 
 
-def _opened(path: Path) -> Reader:
+def is_storage_file(path: Path) -> bool:
+    """Return whether a file is one of a recording by its name; ros2 bag adds .zstd to those that it compressed."""
+    return (path.suffix if path.suffix != _PACKED else path.with_suffix("").suffix) in STORAGE_SUFFIXES
+
+
+def _opened(path: Path, stack: ExitStack) -> Reader:
     try:
         reader = Reader(path)
         reader.open()
@@ -321,18 +389,44 @@ def _opened(path: Path) -> Reader:
         raise _Unreadable(str(error).rstrip(".")) from error
     except Exception as error:  # a file cut anywhere makes its parsers fail in many ways
         raise _Unreadable(f"{type(error).__name__} {error}".strip()) from error
+    stack.callback(reader.close)
     return reader
+
+
+def _salvaged(file: Path, problem: str) -> TornMcap | TornSqlite:
+    """Open a storage file that was cut off.
+
+    :raises UserError: where nothing of it can be read
+    """
+    try:
+        torn = TornMcap(file) if file.suffix == ".mcap" else TornSqlite(file)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read: {error}; {problem}") from error
+    if not torn.counts:
+        raise UserError(f"{file} cannot be read: it was cut off before its first message")
+    return torn
+
+
+def _plain(data: bytes) -> bytes:
+    """Return a message as it was before it was compressed; where metadata.yaml is missing only its bytes tell."""
+    # A message in CDR begins with a zero.
+    return bytes(zstd.decompress(data)) if data[:4] == _ZSTD_MAGIC else data
 
 
 def _in_order(path: Path) -> tuple[int, str]:
     """Sort ``name_2.mcap`` before ``name_10.mcap``."""
-    tail = path.stem.rsplit("_", 1)[-1]
+    stem = path.with_suffix("").stem if path.suffix == _PACKED else path.stem
+    tail = stem.rsplit("_", 1)[-1]
     return (int(tail) if tail.isdigit() else -1, path.name)
 
 
 def _is_label(topic: str) -> bool:
     parts = topic.rstrip("/").split("/")
     return parts[-1] == "label" or (parts[-1] == "compressed" and len(parts) > 1 and parts[-2] == "label")
+
+
+def _colours(topic: str, path: Path) -> str:
+    return f"topic '{topic}' of {path} holds colour images; label images are mono8, one class id a pixel"
 
 
 def _frame(message: Any, kind: str, unchanged: bool) -> Frame:

@@ -1,18 +1,27 @@
-"""What the node would publish, written into a recording: label, overlay, confidence, class masks, label info."""
+"""What the node would publish, written into a recording: label, overlay, confidence, masks, label info, statistics."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rt_seg_ros.bags.types import CLASS_MASKS, LABEL_INFO
+from rt_seg_ros.bags.types import CLASS_MASKS, LABEL_INFO, STATS
 from rt_seg_ros.bags.writer import BagWriter
 from rt_seg_ros.labels import LabelSpace
 from rt_seg_ros.masks import ClassMask, class_masks
 
 DEFAULT_NAMESPACE = "/segmentation"
+
+_NO_STATS: dict[str, Any] = {
+    **dict.fromkeys(("camera", "model", "label_space", "backend", "device", "precision"), ""),
+    **dict.fromkeys(("image_height", "image_width", "working_height", "working_width"), 0),
+    **dict.fromkeys(("decode_ms", "wait_ms", "preprocess_ms", "network_ms", "postprocess_ms", "publish_ms"), 0.0),
+    **dict.fromkeys(("total_ms", "age_ms"), 0.0),
+    **dict.fromkeys(("received", "processed", "dropped", "rejected"), 0),
+}
 
 
 class ResultTopics:
@@ -39,6 +48,8 @@ class ResultTopics:
         labels: NDArray[np.uint8],
         overlay: NDArray[np.uint8] | None = None,
         confidence: NDArray[np.uint8] | None = None,
+        stats: Mapping[str, Any] | None = None,
+        recorded_ns: int | None = None,
     ) -> None:
         """Write one frame's results.
 
@@ -47,17 +58,18 @@ class ResultTopics:
         :param labels: uint8 (H, W), 255 where unlabelled
         :param overlay: uint8 (H, W, 3), BGR
         :param confidence: uint8 (H, W)
+        :param stats: fields of SegmentationStats by name; those that are not given are empty or 0
+        :param recorded_ns: time of recording, where it is not the stamp
         :raises UserError: if the disk does not take it
         """
         writer, name = self._writer, self._namespace
-        if not self._begun:
-            self._begun = True
-            writer.write(f"{name}/label_info", self._label_info(stamp_ns, frame_id), stamp_ns, latched=True)
-        writer.add_label(f"{name}/label", stamp_ns, frame_id, labels)
+        recorded = stamp_ns if recorded_ns is None else recorded_ns
+        self.add_label_info(stamp_ns, frame_id, recorded)
+        writer.add_label(f"{name}/label", stamp_ns, frame_id, labels, recorded)
         if overlay is not None:
-            writer.add_image(f"{name}/overlay", stamp_ns, frame_id, overlay, "bgr8")
+            writer.add_image(f"{name}/overlay", stamp_ns, frame_id, overlay, "bgr8", recorded)
         if confidence is not None:
-            writer.add_image(f"{name}/confidence", stamp_ns, frame_id, confidence, "mono8")
+            writer.add_image(f"{name}/confidence", stamp_ns, frame_id, confidence, "mono8", recorded)
         height, width = labels.shape
         masks = writer.message(
             CLASS_MASKS,
@@ -66,7 +78,17 @@ class ResultTopics:
             width=width,
             masks=[self._mask(mask) for mask in class_masks(labels, self._space)],
         )
-        writer.write(f"{name}/class_masks", masks, stamp_ns)
+        writer.write(f"{name}/class_masks", masks, recorded)
+        if stats is not None:
+            header = writer.header(stamp_ns, frame_id)
+            writer.write(f"{name}/stats", writer.message(STATS, header=header, **{**_NO_STATS, **stats}), recorded)
+
+    def add_label_info(self, stamp_ns: int, frame_id: str, recorded_ns: int) -> None:
+        """Write the names of the classes, the first time that this is called."""
+        if not self._begun:
+            self._begun = True
+            info = self._label_info(stamp_ns, frame_id)
+            self._writer.write(f"{self._namespace}/label_info", info, recorded_ns, latched=True)
 
     def _mask(self, mask: ClassMask) -> Any:
         x, y, width, height = mask.box

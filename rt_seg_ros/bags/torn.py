@@ -43,12 +43,13 @@ class TornMcap:
         self.channels: dict[int, Channel] = {}
         self.counts: dict[str, int] = {}
         self.first_ns, self.last_ns = 0, 0
-        times = []
+        first = last = None
         for topic, _, stamp, _ in self.messages():
             self.counts[topic] = self.counts.get(topic, 0) + 1
-            times.append(stamp)
-        if times:
-            self.first_ns, self.last_ns = min(times), max(times)
+            first = stamp if first is None else min(first, stamp)
+            last = stamp if last is None else max(last, stamp)
+        if first is not None and last is not None:
+            self.first_ns, self.last_ns = first, last
 
     def messages(self) -> Iterator[tuple[str, str, int, bytes]]:
         """Yield (topic, type, log time in ns, serialised message) until the file breaks off."""

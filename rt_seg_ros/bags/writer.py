@@ -189,10 +189,17 @@ class BagWriter:
         self.count += 1
 
     def add_image(
-        self, topic: str, stamp_ns: int, frame_id: str, image: NDArray[np.uint8], encoding: str = "bgr8"
+        self,
+        topic: str,
+        stamp_ns: int,
+        frame_id: str,
+        image: NDArray[np.uint8],
+        encoding: str = "bgr8",
+        recorded_ns: int | None = None,
     ) -> None:
         """Write a raw image, uint8 (H, W) or (H, W, C), rows without padding.
 
+        :param recorded_ns: time of recording, where it is not the stamp
         :raises ValueError: if the array does not suit the encoding
         """
         channels = _CHANNELS.get(encoding)
@@ -210,12 +217,15 @@ class BagWriter:
             step=width * channels,
             data=np.ascontiguousarray(image).reshape(-1),
         )
-        self.write(topic, message, stamp_ns)
+        self.write(topic, message, stamp_ns if recorded_ns is None else recorded_ns)
 
-    def add_compressed_image(self, topic: str, stamp_ns: int, frame_id: str, data: bytes, form: str) -> None:
+    def add_compressed_image(
+        self, topic: str, stamp_ns: int, frame_id: str, data: bytes, form: str, recorded_ns: int | None = None
+    ) -> None:
         """Write an image that is compressed already.
 
         :param form: the message's ``format``, as in ``bgr8; jpeg compressed bgr8``
+        :param recorded_ns: time of recording, where it is not the stamp
         """
         message = self.message(
             COMPRESSED_IMAGE,
@@ -223,11 +233,13 @@ class BagWriter:
             format=form,
             data=np.frombuffer(data, np.uint8),
         )
-        self.write(topic, message, stamp_ns)
+        self.write(topic, message, stamp_ns if recorded_ns is None else recorded_ns)
 
-    def add_label(self, topic: str, stamp_ns: int, frame_id: str, labels: NDArray[np.uint8]) -> None:
+    def add_label(
+        self, topic: str, stamp_ns: int, frame_id: str, labels: NDArray[np.uint8], recorded_ns: int | None = None
+    ) -> None:
         """Write a label image, uint8 (H, W), as mono8: 255 is unlabelled."""
-        self.add_image(topic, stamp_ns, frame_id, labels, "mono8")
+        self.add_image(topic, stamp_ns, frame_id, labels, "mono8", recorded_ns)
 
     def add_camera_info(self, topic: str, stamp_ns: int, frame_id: str, camera: Pinhole) -> None:
         """Write the camera of an image, without distortion."""

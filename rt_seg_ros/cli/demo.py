@@ -3,36 +3,33 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-from rt_seg_ros.bags import open_bag
+from rt_seg_ros.cli.evaluate import Job, evaluate_models
 from rt_seg_ros.cli.options import size
 from rt_seg_ros.cli.progress import progress
-from rt_seg_ros.data.drives import IMAGE_TOPIC, LABEL_TOPIC, write_synthetic_drive
+from rt_seg_ros.data.drives import LABEL_TOPIC, write_synthetic_drive
 from rt_seg_ros.drawing import error_map, overlay, panel
 from rt_seg_ros.errors import UserError
-from rt_seg_ros.labels import LabelSpace, load_label_space
-from rt_seg_ros.video import VideoWriter
+from rt_seg_ros.evaluation.frames import open_frames
+from rt_seg_ros.evaluation.pictures import choose, read_frames_again, read_rows
+from rt_seg_ros.evaluation.result import Evaluation
+from rt_seg_ros.labels import load_label_space
+from rt_seg_ros.pipeline import SegmenterConfig
 from rt_seg_ros.zoo import find_model
-
-if TYPE_CHECKING:
-    from rt_seg_ros.evaluation.replay import ReplayScore
 
 SUMMARY = "render a drive, run the real ROS 2 node on it, show the result"
 EPILOG = """\
 what happens
   1. a street is rendered into a rosbag2, with the true class of every pixel
   2. the node and a player start as processes of their own and talk over DDS, in a domain of their own
-  3. what the node publishes is recorded, and scored against the truth
+  3. what the node publishes is recorded, and scored against the truth: open report.html in the folder of --out
 
 examples:
   rt-seg demo
@@ -41,7 +38,6 @@ examples:
 """
 
 Image = NDArray[np.uint8]
-_ROWS = 3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,8 +65,13 @@ def run(args: argparse.Namespace) -> int:
     space = card.load_label_space()
     if space.name != load_label_space("camvid11").name:
         raise UserError(f"model '{card.name}' speaks label space '{space.name}'; the rendered drive speaks camvid11")
-    from rt_seg_ros.evaluation.replay import score_recording
-    from rt_seg_ros.ros.live import run_live
+    config = SegmenterConfig(
+        model=args.model,
+        device=args.device,
+        downsampling_ratio=args.downsampling_ratio,
+        allow_random_weights=args.allow_random_weights,
+    )
+    config.check()
 
     out: Path = args.out
     out.mkdir(parents=True, exist_ok=True)
@@ -81,106 +82,87 @@ def run(args: argparse.Namespace) -> int:
         watch=lambda items, what, total: progress(items, what, total),
     )  # fmt: skip
     console.print(f"[bold]2[/]  the node ({card.name}) and a player, over DDS, at {args.rate * 10:g} frames a second")
-    parameters = {
-        "model": args.model,
-        "device": args.device,
-        "downsampling_ratio": float(args.downsampling_ratio),
-        "allow_random_weights": args.allow_random_weights,
-    }
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("labels", total=args.frames)
-        live = run_live(
-            drive, out, IMAGE_TOPIC, parameters, args.rate, watch=lambda done: bar.update(task, completed=done)
-        )
-    console.print("[bold]3[/]  scoring and drawing")
-    score = score_recording(live.recording, space, drive, live.stamps, truth_topic=LABEL_TOPIC)
-    video, picture = _draw(out, drive, live.recording, live.stamps, space, score, args.rate * 10)
-    _report(console, score, space, live.start_seconds)
+    frames = open_frames(drive, space, truth=LABEL_TOPIC)
+    job = Job(frames, {args.model: (config, card)}, live=True, rate=args.rate, report=out)
+    (evaluation,), _ = evaluate_models(job)
+    console.print("[bold]3[/]  what the node published, scored against the truth")
+    picture = _draw(out, job)
+    _tell(console, evaluation)
     console.print(
-        f"\nvideo      {video}\npicture    {picture}\nrecording  {live.recording}\nnode's log {live.node_log}"
+        f"\n[bold]report     {out / 'report.html'}[/]\nvideo      {out / 'overlay.mp4'}\npicture    {picture}\n"
+        f"recording  {out / 'result.mcap'}\nnode's log {out / 'node.log'}",
+        highlight=False,
     )
-    if not score.labels:
-        raise UserError(f"the node published no label; see {live.node_log}")
-    if score.unaccounted or score.lost:
-        console.print(f"[bold red]{score.unaccounted} frames unaccounted for, {score.lost} lost on the way[/]")
+    for problem in evaluation.problems:
+        console.print(f"[red]{problem}[/]")
+    counts = evaluation.counts
+    if counts.unaccounted or counts.lost:
+        console.print(f"[bold red]{counts.unaccounted} frames unaccounted for, {counts.lost} lost on the way[/]")
         return 1
-    return 0
+    return 1 if evaluation.problems else 0
 
 
-def _report(console: Console, score: ReplayScore, space: LabelSpace, start: float) -> None:
+def _tell(console: Console, evaluation: Evaluation) -> None:
+    counts, scores = evaluation.counts, evaluation.scores
     frames = Table(title="frames", title_justify="left")
-    for name in ("played", "received", "processed", "dropped", "rejected", "unaccounted"):
+    names = ("played", "received", "processed", "dropped", "rejected", "unaccounted")
+    for name in names:
         frames.add_column(name, justify="right")
-    frames.add_row(
-        *(
-            str(n)
-            for n in (score.played, score.received, score.processed, score.dropped, score.rejected, score.unaccounted)
-        )
-    )
+    frames.add_row(*(str(getattr(counts, name)) for name in names))
     console.print(frames)
-    if score.dropped:
+    if counts.dropped:
         console.print("dropped: a newer frame came before the network was free (none at a lower --rate)\n")
 
-    latency = Table(title=f"milliseconds per frame, of {score.processed} frames", title_justify="left")
+    latency = Table(title=f"milliseconds per frame, of {counts.processed} frames", title_justify="left")
     for name in ("stage", "p50", "p95", "max"):
         latency.add_column(name, justify="left" if name == "stage" else "right")
-    names = {"total_ms": "received to published", "age_ms": "age of a label: stamp to published"}
-    for stage, values in score.stages.items():
-        if len(values):
-            figures = [f"{v:.1f}" for v in (np.median(values), np.percentile(values, 95), values.max())]
-            latency.add_row(names.get(stage, stage.removesuffix("_ms")), *figures, end_section=stage == "publish_ms")
+    whole = {"total": "received to published", "age": "age of a label: stamp to published"}
+    for stage, values in evaluation.stages.items():
+        figures = [f"{v:.1f}" for v in (values.percentile(50), values.percentile(95), values.largest)]
+        latency.add_row(whole.get(stage, stage), *figures, end_section=stage == "publish")
     console.print(latency)
 
-    iou = Table(title=f"IoU against the drive's truth, {score.scored} frames", title_justify="left")
+    iou = Table(title=f"IoU against the drive's truth, {scores.scored} frames", title_justify="left")
     iou.add_column("class")
     iou.add_column("IoU %", justify="right")
-    for c, value in zip(space.classes, score.matrix.per_class_iou(), strict=True):
+    for c, value in zip(evaluation.space.classes, scores.matrix.per_class_iou(), strict=True):
         red, green, blue = c.color
         iou.add_row(f"[on rgb({red},{green},{blue})]  [/] {c.name}", f"{value * 100:.1f}")
     iou.add_section()
-    iou.add_row("[bold]mIoU[/]", f"[bold]{score.matrix.miou() * 100:.1f}[/]")
+    iou.add_row("[bold]mIoU[/]", f"[bold]{scores.matrix.miou() * 100:.1f}[/]")
     console.print(iou)
-    console.print(f"node ready {start:.1f} s after its process was started")
+    console.print(f"node ready {evaluation.load_seconds:.1f} s after its process was started")
 
 
-def _draw(
-    out: Path,
-    drive: Path,
-    recording: Path,
-    stamps: Mapping[int, int],
-    space: LabelSpace,
-    score: ReplayScore,
-    rate: float,
-) -> tuple[Path, Path]:
-    """Write the overlays as the node published them as a video, and the best, median and worst frames as a picture."""
-    video, picture = out / "overlay.mp4", out / "picture.png"
-    with open_bag(recording) as bag, VideoWriter(video, fps=max(rate, 1.0)) as writer:
-        for image in bag.images("/segmentation/overlay"):
-            writer.write(image.frame.bgr())
-    if not score.ious:
-        return video, picture
-    ordered = sorted(score.ious, key=lambda pair: pair[1])
-    chosen = [ordered[-1], ordered[len(ordered) // 2], ordered[0]][: min(_ROWS, len(ordered))]
-    wanted = {stamp for stamp, _ in chosen}
-    with open_bag(drive) as source, open_bag(recording) as bag:
-        images = {i.stamp_ns: i.frame.bgr().copy() for i in source.images(IMAGE_TOPIC) if i.stamp_ns in wanted}
-        truths = {stamp: labels.copy() for stamp, _, labels in source.labels(LABEL_TOPIC) if stamp in wanted}
-        found = {
-            stamps[stamp]: labels.copy()
-            for stamp, _, labels in bag.labels("/segmentation/label")
-            if stamps.get(stamp) in wanted
-        }
-    rows = [
-        [
-            images[stamp],
-            overlay(images[stamp], truths[stamp], space, legend=False),
-            overlay(images[stamp], found[stamp], space),
-            error_map(found[stamp], truths[stamp], images[stamp]),
-        ]
-        for stamp, _ in chosen
-    ]
-    words = ("best", "median", "worst")
-    captions = [f"{word} frame: mIoU {iou * 100:.1f} %" for word, (_, iou) in zip(words, chosen, strict=False)]
-    cv2.imwrite(str(picture), panel(rows, ("camera", "truth", "published labels", "errors"), captions))
-    return video, picture
+def _draw(out: Path, job: Job) -> Path:
+    """Draw the best, the median and the worst frame as one picture."""
+    path = out / "picture.png"
+    ((name, (_, card)),) = job.models.items()
+    space = card.load_label_space()
+    rows = read_rows(out / "per_frame.csv", ["miou"])
+    chosen = choose(rows[name].frame, rows[name].columns["miou"], worst=1)
+    scores = dict(zip(rows[name].frame.tolist(), rows[name].columns["miou"].tolist(), strict=True))
+    labels = out / "labels.mcap"
+    if not labels.exists():
+        return path
+    wanted = {name: [choice.index for choice in chosen]}
+    shown = {one.index: one for one in read_frames_again(job.frames, {name: labels}, rows, wanted)}
+    images: list[list[Image]] = []
+    captions = []
+    for choice in reversed([c for c in chosen if c.index in shown]):
+        one = shown[choice.index]
+        truth, found = one.truth, one.predictions[name]
+        if truth is None:
+            continue
+        images.append(
+            [
+                one.image,
+                overlay(one.image, truth, space, legend=False),
+                overlay(one.image, found, space),
+                error_map(found, truth, one.image),
+            ]
+        )
+        captions.append(f"{choice.why} frame: mIoU {100 * scores[choice.index]:.1f} %")
+    if images:
+        cv2.imwrite(str(path), panel(images, ("camera", "truth", "published labels", "errors"), captions))
+    return path

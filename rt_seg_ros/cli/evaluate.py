@@ -1,112 +1,328 @@
-"""``rt-seg evaluate``: how good a model is, measured on frames with ground truth."""
+"""``rt-seg evaluate``: how good and how fast models are, on a data set or a recorded drive, with a report."""
 
 from __future__ import annotations
 
 import argparse
-import os
+import shlex
+import sys
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from rt_seg_ros.bags import BagWriter
+from rt_seg_ros.cli.evaluation_tables import print_comparison, print_evaluation
 from rt_seg_ros.cli.options import add_model_options, segmenter_config
 from rt_seg_ros.cli.progress import progress
 from rt_seg_ros.errors import UserError
-from rt_seg_ros.evaluation.labelled import open_labelled
-from rt_seg_ros.evaluation.offline import Evaluation, evaluate
-from rt_seg_ros.evaluation.report import write_json, write_report
-from rt_seg_ros.pipeline import Segmenter
+from rt_seg_ros.evaluation.frames import NO_TRUTH, Frames, open_frames
+from rt_seg_ros.evaluation.matching import DEFAULT_TOLERANCE, SPELLINGS
+from rt_seg_ros.evaluation.offline import STAGES as OFFLINE_STAGES
+from rt_seg_ros.evaluation.offline import evaluate
+from rt_seg_ros.evaluation.outputs import Outputs, Overlays, ResultBag, Sink
+from rt_seg_ros.evaluation.recording import STAGES as LIVE_STAGES
+from rt_seg_ros.evaluation.recording import Recorded, evaluate_recording, write_result_bag
+from rt_seg_ros.evaluation.report import ReportFolder, check_file, check_folder, metrics, write_json
+from rt_seg_ros.evaluation.result import Evaluation
+from rt_seg_ros.evaluation.stored import file_name
+from rt_seg_ros.images import ImageRejected
+from rt_seg_ros.pipeline import SegmenterConfig
+from rt_seg_ros.zoo import ModelCard, find_model, list_models
 
-SUMMARY = "score a model against ground truth"
-EPILOG = """\
+SUMMARY = "score models on a data set or a recorded drive, with a report"
+EPILOG = f"""\
 DATA is one of
+  a drive       rosbag2 (folder, .mcap, .db3; compressed too), images raw or compressed. Its truth is a topic of
+                label images (mono8), or a folder of them named by stamp:
+                {SPELLINGS}
   CamVid        <split>/ with <split>annot/, in the SegNet layout; test/ with testannot/ alone will do
   Cityscapes    leftImg8bit/<split>/ with gtFine/<split>/
   pairs         images/ with labels/ (ids as grey values), with a folder per split or without
-  a drive       rosbag2 (folder, .mcap, .db3) with an image topic and a topic of labels, paired by their stamps
 
 figures:
   IoU           pixels both true and predicted as a class, over pixels that are either; mIoU is its mean
   accuracy      share of a class's pixels that is found; of all pixels; and the mean over classes
+  boundary F    how well the edges between classes lie where they should
+  flicker       share of pixels whose label changes from frame to frame where the truth does not
+  coverage      share of pixels with a label
   frames/s      speed of the whole pipeline (resizing, network, labels at the frame's size), without reading
 Void is ignored, one matrix is summed over all frames, and a class without a single true positive counts 0.
+A drive without truth gets everything but the scores.
+
+offline, as it is by default, every frame is segmented, as fast as it goes. With --live the real ROS 2 node runs as a
+process of its own, the drive is played to it over DDS at --rate, and what it publishes is recorded and scored.
 
 examples:
-  rt-seg evaluate camvid --split val --model cgnet
+  rt-seg evaluate drive.mcap --report result                 then open result/report.html
+  rt-seg evaluate drive --model cgnet,csrnet_light --report result
+  rt-seg evaluate drive --model all --truth labels/ --tolerance 0.02
+  rt-seg evaluate drive --live --rate 0.5 --report result
+  rt-seg evaluate drive --bag labelled.mcap                  the drive with labels, overlay, masks: to play, for RViz
   rt-seg evaluate camvid --split val --weights runs/mine/cgnet_camvid11.safetensors --report result
-  rt-seg evaluate drive.mcap --model csrnet_light --downsampling-ratio 0.5
-  rt-seg evaluate pictures --json result.json
+  rt-seg compare result other                                two results, frame by frame
+
+exit status: 0 done; 1 done, but something could not be written or frames were lost; 2 nothing could be evaluated
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
-    parser.add_argument("data", type=Path, metavar="DATA", help="data set folder, or recorded drive with labels")
+    parser.add_argument("data", type=Path, metavar="DATA", help="recorded drive, or data set folder")
+    parser.add_argument(
+        "--model", default=SegmenterConfig().model, metavar="NAME[,NAME...]",
+        help="models, see rt-seg models; all: those with weights (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--split", metavar="NAME", help="part of a data set that has several: train, val, test...")
-    parser.add_argument("--topic", default="", metavar="NAME", help="image topic of a drive that has several")
-    parser.add_argument("--truth-topic", default="", metavar="NAME", help="label topic of a drive that has several")
-    parser.add_argument("--report", type=Path, metavar="DIR", help="write metrics.json and confusion.png here")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here, as JSON")
-    add_model_options(parser)
+    drive = parser.add_argument_group("a drive")
+    drive.add_argument("--topic", default="", metavar="TOPIC", help="image topic, where it has several")
+    drive.add_argument(
+        "--truth", "--truth-topic", default="", metavar="TOPIC|FOLDER",
+        help=f"label topic, folder of label images named by stamp, or {NO_TRUTH} (default: the drive's label topic)",
+    )  # fmt: skip
+    drive.add_argument(
+        "--tolerance", type=float, default=DEFAULT_TOLERANCE, metavar="S",
+        help="seconds that an image and its truth may lie apart (default: %(default)s)",
+    )  # fmt: skip
+    drive.add_argument("--live", action="store_true", help="play it to the real node, and score what that publishes")
+    drive.add_argument(
+        "--rate", type=float, metavar="R", help="of playing, times the recording's own speed (default: 1)"
+    )
+    output = parser.add_argument_group("what to write")
+    output.add_argument("--report", type=Path, metavar="DIR", help="write report.html, figures, labels and video here")
+    output.add_argument("--video", action=argparse.BooleanOptionalAction, default=True, help="the report's video")
+    output.add_argument("--json", type=Path, metavar="FILE", help="write the figures here, as JSON")
+    output.add_argument(
+        "--bag", type=Path, metavar="OUT.mcap",
+        help="write the drive with the node's topics here; of several models OUT_NAME.mcap each",
+    )  # fmt: skip
+    output.add_argument("--overwrite", action="store_true", help="replace a --bag that is there")
+    add_model_options(parser, several_models=True)
+
+
+@dataclass
+class Job:
+    """What is to be evaluated, and what is to be written.
+
+    ``models``: config and card by the name that each goes by; ``live_folder``: for the recordings of live runs.
+    """
+
+    frames: Frames
+    models: dict[str, tuple[SegmenterConfig, ModelCard]]
+    live: bool = False
+    rate: float = 1.0
+    report: Path | None = None
+    video: bool = True
+    bag: Path | None = None
+    overwrite: bool = False
+    command: str = ""
+    problems: list[str] = field(default_factory=list)
+
+    def bag_of(self, name: str) -> Path | None:
+        """Return where a model's result bag goes."""
+        if self.bag is None or len(self.models) == 1:
+            return self.bag
+        return self.bag.with_name(f"{self.bag.stem}_{file_name(name)}{self.bag.suffix}")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate and print the table."""
-    _check_writable(args.report, args.json)
-    segmenter = Segmenter(segmenter_config(args))
-    frames = open_labelled(args.data, args.split, segmenter.label_space, args.topic, args.truth_topic)
-    result = evaluate(segmenter, frames, progress)
-    _print(result)
+    """Evaluate, print the tables, write what was asked for; return the exit status."""
+    if args.rate is not None and not args.live:
+        raise UserError("--rate is of playing: give it together with --live; offline every frame is segmented")
+    if args.rate is not None and not 0 < args.rate <= 1000:
+        raise UserError(f"--rate is {args.rate}; give a number above 0")
+    models = choose_models(args)
+    space = next(iter(models.values()))[1].load_label_space()
+    frames = open_frames(args.data, space, args.split, args.topic, args.truth, args.tolerance)
+    for option in ("live", "bag"):
+        if getattr(args, option) and not frames.is_drive:
+            raise UserError(f"--{option} needs a recorded drive; {args.data} is a data set")
+    job = Job(
+        frames, models, args.live, args.rate or 1.0, args.report, args.video, args.bag, args.overwrite,
+        shlex.join(["rt-seg", "evaluate", *sys.argv[2:]]) if sys.argv[1:2] == ["evaluate"] else "",
+    )  # fmt: skip
+    check_outputs(job, args.json)
+    if frames.damage:
+        print(f"{frames.path}: {frames.damage}", file=sys.stderr)
+
+    evaluations, written = evaluate_models(job)
+    console = Console()
+    for evaluation in evaluations:
+        print_evaluation(console, evaluation)
+    if len(evaluations) > 1:
+        print_comparison(console, evaluations)
     if args.json is not None:
-        write_json(args.json, result.to_dict())
+        write_json(args.json, metrics(evaluations))
         print(f"figures: {args.json}")
-    if args.report is not None:
-        print(f"report: {', '.join(str(path) for path in write_report(args.report, result))}")
+    if written:
+        print(f"report: {', '.join(str(path) for path in written)}")
+    for name in models if job.bag else ():
+        path = job.bag_of(name)
+        if path is not None and path.exists():
+            print(f"recording: {path}")
+    problems = [*job.problems, *(f"{e.name}: {problem}" for e in evaluations for problem in e.problems)]
+    problems += [
+        f"{e.name}: {e.counts.unaccounted} frames unaccounted for, {e.counts.lost} lost on the way"
+        for e in evaluations
+        if e.counts.unaccounted or e.counts.lost
+    ]
+    for problem in problems:
+        print(f"rt-seg evaluate: {problem}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+def choose_models(args: argparse.Namespace) -> dict[str, tuple[SegmenterConfig, ModelCard]]:
+    """Return the models that ``--model`` names, each with its config, before any is loaded.
+
+    :raises UserError: a name or value that does not exist, or models of several label spaces
+    """
+    names = [name.strip() for name in args.model.split(",") if name.strip()]
+    if not names:
+        raise UserError("--model names no model; see rt-seg models")
+    if "all" in names:
+        if len(names) > 1:
+            raise UserError("--model all goes alone")
+        # A network's plain name stands for the best of its weights.
+        wanted = args.label_space or None
+        cards = [card for card in list_models() if wanted in (None, card.label_space)]
+        plain = {card.name: card.network for card in cards if card.name == f"{card.network}_{card.label_space}"}
+        names = list(dict.fromkeys(plain.get(card.name, card.name) for card in cards))
+        if not names:
+            raise UserError("there are no weights yet; see rt-seg models")
+    if args.weights and len(names) > 1:
+        raise UserError("--weights is one file: give one --model with it")
+    models: dict[str, tuple[SegmenterConfig, ModelCard]] = {}
+    for name in names:
+        config = segmenter_config(args, name)
+        card = find_model(config.model, config.label_space, config.weights, config.allow_random_weights)
+        if all(card != other for _, other in models.values()):
+            models[card.name if args.weights else name] = config, card
+    spaces = {card.label_space for _, card in models.values()}
+    if len(spaces) > 1:
+        raise UserError(
+            f"these models speak several label spaces ({', '.join(sorted(spaces))}): their scores cannot be "
+            "compared; choose those of one (--label-space)"
+        )
+    return models
+
+
+def check_outputs(job: Job, figures: Path | None = None) -> None:
+    """Refuse what cannot be written before any work is done.
+
+    :raises UserError: what, and why
+    """
+    frame = _pixels(job.frames) * job.frames.total * len(job.models)
+    if job.report is not None:
+        # About as much as labels (PNG), video and, live, the recording of raw topics come to.
+        check_folder(job.report, round(frame * (0.4 if not job.live else 4.6)))
+    if figures is not None:
+        check_file(figures)
+    for name in job.models if job.bag is not None else ():
+        path = job.bag_of(name)
+        assert path is not None
+        if path.resolve() == job.frames.path.resolve() or path.resolve() in job.frames.path.resolve().parents:
+            raise UserError(f"--bag {path} would replace the source; choose another name")
+        BagWriter(path, overwrite=job.overwrite)
+        check_folder(path.absolute().parent, round(frame * 5.2))
+
+
+def _pixels(frames: Frames) -> int:
+    """Return the number of pixels of the first frame."""
+    for item in frames:
+        try:
+            frame = item.frame()
+        except ImageRejected:
+            continue
+        return frame.height * frame.width
     return 0
 
 
-def _check_writable(report: Path | None, figures: Path | None) -> None:
-    """Refuse what cannot be written before any work is done."""
-    for folder in (report, figures.parent if figures else None):
+def evaluate_models(job: Job) -> tuple[list[Evaluation], list[Path]]:
+    """Evaluate each model and write the report.
+
+    Where a model fails after others are through, their report is written all the same.
+
+    :return: what was measured, and the report's files
+    :raises UserError: where the first one fails, or nothing can be written
+    """
+    evaluations: list[Evaluation] = []
+    folder = None
+    if job.report is not None:
+        folder = ReportFolder(job.report, list(job.models), LIVE_STAGES if job.live else OFFLINE_STAGES, job.video)
+    try:
+        for name in job.models:
+            evaluations.append(_live(job, name, folder) if job.live else _offline(job, name, folder))
+    except UserError as error:
+        if not evaluations:
+            if folder is not None:
+                folder.discard()
+            raise
+        job.problems.append(f"{list(job.models)[len(evaluations)]} failed: {error}")
+    except BaseException:
+        if folder is not None and evaluations:
+            folder.finish(evaluations, job.frames, job.command)
+        elif folder is not None:
+            folder.discard()
+        raise
+    return evaluations, folder.finish(evaluations, job.frames, job.command) if folder is not None else []
+
+
+def _offline(job: Job, name: str, folder: ReportFolder | None) -> Evaluation:
+    config, card = job.models[name]
+    space = card.load_label_space()
+    overlays = Overlays(space)
+    sinks: list[Sink] = folder.sinks(name, job.frames, space, overlays) if folder is not None else []
+    bag = None
+    if (path := job.bag_of(name)) is not None:
+        bag = ResultBag(path, job.frames.path, space, overlays, config.confidence_threshold, job.overwrite)
+        sinks.append(bag)
+    table = folder.table if folder is not None else None
+    evaluation = evaluate(name, config, job.frames, Outputs(*sinks), table, progress)
+    if bag is not None and bag.left_out:
+        job.problems.append(f"{bag.path} lacks topics whose types are not known: {', '.join(sorted(bag.left_out))}")
+    return evaluation
+
+
+def _live(job: Job, name: str, folder: ReportFolder | None) -> Evaluation:
+    from rt_seg_ros.ros.live import run_live
+
+    config, card = job.models[name]
+    space = card.load_label_space()
+    frames = job.frames
+    with ExitStack() as stack:
         if folder is None:
-            continue
+            out = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rt_seg_ros_")))
+        else:
+            out = folder.path if len(job.models) == 1 else folder.path / f"live_{file_name(name)}"
+        console = Console(file=sys.stderr)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+            task = bar.add_task(f"labels of {name}", total=frames.total)
+            live = run_live(
+                frames.path, out, frames.topic, _parameters(config), job.rate,
+                watch=lambda done: bar.update(task, completed=done), confidence=job.bag is not None,
+            )  # fmt: skip
+        recorded = Recorded(live.recording, live.stamps, job.rate, live.start_seconds, live.usage)
+        sinks = folder.sinks(name, frames, space, Overlays(space)) if folder is not None else []
+        table = folder.table if folder is not None else None
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{folder} cannot be made: {error.strerror}") from error
-        if not os.access(folder, os.W_OK):
-            raise UserError(f"{folder} is not writable")
+            evaluation = evaluate_recording(name, card, space, frames, recorded, Outputs(*sinks), table)
+        except UserError as error:
+            raise UserError(f"{error}; the node's log is {live.node_log}") from error
+        if (path := job.bag_of(name)) is not None:
+            try:
+                write_result_bag(path, frames, recorded, space, job.overwrite)
+            except UserError as error:
+                evaluation.problems.append(f"the result bag was given up: {error}")
+    return evaluation
 
 
-def _print(result: Evaluation) -> None:
-    matrix, segmenter = result.matrix, result.segmenter
-    truth = matrix.matrix.sum(axis=1) + matrix.missed
-    table = Table(box=box.SIMPLE_HEAD, title=f"{segmenter.card.name} on {result.name}", title_justify="left")
-    table.add_column("class")
-    for name in ("IoU %", "accuracy %", "pixels %"):
-        table.add_column(name, justify="right")
-    shares = 100 * truth / max(matrix.pixels, 1)
-    rows = zip(segmenter.label_space.names, matrix.per_class_iou(), matrix.per_class_accuracy(), shares, strict=True)
-    for name, iou, accuracy, share in rows:
-        table.add_row(name, f"{100 * iou:.1f}", f"{100 * accuracy:.1f}", f"{share:.1f}")
-    table.add_section()
-    table.add_row("mean", f"{100 * matrix.miou():.2f}", f"{100 * matrix.class_accuracy():.2f}", "")
-    console = Console()
-    console.print(table)
-    console.print(
-        f"mIoU {100 * matrix.miou():.2f} %, pixel accuracy {100 * matrix.pixel_accuracy():.2f} %, "
-        f"class accuracy {100 * matrix.class_accuracy():.2f} %\n"
-        f"{result.frames} frames, {result.frames_per_second:.1f} frames/s "
-        f"({segmenter.backend_name}, {segmenter.device}, {segmenter.precision})\n"
-        f"protocol: {result.protocol}",
-        highlight=False,
-        soft_wrap=True,
-    )
-    if result.unmatched or result.rejected:
-        console.print(
-            f"left out: {result.unmatched} images without truth of the same stamp, "
-            f"{result.rejected} that cannot be used",
-            highlight=False,
-            soft_wrap=True,
-        )
+def _parameters(config: SegmenterConfig) -> dict[str, object]:
+    """Return the node's parameters that say what a config does."""
+    default = SegmenterConfig()
+    return {
+        "model": config.model,
+        **{name: value for name, value in vars(config).items() if value != getattr(default, name) and name != "model"},
+    }

@@ -69,6 +69,11 @@ class ConfusionMatrix:
         """Return the mean of ``per_class_iou`` over all classes, 0 to 1."""
         return float(self.per_class_iou().mean())
 
+    def miou_of_present(self) -> float:
+        """Return the mean of ``per_class_iou`` over the classes that the truth has, 0 to 1; 0 where it has none."""
+        present = self._truth() > 0
+        return float(self.per_class_iou()[present].mean()) if present.any() else 0.0
+
     def per_class_accuracy(self) -> NDArray[np.float64]:
         """Return the share of each class's pixels that is found (recall), float64 (C,) from 0 to 1."""
         return _ratio(np.diag(self.matrix).astype(np.float64), self._truth())

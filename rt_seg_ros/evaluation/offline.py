@@ -1,126 +1,210 @@
-"""Scoring a model on frames with ground truth: every frame, as fast as it goes, through the pipeline itself."""
+"""Evaluating a model offline: every frame through the pipeline itself, as fast as it goes.
+
+Reading and decoding, scoring, and writing run on threads of their own beside the network.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rt_seg_ros.errors import UserError
-from rt_seg_ros.evaluation.confusion import ConfusionMatrix
-from rt_seg_ros.evaluation.labelled import LabelledFrame, LabelledFrames
-from rt_seg_ros.images import ImageRejected
-from rt_seg_ros.overlap import prefetch
-from rt_seg_ros.pipeline import Segmenter
+from rt_seg_ros.evaluation.frames import Frames, Item, Message
+from rt_seg_ros.evaluation.outputs import FrameTable, Outputs, Result
+from rt_seg_ros.evaluation.result import Evaluation
+from rt_seg_ros.evaluation.scores import Scores
+from rt_seg_ros.evaluation.statistics import Distribution
+from rt_seg_ros.evaluation.usage import Meter, gpu_memory_mib, gpu_number, machine
+from rt_seg_ros.images import Frame, ImageRejected
+from rt_seg_ros.overlap import Background, prefetch
+from rt_seg_ros.pipeline import Segmentation, Segmenter, SegmenterConfig
 
-Watch = Callable[[Iterable[LabelledFrame], str, int], Iterable[LabelledFrame]]
+#: Is handed (the frames, what is done, their number) and passes them on, as a progress bar does.
+Watch = Callable[[Iterable["Entry"], str, int], Iterable["Entry"]]
+
+STAGES = ("decode", "preprocess", "network", "postprocess", "total")
+_AHEAD = 4
 
 
-@dataclass
-class Evaluation:
-    """What was measured.
+@dataclass(frozen=True)
+class _Decoded:
+    item: Item
+    frame: Frame
+    image: NDArray[np.uint8]
+    truth: NDArray[np.uint8] | None
+    decode_ms: float
 
-    ``seconds`` is the time inside the pipeline, ``sizes`` counts the frames by their (height, width).
+
+@dataclass(frozen=True)
+class _Rejected:
+    item: Item
+    reason: str
+
+
+Entry = _Decoded | _Rejected | Message
+
+
+def evaluate(
+    name: str,
+    config: SegmenterConfig,
+    frames: Frames,
+    outputs: Outputs | None = None,
+    table: FrameTable | None = None,
+    watch: Watch | None = None,
+) -> Evaluation:
+    """Segment every frame, score those that have truth.
+
+    :param name: what the model is called in the results
+    :param outputs: what is written besides; entered and left here
+    :param table: takes a row for each frame
+    :raises UserError: a config that cannot be had, what the frames cannot be read for, or not one frame
     """
+    before = gpu_memory_mib(gpu_number(config.device) or 0) if config.device != "cpu" else None
+    begin = time.perf_counter()
+    segmenter = Segmenter(config)
+    loaded = time.perf_counter() - begin
+    gpu = gpu_number(segmenter.device)
+    evaluation = Evaluation(
+        name=name,
+        card=segmenter.card,
+        space=segmenter.label_space,
+        data=frames.name,
+        path=str(frames.path),
+        topic=frames.topic,
+        mode="offline",
+        scores=Scores(segmenter.label_space.num_classes, in_sequence=frames.is_drive),
+        backend=segmenter.backend_name,
+        device=segmenter.device,
+        precision=segmenter.precision,
+        truth=frames.truth_name,
+        load_seconds=loaded,
+        machine=machine(gpu),
+    )
+    outputs = outputs or Outputs()
+    meter = Meter(gpu_before_mib=before if gpu is not None else None, gpu=gpu or 0)
+    run = _Run(evaluation, segmenter, outputs, table)
+    with meter:
+        with outputs, Background(workers=1, depth=_AHEAD) as scorer:
+            entries: Iterable[Entry] = prefetch(_decoded(frames, outputs.wants_messages), _AHEAD)
+            for entry in watch(entries, f"evaluate {name}", frames.total) if watch else entries:
+                if isinstance(entry, Message):
+                    outputs.take(entry)
+                elif isinstance(entry, _Rejected):
+                    run.reject(entry.reason)
+                else:
+                    run.segment(entry, scorer)
+        if run.started is not None:
+            evaluation.seconds = time.perf_counter() - run.started
+    evaluation.usage = meter.usage
+    evaluation.matching = replace(frames.matching)
+    evaluation.damage = frames.damage
+    evaluation.problems += outputs.problems
+    evaluation.stages["total"] = evaluation.stages.pop("total", Distribution())  # the sum stands last
+    if not evaluation.counts.processed:
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in evaluation.rejections.items())
+        raise UserError(
+            f"{frames.path} has no frame that can be segmented: {evaluation.counts.played} images, of which "
+            f"{evaluation.counts.rejected} cannot be used{f' ({reasons})' if reasons else ''}"
+        )
+    return evaluation
 
-    name: str
-    segmenter: Segmenter
-    matrix: ConfusionMatrix
-    frames: int = 0
-    unmatched: int = 0
-    rejected: int = 0
-    seconds: float = 0.0
-    sizes: dict[tuple[int, int], int] = field(default_factory=dict)
 
-    @property
-    def frames_per_second(self) -> float:
-        """Speed of the pipeline: frames over the time spent in it, reading and scoring left out."""
-        return self.frames / self.seconds if self.seconds else 0.0
+class _Run:
+    """What is done with each frame."""
 
-    @property
-    def protocol(self) -> str:
-        """How the figures came about, in a line."""
-        space = self.segmenter.label_space
-        sizes = sorted(self.sizes)
-        shown = "; ".join(self._seen(size) for size in sizes[:3])
-        more = f" and {len(sizes) - 3} more sizes" if len(sizes) > 3 else ""
-        return (
-            f"{self.name}, {self.frames} frames, {shown}{more}, {space.num_classes} classes "
-            f"({space.description or space.name}), single scale, labels at their own size; one confusion matrix over "
-            "all frames, void ignored, a class without a true positive counts 0"
+    def __init__(
+        self, evaluation: Evaluation, segmenter: Segmenter, outputs: Outputs, table: FrameTable | None
+    ) -> None:
+        self._evaluation = evaluation
+        self._segmenter = segmenter
+        self._outputs = outputs
+        self._table = table
+        self.started: float | None = None
+        if table is not None:
+            table.begin()
+
+    def reject(self, reason: str) -> None:
+        evaluation = self._evaluation
+        evaluation.counts.played += 1
+        evaluation.counts.received += 1
+        evaluation.counts.rejected += 1
+        evaluation.rejections[reason] = evaluation.rejections.get(reason, 0) + 1
+
+    def segment(self, entry: _Decoded, scorer: Background) -> None:
+        evaluation, frame = self._evaluation, entry.frame
+        try:
+            if self.started is None:
+                self._segmenter.warm_up(frame.height, frame.width)
+                self.started = time.perf_counter()
+            begin = time.perf_counter()
+            segmentation = self._segmenter.segment(frame, confidence=self._outputs.wants_confidence)
+        except ImageRejected as error:
+            self.reject(error.reason)
+            return
+        seconds = time.perf_counter() - begin
+        counts = evaluation.counts
+        counts.played += 1
+        counts.received += 1
+        counts.processed += 1
+        evaluation.busy_seconds += seconds
+        evaluation.count_size((frame.height, frame.width), segmentation.working_size)
+        timings = {"decode": entry.decode_ms, **segmentation.timings, "total": seconds * 1e3}
+        evaluation.add_stages(timings)
+        scorer.submit(self._score, entry, segmentation.labels, timings)
+        self._outputs.take(
+            Result(
+                item=entry.item,
+                labels=segmentation.labels,
+                image=entry.image,
+                confidence=segmentation.confidence,
+                timings=timings,
+                stats=self._stats(entry, segmentation, timings) if self._outputs.wants_messages else None,
+            )
         )
 
-    def _seen(self, size: tuple[int, int]) -> str:
-        """Write a frame's size, and the network's where that is another; width x height, as the papers do."""
-        working = self.segmenter.working_size(*size)
-        own = f"{size[1]}x{size[0]}"
-        return own if working == size else f"{own} (seen at {working[1]}x{working[0]})"
+    def _score(self, entry: _Decoded, labels: NDArray[np.uint8], timings: dict[str, float]) -> None:
+        truth = entry.truth
+        if truth is not None and truth.shape != labels.shape:
+            truth = entry.item.truth((labels.shape[0], labels.shape[1]))
+        scores = self._evaluation.scores.update(labels, truth)
+        if self._table is not None:
+            self._table.add(self._evaluation.name, entry.item, scores, timings)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything as plain values for JSON; shares from 0 to 1."""
-        matrix, space, card = self.matrix, self.segmenter.label_space, self.segmenter.card
-        truth = matrix.matrix.sum(axis=1) + matrix.missed
-        figures = zip(space.names, matrix.per_class_iou(), matrix.per_class_accuracy(), truth, strict=True)
+    def _stats(self, entry: _Decoded, segmentation: Segmentation, timings: dict[str, float]) -> dict[str, object]:
+        evaluation, counts = self._evaluation, self._evaluation.counts
+        working = segmentation.working_size
         return {
-            "data": self.name,
-            "model": card.name,
-            "network": card.network,
-            "weights": str(card.weights) if card.weights else None,
-            "sha256": card.sha256 or None,
-            "label_space": space.name,
-            "backend": self.segmenter.backend_name,
-            "device": self.segmenter.device,
-            "precision": self.segmenter.precision,
-            "protocol": self.protocol,
-            "frames": self.frames,
-            "frames_without_truth": self.unmatched,
-            "frames_rejected": self.rejected,
-            "frames_per_second": round(self.frames_per_second, 3),
-            "pixels": matrix.pixels,
-            "miou": matrix.miou(),
-            "pixel_accuracy": matrix.pixel_accuracy(),
-            "class_accuracy": matrix.class_accuracy(),
-            "classes": {
-                name: {"iou": float(iou), "accuracy": float(accuracy), "pixels": int(pixels)}
-                for name, iou, accuracy, pixels in figures
-            },
-            "confusion": {
-                "rows": "truth",
-                "columns": "prediction",
-                "counts": matrix.matrix.tolist(),
-                "unlabelled": matrix.missed.tolist(),
-            },
+            "model": evaluation.card.name,
+            "label_space": evaluation.space.name,
+            "backend": evaluation.backend,
+            "device": evaluation.device,
+            "precision": evaluation.precision,
+            "image_height": entry.frame.height,
+            "image_width": entry.frame.width,
+            "working_height": working[0],
+            "working_width": working[1],
+            **{f"{stage}_ms": timings.get(stage, 0.0) for stage in STAGES},
+            "received": counts.received,
+            "processed": counts.processed,
+            "rejected": counts.rejected,
         }
 
 
-def evaluate(segmenter: Segmenter, frames: LabelledFrames, watch: Watch | None = None) -> Evaluation:
-    """Segment and score every frame.
-
-    :param watch: is handed (the frames, what is done, their number) and passes them on, as a progress bar does
-    :raises UserError: what the frames cannot be read for, or not one frame with truth
-    """
-    result = Evaluation(frames.name, segmenter, ConfusionMatrix(segmenter.label_space.num_classes))
-    items: Iterable[LabelledFrame] = prefetch(frames)
-    rejected = 0
-    for item in watch(items, f"evaluate {frames.name}", frames.total) if watch else items:
-        size = (item.frame.height, item.frame.width)
-        try:
-            if not result.frames:
-                segmenter.warm_up(*size)
-            started = time.perf_counter()
-            labels = segmenter.segment(item.frame).labels
-        except ImageRejected:
-            rejected += 1
+def _decoded(frames: Frames, with_messages: bool) -> Iterator[Entry]:
+    """Decode image and truth of each frame; on the thread that fetches ahead."""
+    for entry in frames.with_messages() if with_messages else frames:
+        if isinstance(entry, Message):
+            yield entry
             continue
-        result.seconds += time.perf_counter() - started
-        result.matrix.update(item.truth, labels)
-        result.frames += 1
-        result.sizes[size] = result.sizes.get(size, 0) + 1
-    result.unmatched, result.rejected = frames.unmatched, frames.rejected + rejected
-    if not result.frames:
-        raise UserError(
-            f"{frames.name} has no frame to score: {result.unmatched} images without truth of the same stamp, "
-            f"{result.rejected} that cannot be used"
-        )
-    return result
+        begin = time.perf_counter()
+        try:
+            frame = entry.frame()
+        except ImageRejected as error:
+            yield _Rejected(entry, error.reason)
+            continue
+        milliseconds = (time.perf_counter() - begin) * 1e3
+        yield _Decoded(entry, frame, frame.bgr(), entry.truth((frame.height, frame.width)), milliseconds)

@@ -1,18 +1,169 @@
-"""What an evaluation leaves on the disk: its figures as JSON, and the confusion matrix as a picture."""
+"""What an evaluation leaves in its folder: the page, the figures, a row for each frame, labels and videos.
+
+Everything is written aside and moved into place, the page last.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rt_seg_ros.errors import UserError
-from rt_seg_ros.evaluation.offline import Evaluation
+from rt_seg_ros.evaluation.frames import Frames
+from rt_seg_ros.evaluation.outputs import SCORE_COLUMNS, FrameTable, Overlays, OverlayVideo, Sink, StoredLabelsSink
+from rt_seg_ros.evaluation.page import Content, report_page
+from rt_seg_ros.evaluation.pictures import Choice, Rows, choose, make_pictures, read_rows
+from rt_seg_ros.evaluation.result import Evaluation
+from rt_seg_ros.evaluation.stored import file_name
+from rt_seg_ros.labels import LabelSpace
 
-METRICS, CONFUSION = "metrics.json", "confusion.png"
+PAGE, METRICS, TABLE = "report.html", "metrics.json", "per_frame.csv"
+
+
+@dataclass
+class ReportFolder:
+    """The folder of a report while its evaluations run.
+
+    :param path: is made where it is missing
+    :param names: of the models to come
+    :param stages: of which milliseconds are kept frame by frame
+    :raises UserError: the folder cannot be made or written to
+    """
+
+    path: Path
+    names: Sequence[str]
+    stages: tuple[str, ...]
+    video: bool = True
+    table: FrameTable = field(init=False)
+    _labels: dict[str, StoredLabelsSink] = field(default_factory=dict, init=False)
+    _videos: dict[str, OverlayVideo] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        check_folder(self.path)
+        self.table = FrameTable(self.path / TABLE, self.stages)
+
+    def sinks(self, name: str, frames: Frames, space: LabelSpace, overlays: Overlays) -> list[Sink]:
+        """Return what is to be written while a model runs."""
+        ending = f"_{file_name(name)}" if len(self.names) > 1 else ""
+        sinks: list[Sink] = []
+        self._labels[name] = StoredLabelsSink(self.path, f"labels{ending}", space, frames.is_drive)
+        sinks.append(self._labels[name])
+        if self.video and frames.is_drive:
+            self._videos[name] = OverlayVideo(self.path / f"overlay{ending}.mp4", frames.rate, overlays)
+            sinks.append(self._videos[name])
+        return sinks
+
+    def discard(self) -> None:
+        """Leave nothing of a run that failed before its first model was through."""
+        self.table.discard()
+
+    def finish(self, evaluations: Sequence[Evaluation], frames: Frames, command: str = "") -> list[Path]:
+        """Write the page and the figures of the models that are through.
+
+        :param frames: the source, which is read once more for the pictures
+        :param command: by which the run can be repeated
+        :return: the files and folders
+        :raises UserError: where the page or the figures cannot be written
+        """
+        if self.table.problem:
+            evaluations[-1].problems.append(self.table.problem)
+        problems = []
+        try:
+            self.table.close()
+        except UserError as error:
+            problems.append(str(error))
+        write_json(self.path / METRICS, metrics(evaluations))
+        content = Content(evaluations, command=command)
+        videos = {name: sink.path for name, sink in self._videos.items() if sink.complete and sink.path.is_file()}
+        labels = {name: sink.path for name, sink in self._labels.items() if sink.complete}
+        content.videos = {name: path.name for name, path in videos.items()}
+        if not problems:
+            self._add_frames(content, frames, labels)
+        write_text(self.path / PAGE, report_page(content))
+        paths = [self.path / PAGE, self.path / METRICS, self.path / TABLE, *videos.values(), *labels.values()]
+        return [path for path in paths if path.exists()]
+
+    def _add_frames(self, content: Content, frames: Frames, labels: Mapping[str, Path]) -> None:
+        evaluations = content.evaluations
+        stages = [f"{stage}_ms" for stage in self.stages if stage in ("total", "age")]
+        found = read_rows(self.path / TABLE, ["seconds", *SCORE_COLUMNS, *stages])
+        rows = {e.name: found[e.name] for e in evaluations if e.name in found}
+        content.rows = rows
+        stored = {name: path for name, path in labels.items() if name in rows}
+        several = len(evaluations) > 1
+        chosen = {
+            name: choose(rows[name].frame, rows[name].columns["miou"], worst=2 if several else 3) for name in stored
+        }
+        shared = _shared([rows[name] for name in stored]) if several and stored else []
+        wanted = {name: {c.index for c in [*chosen[name], *shared]} for name in stored}
+        content.chosen, content.shared = chosen, shared
+        if stored:
+            content.pictures = make_pictures(frames, evaluations[0].space, stored, rows, wanted)
+
+
+def _shared(rows: Sequence[Rows]) -> list[Choice]:
+    """Choose frames that all models have segmented, by the mean of their scores."""
+    common = rows[0].frame
+    for other in rows[1:]:
+        common = np.intersect1d(common, other.frame)
+    if not len(common):
+        return []
+    scores = np.mean([one.columns["miou"][np.searchsorted(one.frame, common)] for one in rows], axis=0)
+    return choose(common, scores, worst=2)
+
+
+def metrics(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
+    """Return all figures: those of the model, or of several under ``models``."""
+    if len(evaluations) == 1:
+        return evaluations[0].to_dict()
+    first = evaluations[0]
+    return {"data": first.data, "mode": first.mode, "models": [e.to_dict() for e in evaluations]}
+
+
+def check_folder(folder: Path, needed: int = 0) -> None:
+    """Make a folder and try to write into it.
+
+    :param needed: bytes that will be written there, about
+    :raises UserError: where that does not go
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; give a folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be made: {error.strerror}") from error
+    trial = folder / f".trial.{os.getpid()}"
+    try:
+        trial.write_bytes(b"\0" * 4096)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written to: {error.strerror}") from error
+    finally:
+        trial.unlink(missing_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"{folder} has {free / 1e6:,.0f} MB left, and about {needed / 1e6:,.0f} MB will be written: make room, "
+            "or choose a folder on another disk"
+        )
+
+
+def check_file(path: Path) -> None:
+    """Try whether a file can be written, and leave what is there.
+
+    :raises UserError: where that does not go
+    """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; give the name of a file")
+    check_folder(path.absolute().parent)
+    if path.exists() and not os.access(path, os.W_OK):
+        raise UserError(f"{path} cannot be written to: it is read-only")
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -20,54 +171,27 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
     :raises UserError: the file cannot be written
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text aside and move it into place.
+
+    :raises UserError: the file cannot be written
+    """
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file aside and move it into place.
+
+    :raises UserError: the file cannot be written
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        aside.write_bytes(data)
         os.replace(aside, path)
     except OSError as error:
         aside.unlink(missing_ok=True)
         raise UserError(f"{path} cannot be written: {error.strerror}") from error
-
-
-def write_report(folder: Path, evaluation: Evaluation) -> list[Path]:
-    """Write metrics.json and, where matplotlib is installed, confusion.png.
-
-    :return: the files
-    :raises UserError: the folder cannot be written
-    """
-    write_json(folder / METRICS, evaluation.to_dict())
-    drawn = draw_confusion(evaluation, folder / CONFUSION)
-    return [folder / METRICS, *([folder / CONFUSION] if drawn else [])]
-
-
-def draw_confusion(evaluation: Evaluation, path: Path) -> bool:
-    """Draw the confusion matrix, each true class's row in percent of its pixels.
-
-    :return: whether matplotlib was there to do it
-    :raises UserError: the file cannot be written
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        return False
-    names = evaluation.segmenter.label_space.names
-    matrix = evaluation.matrix
-    truth = matrix.matrix.sum(axis=1, keepdims=True) + matrix.missed[:, None]
-    shares = 100.0 * matrix.matrix / np.maximum(truth, 1)
-    side = 2.5 + 0.5 * len(names)
-    figure = Figure(figsize=(side, side), layout="constrained")
-    axes = figure.subplots()
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
-    for row, column in np.argwhere(shares >= 0.5):
-        share = shares[row, column]
-        colour = "white" if share > 60 else "black"
-        axes.text(column, row, f"{share:.0f}", ha="center", va="center", color=colour, fontsize=8)
-    axes.set_xticks(range(len(names)), names, rotation=90)
-    axes.set_yticks(range(len(names)), names)
-    axes.set(xlabel="prediction", ylabel="truth", title=f"{evaluation.name}: percent of each true class")
-    try:
-        figure.savefig(path, dpi=110)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}") from error
-    return True

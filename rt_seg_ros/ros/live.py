@@ -21,8 +21,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from rt_seg_ros.bags import BagWriter
+from rt_seg_ros.bags import BagWriter, open_bag
+from rt_seg_ros.bags.types import COMPRESSED_IMAGE
 from rt_seg_ros.errors import UserError
+from rt_seg_ros.evaluation.usage import Meter, Usage, gpu_memory_mib
 from rt_seg_ros.resources import config_dir
 
 if TYPE_CHECKING:
@@ -31,7 +33,8 @@ if TYPE_CHECKING:
 NODE = "/segmentation"
 _START_TIMEOUT = 120.0  # seconds until the node serves; importing PyTorch from a cold disk takes a while
 _STOP_TIMEOUT = 15.0
-_QUIET = 1.5  # seconds without a message after which the node has answered all it was sent
+_QUIET = 1.5  # seconds at least without a message after which the node has answered all it was sent
+_FIRST_ANSWER = 30.0  # seconds for its first one, which may be slow: runtimes prepare for a size when they first see it
 
 
 @dataclass
@@ -40,7 +43,7 @@ class LiveRun:
 
     ``recording``: rosbag2 of the node's outputs; ``node_log``: what the node said; ``start_seconds``: from the start
     of its process until it served; ``stamps``: of each frame played, the stamp it was published under and the one in
-    the bag (ns), in the order of playing.
+    the bag (ns), in the order of playing; ``usage``: what the node's process took while it was played to.
     """
 
     recording: Path
@@ -48,6 +51,7 @@ class LiveRun:
     start_seconds: float
     play_seconds: float
     stamps: Mapping[int, int] = field(default_factory=dict)
+    usage: Usage = field(default_factory=Usage)
 
 
 def run_live(
@@ -57,14 +61,16 @@ def run_live(
     parameters: Mapping[str, Any] | None = None,
     rate: float = 1.0,
     watch: Callable[[int], None] | None = None,
+    confidence: bool = False,
 ) -> LiveRun:
     """Play a recording to the node and record what it answers.
 
-    :param bag: a rosbag2 with ``image_topic``
+    :param bag: a rosbag2 with ``image_topic``, raw or compressed
     :param out: a folder for the recording (``result.mcap``) and the processes' logs
     :param parameters: of the node, by name
     :param rate: of playing, 1: as it was recorded
     :param watch: called with the number of frames answered so far
+    :param confidence: record the confidence too
     :raises UserError: the node does not start or ends before its time (with the last lines of its log), or the
         player fails
     """
@@ -88,33 +94,41 @@ def run_live(
         spinning.start()
         try:
             begin = time.monotonic()
-            arguments = [f"camera_topics:=['{image_topic}']", "autostart:=true", "lazy:=false"]
+            gpu_before = gpu_memory_mib()
+            topics = _topics(confidence)
+            camera, remapping = _camera(bag, image_topic)
+            arguments = [*camera, "autostart:=true", "lazy:=false"]
             arguments += [f"{name}:={_yaml(value)}" for name, value in (parameters or {}).items()]
-            node_command = [sys.executable, "-m", "rt_seg_ros.ros.node", "--ros-args"]
+            node_command = [sys.executable, "-m", "rt_seg_ros.ros.node", "--ros-args", *remapping]
             # Large best-effort messages are lost on a busy machine; what is to be scored is not.
-            arguments += [f"qos_overrides.{topic}.publisher.reliability:=reliable" for topic in _topics()]
+            arguments += [f"qos_overrides.{topic}.publisher.reliability:=reliable" for topic in topics]
             node_command += [word for argument in arguments for word in ("-p", argument)]
             with (
                 _process(node_command, environment, node_log) as node,
                 BagWriter(out / "result.mcap", overwrite=True) as writer,
             ):
-                recorder = Recorder(recorder_node, writer, _topics(), reliable=True)
+                recorder = Recorder(recorder_node, writer, topics, reliable=True)
                 _wait_until_active(recorder_node, node, node_log)
                 _wait(lambda: not recorder.unmatched(), node, node_log, "publish its topics")
                 started = time.monotonic() - begin
                 command = [sys.executable, "-m", "rt_seg_ros.cli", "play", str(bag), "--rate", str(rate)]
                 command += ["--stamps", str(stamps), "--topics", image_topic]
                 play_begin = time.monotonic()
-                with _process(command, environment, player_log) as player:
+                meter = Meter(node.pid, gpu_before)
+                answers = _Pulse(lambda: sum(recorder.counts.values()))
+                with meter, _process(command, environment, player_log) as player:
                     while player.poll() is None:
                         _check(node, node_log)
+                        answers.look()
                         if watch is not None:
                             watch(recorder.counts[f"{NODE}/label"])
                         time.sleep(0.05)
                 played = time.monotonic() - play_begin
                 if player.returncode:
                     raise UserError(f"the player failed: {_tail(player_log)}")
-                _wait_until_quiet(lambda: sum(recorder.counts.values()), lambda: _check(node, node_log))
+                while not answers.over():
+                    _check(node, node_log)
+                    time.sleep(0.05)
                 recorder.close()
             if node.returncode not in (0, -signal.SIGINT):
                 raise UserError(f"the node ended with status {node.returncode}: {_tail(node_log)}")
@@ -123,7 +137,7 @@ def run_live(
             recorder_node.destroy_node()
             rclpy.try_shutdown(context=context)
             spinning.join(5.0)
-    return LiveRun(out / "result.mcap", node_log, started, played, _read_stamps(stamps))
+    return LiveRun(out / "result.mcap", node_log, started, played, _read_stamps(stamps), meter.usage)
 
 
 def _read_stamps(table: Path) -> dict[int, int]:
@@ -131,18 +145,32 @@ def _read_stamps(table: Path) -> dict[int, int]:
     return {int(published): int(recorded) for _, recorded, published in rows}
 
 
-def _topics() -> dict[str, type]:
+def _topics(confidence: bool) -> dict[str, type]:
     """Return what is recorded."""
     from sensor_msgs.msg import Image
 
     from rt_seg_ros.msg import ClassMasks, SegmentationStats
 
-    return {
+    topics = {
         f"{NODE}/label": Image,
         f"{NODE}/overlay": Image,
         f"{NODE}/class_masks": ClassMasks,
         f"{NODE}/stats": SegmentationStats,
     }
+    return {**topics, f"{NODE}/confidence": Image} if confidence else topics
+
+
+def _camera(bag: Path, topic: str) -> tuple[list[str], list[str]]:
+    """Return the node's parameters and remappings for a topic of raw or of compressed images."""
+    with open_bag(bag) as reader:
+        compressed = reader.topics[topic].type == COMPRESSED_IMAGE
+    if not compressed:
+        return [f"camera_topics:=['{topic}']"], []
+    transport = "image_transport:=compressed"
+    if topic.endswith("/compressed"):
+        return [f"camera_topics:=['{topic.removesuffix('/compressed')}']", transport], []
+    # The node adds /compressed to a camera's name; a topic named otherwise is put in its place.
+    return ["camera_topics:=['/rt_seg/camera']", transport], ["-r", f"/rt_seg/camera/compressed:={topic}"]
 
 
 def take_domain() -> tuple[int, IO[str]]:
@@ -254,13 +282,28 @@ def _wait(condition: Callable[[], bool], process: subprocess.Popen[bytes], log: 
         time.sleep(0.05)
 
 
-def _wait_until_quiet(count: Callable[[], int], check: Callable[[], None]) -> None:
-    last, since = count(), time.monotonic()
-    while time.monotonic() - since < _QUIET:
-        time.sleep(0.05)
-        check()
-        if count() != last:
-            last, since = count(), time.monotonic()
+class _Pulse:
+    """Tells when messages have ceased: after a silence of twice the longest there was between two of them."""
+
+    def __init__(self, count: Callable[[], int]) -> None:
+        self._count = count
+        self._last, self._since = count(), time.monotonic()
+        self._longest = 0.0
+        self._begun = False
+
+    def look(self) -> float:
+        """Return the seconds of silence so far."""
+        now, count = time.monotonic(), self._count()
+        if count != self._last:
+            if self._begun:
+                self._longest = max(self._longest, now - self._since)
+            self._last, self._since, self._begun = count, now, True
+        return now - self._since
+
+    def over(self) -> bool:
+        """Return whether nothing more is to be expected."""
+        silence = self.look()
+        return silence > (max(_QUIET, 2 * self._longest) if self._begun else _FIRST_ANSWER)
 
 
 def _check(process: subprocess.Popen[bytes], log: Path) -> None:

@@ -11,7 +11,6 @@ What scores published labels against the recording needs the old stamps again: s
 from __future__ import annotations
 
 import importlib
-import struct
 import threading
 import time
 from collections import Counter
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from rclpy.qos import QoSDurabilityPolicy, QoSHistoryPolicy, QoSProfile, QoSReliabilityPolicy
 
+from rt_seg_ros.bags.cdr import restamped, stamp_of
 from rt_seg_ros.bags.reader import BagReader
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.overlap import prefetch
@@ -231,26 +231,3 @@ def begins_with_header(message_type: Any) -> bool:
     """Return whether a message type's first field is a std_msgs/Header."""
     fields = message_type.get_fields_and_field_types()
     return bool(fields) and next(iter(fields.values())) == "std_msgs/Header"
-
-
-def stamp_of(data: bytes) -> int:
-    """Return the stamp (ns) of a serialised message that begins with a header; 0 where it is too short for one."""
-    if len(data) < 12:
-        return 0
-    seconds, nanoseconds = struct.unpack_from(_layout(data), data, 4)
-    return int(seconds) * _NANO + int(nanoseconds)
-
-
-def restamped(data: bytes, stamp_ns: int) -> bytes:
-    """Return a serialised message that begins with a header, with another stamp.
-
-    CDR: four bytes that say how the rest is written, then the header's first fields, the stamp.
-    """
-    stamp = struct.pack(_layout(data), *divmod(stamp_ns, _NANO))
-    view = memoryview(data)
-    return b"".join((view[:4], stamp, view[12:]))
-
-
-def _layout(data: bytes) -> str:
-    """Return the layout of a stamp: bit 0 of the second byte of CDR says little-endian."""
-    return "<iI" if data[1] & 1 else ">iI"

@@ -308,11 +308,95 @@ def test_cut_off_before_anything(tmp_path: Path) -> None:
             open_bag(tmp_path / "torn.mcap")
 
 
-def test_a_torn_database_is_refused_in_words(tmp_path: Path) -> None:
-    file = write(tmp_path / "b", "sqlite3", frames=40) / "b.db3"
-    (tmp_path / "torn.db3").write_bytes(file.read_bytes()[:20000])
-    with pytest.raises(UserError, match=r"torn\.db3"):
-        list(open_bag(tmp_path / "torn.db3").images())
+@pytest.mark.parametrize("with_metadata", [False, True])
+def test_a_torn_database_reads_as_far_as_it_goes(tmp_path: Path, with_metadata: bool) -> None:
+    folder = tmp_path / "b"
+    count = 40
+    with BagWriter(folder, "sqlite3") as writer:
+        for i in range(count):
+            writer.add_image(IMAGE_TOPIC, START + i * 10**8, "c", large(i))
+            writer.add_label(LABEL_TOPIC, START + i * 10**8, "c", labels(i))
+    whole = (folder / "b.db3").read_bytes()
+    if not with_metadata:
+        (folder / "metadata.yaml").unlink()
+    last = -1
+    for share in (0.2, 0.4, 0.6, 0.95, 0.999):
+        (folder / "b.db3").write_bytes(whole[: int(len(whole) * share)])
+        bag = open_bag(folder)
+        images = list(bag.images())
+        for i, image in enumerate(images):
+            assert image.stamp_ns == START + i * 10**8
+            np.testing.assert_array_equal(image.frame.bgr(), large(i))
+        for i, (_, _, read) in enumerate(bag.labels()):
+            np.testing.assert_array_equal(read, labels(i))
+        assert "b.db3 was cut off" in bag.damage
+        assert bag.topics[IMAGE_TOPIC].count == len(images)
+        assert last <= len(images) and len(images) >= int(count * share) - 4  # a leaf holds three of them
+        last = len(images)
+    assert last >= count - 3
+    for rest in (whole[:5000], whole[:60000], b"nothing like a database" * 300):
+        (folder / "b.db3").write_bytes(rest)
+        with pytest.raises(UserError, match=r"b\.db3 cannot be read"):
+            open_bag(folder)
+
+
+def test_a_database_of_many_pages_is_read_without_the_inner_ones(tmp_path: Path) -> None:
+    """SQLite reaches its rows through pages that lie anywhere in the file: here behind the break."""
+    folder = tmp_path / "b"
+    with BagWriter(folder, "sqlite3") as writer:
+        for i in range(3000):
+            writer.add_label(LABEL_TOPIC, START + i, "c", labels(i % 7))
+    data = (folder / "b.db3").read_bytes()
+    (folder / "b.db3").write_bytes(data[: len(data) // 3])
+    bag = open_bag(folder)
+    stamps = [stamp for stamp, _, _ in bag.labels()]
+    assert stamps == list(range(START, START + len(stamps)))
+    assert 900 <= len(stamps) <= 1000
+
+
+def test_a_database_that_was_never_closed(tmp_path: Path) -> None:
+    """A recorder that is killed leaves its last messages in SQLite's write-ahead log."""
+    folder = write(tmp_path / "b", "sqlite3")
+    code = (
+        "import os, sqlite3, sys\n"
+        "c = sqlite3.connect(sys.argv[1])\n"
+        "c.execute('PRAGMA journal_mode=WAL')\n"
+        "c.execute('INSERT INTO messages (topic_id, timestamp, data) SELECT topic_id, timestamp + 900000000, data '\n"
+        "          'FROM messages WHERE id <= 3')\n"
+        "c.commit()\n"
+        "os._exit(9)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(folder / "b.db3")], check=False)
+    assert (folder / "b.db3-wal").stat().st_size > 0
+    bag = open_bag(folder)
+    assert "never closed" in bag.damage
+    assert len(list(bag.images())) == 6
+
+
+@pytest.mark.parametrize("storage", [StoragePlugin.MCAP, StoragePlugin.SQLITE3])
+@pytest.mark.parametrize("mode", [CompressionMode.FILE, CompressionMode.MESSAGE])
+def test_compressed_recordings_without_metadata(tmp_path: Path, storage: StoragePlugin, mode: CompressionMode) -> None:
+    with BagWriter(tmp_path / "plain") as plain:
+        for i in range(12):
+            plain.add_image(IMAGE_TOPIC, START + i, "c", large(i))
+    writer = Writer(tmp_path / "small", version=8, storage_plugin=storage)
+    writer.set_compression(mode, CompressionFormat.ZSTD)
+    with writer:
+        connection = writer.add_connection(IMAGE_TOPIC, IMAGE, typestore=typestore())
+        for _, _, stamp, data in open_bag(tmp_path / "plain").raw_messages():
+            writer.write(connection, stamp, data)
+    (tmp_path / "small" / "metadata.yaml").unlink()
+    with open_bag(tmp_path / "small") as bag:
+        assert bag.damage == "metadata.yaml is missing"
+        for i, image in enumerate(bag.images()):
+            np.testing.assert_array_equal(image.frame.bgr(), large(i))
+        assert i == 11
+    if mode is CompressionMode.FILE:
+        (packed,) = (tmp_path / "small").glob("*.zstd")
+        data = packed.read_bytes()
+        packed.write_bytes(data[: len(data) * 9 // 10])
+        with open_bag(packed) as bag:
+            assert "was cut off" in bag.damage and 6 <= len(list(bag.images())) <= 11
 
 
 def test_a_bad_image_among_good_ones(tmp_path: Path) -> None:

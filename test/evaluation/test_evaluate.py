@@ -1,4 +1,4 @@
-"""``rt-seg evaluate``: its figures equal an independent computation, for every kind of data."""
+"""``rt-seg evaluate`` on data sets: its figures equal an independent computation."""
 
 from __future__ import annotations
 
@@ -8,36 +8,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 from sklearn.metrics import accuracy_score, jaccard_score, recall_score
 
 from rt_seg_ros import zoo
-from rt_seg_ros.bags import BagWriter
 from rt_seg_ros.cli import main
-from rt_seg_ros.networks import create_network
 from rt_seg_ros.pipeline import Segmenter, SegmenterConfig
 
 SIZES = [(96, 128), (80, 120), (96, 128)]
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory) -> Path:
-    """A small CGNet of random weights."""
-    torch.manual_seed(3)
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    zoo.save_weights(
-        path,
-        create_network("cgnet", num_classes=11, m=2, n=2).state_dict(),
-        network="cgnet",
-        options={"m": 2, "n": 2},
-        num_classes=11,
-        label_space="camvid11",
-        mean=(100.0, 100.0, 100.0),
-        std=(60.0, 60.0, 60.0),
-        input_size=(96, 128),
-        card={},
-    )
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +32,7 @@ def frames() -> list[tuple[np.ndarray, np.ndarray]]:
 
 def expected(weights: Path, frames: list[tuple[np.ndarray, np.ndarray]], ratio: float = 1.0) -> dict[str, float]:
     """Figures by scikit-learn, of labels by the pipeline."""
-    segmenter = Segmenter(SegmenterConfig(weights=str(weights), downsampling_ratio=ratio))
+    segmenter = Segmenter(SegmenterConfig(weights=str(weights), downsampling_ratio=ratio, backend="torch"))
     guess = np.concatenate([segmenter.segment(image).labels.reshape(-1) for image, _ in frames])
     truth = np.concatenate([labels.reshape(-1) for _, labels in frames])
     t, p = truth[truth < 11], guess[truth < 11]
@@ -73,7 +50,7 @@ def test_a_folder_with_only_test_in_it(weights, frames, tmp_path, capsys):
             (tmp_path / folder).mkdir(exist_ok=True)
             cv2.imwrite(str(tmp_path / folder / f"{i}.png"), pixels)
     report, figures = tmp_path / "report", tmp_path / "new" / "figures.json"
-    command = ["evaluate", str(tmp_path), "--split", "test", "--weights", str(weights)]
+    command = ["evaluate", str(tmp_path), "--split", "test", "--weights", str(weights), "--backend", "torch"]
     assert main([*command, "--report", str(report), "--json", str(figures)]) == 0
     found = json.loads(figures.read_text())
     assert found == json.loads((report / "metrics.json").read_text())
@@ -82,11 +59,16 @@ def test_a_folder_with_only_test_in_it(weights, frames, tmp_path, capsys):
     assert found["frames"] == 3 and found["frames_per_second"] > 0
     assert found["classes"]["sky"]["pixels"] == sum((labels == 0).sum() for _, labels in frames)
     assert found["sha256"] == zoo.read_card(weights.with_suffix(".yaml")).sha256
-    assert cv2.imread(str(report / "confusion.png")).shape[0] > 200
+    assert sorted(p.name for p in report.iterdir()) == ["labels", "metrics.json", "per_frame.csv", "report.html"]
+    assert sorted(p.name for p in (report / "labels").iterdir()) == ["0.png", "1.png", "2.png"]
+    assert len((report / "per_frame.csv").read_text().splitlines()) == 4
     out = capsys.readouterr().out
     assert f"mIoU {100 * found['miou']:.2f} %" in out and "3 frames" in out and "bicyclist" in out
     assert "11 classes (CamVid, the 11 classes of the SegNet protocol), single scale" in out
-    assert "test, 3 frames, 120x80; 128x96, 11 classes" in out
+    assert "test, offline, 3 frames, 120x80; 128x96, 11 classes" in out
+    assert found["flicker"] is None and found["coverage"] == 1.0  # pictures are no sequence
+    assert set(found["latency_ms"]) == {"decode", "preprocess", "network", "postprocess", "total"}
+    assert all(stage["frames"] == 3 for stage in found["latency_ms"].values())
 
 
 def test_labels_are_scored_at_their_own_size_whatever_the_network_sees(weights, frames, tmp_path):
@@ -95,27 +77,10 @@ def test_labels_are_scored_at_their_own_size_whatever_the_network_sees(weights, 
             (tmp_path / folder).mkdir(exist_ok=True)
             cv2.imwrite(str(tmp_path / folder / f"{i}.png"), pixels)
     figures = tmp_path / "figures.json"
-    arguments = ["--weights", str(weights), "--ratio", "0.8", "--json", str(figures)]
+    arguments = ["--weights", str(weights), "--backend", "torch", "--ratio", "0.8", "--json", str(figures)]
     assert main(["evaluate", str(tmp_path), *arguments]) == 0
     found = json.loads(figures.read_text())
     assert found["miou"] == pytest.approx(expected(weights, frames, 0.8)["miou"])
-
-
-def test_a_drive_is_paired_by_stamp(weights, frames, tmp_path, capsys):
-    drive, figures = tmp_path / "drive.mcap", tmp_path / "figures.json"
-    with BagWriter(drive) as bag:
-        for i, (image, labels) in enumerate(frames):
-            stamp = 1_000_000_000 + 100_000_000 * i
-            bag.add_image("/camera/image_raw", stamp, "camera", image, "bgr8")
-            if i != 1:  # one image without truth
-                bag.add_label("/camera/label", stamp, "camera", np.where(labels == 11, 255, labels).astype(np.uint8))
-    assert main(["evaluate", str(drive), "--weights", str(weights), "--json", str(figures)]) == 0
-    found = json.loads(figures.read_text())
-    assert (found["frames"], found["frames_without_truth"]) == (2, 1)
-    assert found["miou"] == pytest.approx(expected(weights, [frames[0], frames[2]])["miou"])
-    assert "1 images without truth" in capsys.readouterr().out
-    assert main(["evaluate", str(drive), "--weights", str(weights), "--split", "val"]) == 2
-    assert "recorded drive: leave it out" in capsys.readouterr().err
 
 
 def test_what_cannot_be_scored(weights, frames, tmp_path, capsys):
@@ -126,13 +91,50 @@ def test_what_cannot_be_scored(weights, frames, tmp_path, capsys):
     command = ["evaluate", str(tmp_path), "--weights", str(weights)]
     assert main(command) == 2
     assert "a.png has ids outside label space 'camvid11'" in capsys.readouterr().err
-    assert main([*command, "--topic", "/image"]) == 2
-    assert "topics are for recorded drives" in capsys.readouterr().err
+    for option in (["--topic", "/image"], ["--truth", "/label"]):
+        assert main([*command, *option]) == 2
+        assert "are for recorded drives" in capsys.readouterr().err
+    for option in ("--live", "--bag=x.mcap"):
+        assert main([*command, option]) == 2
+        assert "needs a recorded drive" in capsys.readouterr().err
     assert main(["evaluate", str(tmp_path / "none"), "--weights", str(weights)]) == 2
     assert "does not exist" in capsys.readouterr().err
+
+
+def test_what_cannot_be_written_is_refused_before_anything_is_done(weights, frames, tmp_path, capsys, monkeypatch):
+    for folder, pixels in (("images", frames[0][0]), ("labels", frames[0][1])):
+        (tmp_path / folder).mkdir()
+        cv2.imwrite(str(tmp_path / folder / "a.png"), pixels)
+    monkeypatch.setattr("rt_seg_ros.cli.evaluate.evaluate_models", lambda job: pytest.fail("work was begun"))
     (tmp_path / "file").touch()
-    assert main([*command, "--report", str(tmp_path / "file" / "report")]) == 2
-    assert "cannot be made" in capsys.readouterr().err
+    (tmp_path / "folder").mkdir()
+    command = ["evaluate", str(tmp_path), "--weights", str(weights)]
+    for option, place, said in (
+        ("--report", "file", "is a file; give a folder"),
+        ("--report", "file/report", "cannot be made"),
+        ("--json", "folder", "is a folder"),
+        ("--json", "file/x.json", "is a file; give a folder"),
+    ):
+        assert main([*command, option, str(tmp_path / place)]) == 2
+        assert said in capsys.readouterr().err, (option, place)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000})())
+    assert main([*command, "--report", str(tmp_path / "report")]) == 2
+    assert "has 0 MB left" in capsys.readouterr().err
+
+
+def test_models_that_cannot_be_had_are_refused(weights, frames, tmp_path, capsys):
+    for folder, pixels in (("images", frames[0][0]), ("labels", frames[0][1])):
+        (tmp_path / folder).mkdir()
+        cv2.imwrite(str(tmp_path / folder / "a.png"), pixels)
+    for arguments, said in (
+        (["--model", "cgnet,nonesuch"], "no model 'nonesuch'"),
+        (["--model", "cgnet,frfnet", "--weights", str(weights)], "--weights is one file"),
+        (["--model", "all,cgnet"], "goes alone"),
+        (["--model", ","], "names no model"),
+        (["--rate", "2"], "together with --live"),
+    ):
+        assert main(["evaluate", str(tmp_path), *arguments]) == 2
+        assert said in capsys.readouterr().err, arguments
 
 
 @pytest.mark.camvid
@@ -146,3 +148,21 @@ def test_shipped_weights_score_what_their_card_says(camvid, tmp_path):
         assert main(["evaluate", str(camvid), "--split", "val", "--model", card.name, "--json", str(figures)]) == 0
         found = 100 * json.loads(figures.read_text())["miou"]
         assert found == pytest.approx(card.scores["camvid val"]["miou"], abs=0.1), card.name
+
+
+@pytest.mark.camvid
+def test_a_drive_of_camvid_frames_scores_what_the_data_set_does(camvid, tmp_path):
+    """A few validation frames, with the shipped weights: exactly the same figures."""
+    for folder in ("val", "valannot"):
+        (tmp_path / "few" / folder).mkdir(parents=True)
+        for file in sorted((camvid / folder).glob("*.png"))[::12]:
+            (tmp_path / "few" / folder / file.name).symlink_to(file)
+    assert main(["drive", "from-camvid", str(tmp_path / "few"), str(tmp_path / "drive")]) == 0
+    figures = {}
+    for name, split in (("few", ["--split", "val"]), ("drive", [])):
+        command = ["evaluate", str(tmp_path / name), *split, "--json", str(tmp_path / f"{name}.json")]
+        assert main(command) == 0
+        figures[name] = json.loads((tmp_path / f"{name}.json").read_text())
+    assert figures["drive"]["frames_scored"] == 9
+    for score in ("miou", "pixel_accuracy", "class_accuracy", "boundary_f", "confusion", "classes"):
+        assert figures["drive"][score] == figures["few"][score], score

@@ -1,0 +1,161 @@
+"""What an evaluation says in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from rt_seg_ros.evaluation.result import Evaluation
+from rt_seg_ros.evaluation.statistics import Distribution
+
+_NONE = "-"
+
+
+def print_evaluation(console: Console, evaluation: Evaluation) -> None:
+    """Print one model's figures."""
+    if evaluation.is_scored:
+        console.print(_classes(evaluation))
+    console.print(_latency(evaluation))
+    for line in _lines(evaluation):
+        console.print(line, highlight=False, soft_wrap=True)
+    console.print()
+
+
+def print_comparison(console: Console, evaluations: Sequence[Evaluation]) -> None:
+    """Print several models' figures in one table."""
+    live = any(evaluation.mode == "live" for evaluation in evaluations)
+    scored = any(evaluation.is_scored for evaluation in evaluations)
+    title = f"models on {evaluations[0].data}"
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", padding=(0, 1, 0, 0))
+    table.add_column("\nmodel", no_wrap=True)
+    names = ["mIoU\n%", "pixel\nacc. %", "bound.\nF %", "flicker\n%"] if scored else []
+    names += ["frames\n/s", "p50\nms", "p95\nms", "memory\nMiB", *(["\ndropped"] if live else [])]
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    for evaluation in evaluations:
+        scores = evaluation.scores
+        row = [evaluation.name]
+        if scored:
+            known = evaluation.is_scored
+            row += [
+                _percent(scores.matrix.miou() if known else None, 2),
+                _percent(scores.matrix.pixel_accuracy() if known else None),
+                _percent(scores.boundary.mean()),
+                _percent(scores.flicker.flicker.value, 2),
+            ]
+        total = evaluation.stages.get("total", Distribution())
+        memory = evaluation.usage.memory_mib
+        row += [f"{evaluation.frames_per_second:.1f}", f"{total.percentile(50):.1f}", f"{total.percentile(95):.1f}"]
+        row.append(_NONE if memory is None else f"{memory:,.0f}")
+        row += [str(evaluation.counts.dropped)] if live else []
+        table.add_row(*row)
+    console.print(table)
+
+
+def _classes(evaluation: Evaluation) -> Table:
+    matrix = evaluation.scores.matrix
+    truth = matrix.matrix.sum(axis=1) + matrix.missed
+    title = f"{evaluation.card.name} on {evaluation.data}"
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
+    table.add_column("class")
+    for name in ("IoU %", "accuracy %", "boundary F %", "pixels %"):
+        table.add_column(name, justify="right")
+    rows = zip(
+        evaluation.space.classes,
+        matrix.per_class_iou(),
+        matrix.per_class_accuracy(),
+        evaluation.scores.boundary.per_class(),
+        100 * truth / max(matrix.pixels, 1),
+        strict=True,
+    )
+    for entry, iou, accuracy, edge, share in rows:
+        red, green, blue = entry.color
+        name = f"[on rgb({red},{green},{blue})]  [/] {entry.name}"
+        table.add_row(name, f"{100 * iou:.1f}", f"{100 * accuracy:.1f}", _percent(edge), f"{share:.1f}")
+    table.add_section()
+    boundary = _percent(evaluation.scores.boundary.mean())
+    table.add_row("mean", f"{100 * matrix.miou():.2f}", f"{100 * matrix.class_accuracy():.2f}", boundary, "")
+    return table
+
+
+def _latency(evaluation: Evaluation) -> Table:
+    title = f"milliseconds per frame, of {evaluation.counts.processed} frames"
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
+    names = {"total": "received to published", "age": "age of a label: stamp to published"}
+    for name in ("stage", "p50", "p95", "p99", "max"):
+        table.add_column(name, justify="left" if name == "stage" else "right")
+    for stage, values in evaluation.stages.items():
+        figures = [values.percentile(50), values.percentile(95), values.percentile(99), values.largest]
+        name = names.get(stage, stage) if evaluation.mode == "live" else stage
+        table.add_row(name, *(f"{v:.1f}" for v in figures))
+    return table
+
+
+def _lines(evaluation: Evaluation) -> list[str]:
+    scores, counts, usage, matching = evaluation.scores, evaluation.counts, evaluation.usage, evaluation.matching
+    lines = []
+    if evaluation.is_scored:
+        matrix = scores.matrix
+        more = [f"boundary F {_percent(scores.boundary.mean())} %"] if scores.boundary.mean() is not None else []
+        flicker = scores.flicker.flicker.value
+        more += [f"flicker {_percent(flicker, 2)} %"] if flicker is not None else []
+        lines.append(
+            f"[bold]mIoU {100 * matrix.miou():.2f} %[/], pixel accuracy {100 * matrix.pixel_accuracy():.2f} %, "
+            f"class accuracy {100 * matrix.class_accuracy():.2f} %{''.join(f', {m}' for m in more)}"
+        )
+    changed = scores.flicker.changed.value
+    if not evaluation.is_scored and changed is not None:
+        lines.append(f"labels change from frame to frame in {_percent(changed, 2)} % of the pixels")
+    if scores.coverage is not None and scores.coverage < 1:
+        lines.append(f"coverage {_percent(scores.coverage, 2)} % of the pixels have a label")
+    runs = f"({evaluation.backend}, {evaluation.device}, {evaluation.precision})"
+    lines.append(
+        f"{counts.processed} frames, {evaluation.frames_per_second:.1f} frames/s {runs}; "
+        f"with reading{', scoring' if evaluation.is_scored else ''} and writing {evaluation.throughput:.1f} frames/s"
+        if evaluation.mode == "offline"
+        else f"{counts.processed} frames, {evaluation.throughput:.1f} frames/s {runs}, played at {evaluation.rate:g} "
+        "times the recording's speed"
+    )
+    if evaluation.mode == "live":
+        lines.append(
+            f"played {counts.played}, received {counts.received}, processed {counts.processed}, dropped "
+            f"{counts.dropped}, rejected {counts.rejected}, unaccounted {counts.unaccounted}"
+        )
+        if counts.dropped:
+            lines.append("dropped: a newer frame came before the network was free (none at a lower --rate)")
+    taken = []
+    if usage.cores is not None:
+        taken.append(f"{usage.cores:.1f} CPU cores")
+    if usage.memory_mib is not None:
+        taken.append(f"{usage.memory_mib:,.0f} MiB of memory")
+    if usage.gpu_memory_mib is not None:
+        taken.append(f"{usage.gpu_memory_mib:,.0f} MiB of GPU memory")
+    if taken:
+        whose = "the node" if evaluation.mode == "live" else "this process"
+        lines.append(f"{whose} took {', '.join(taken)}; ready after {evaluation.load_seconds:.1f} s")
+    lines.append(f"protocol: {evaluation.protocol}")
+    left_out = []
+    if evaluation.truth and matching.frames_without_truth:
+        left_out.append(f"{matching.frames_without_truth} images without truth")
+    if matching.truth_without_frame:
+        left_out.append(f"{matching.truth_without_frame} label images without an image")
+    if counts.rejected:
+        left_out.append(f"{counts.rejected} images that cannot be used")
+    if matching.truth_rejected:
+        left_out.append(f"{matching.truth_rejected} label images that cannot be used")
+    if left_out:
+        lines.append(f"not scored: {', '.join(left_out)}")
+    if matching.truth_resized:
+        lines.append(f"truth of another size than its image, resized: {matching.truth_resized}")
+    if matching.largest_offset_ns:
+        lines.append(f"truth and image lay up to {matching.largest_offset_ns / 1e6:.1f} ms apart")
+    if evaluation.damage:
+        lines.append(f"[bold]not whole:[/] {evaluation.damage}")
+    return lines
+
+
+def _percent(value: float | None, digits: int = 1) -> str:
+    return _NONE if value is None or value != value else f"{100 * value:.{digits}f}"  # NaN: there is none

@@ -1,0 +1,377 @@
+"""What a model is evaluated on: frames of a data set or of a recorded drive, with their truth where there is one."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from rt_seg_ros.bags import BagReader, open_bag
+from rt_seg_ros.bags.cdr import stamp_of
+from rt_seg_ros.bags.reader import is_storage_file
+from rt_seg_ros.bags.types import CLASS_MASKS, STATS
+from rt_seg_ros.data.datasets import Dataset, ids_outside, open_dataset
+from rt_seg_ros.errors import UserError
+from rt_seg_ros.evaluation.matching import (
+    DEFAULT_TOLERANCE,
+    SPELLINGS,
+    FolderTruth,
+    Matcher,
+    Matching,
+    TopicTruth,
+    Truth,
+)
+from rt_seg_ros.images import Frame, ImageRejected
+from rt_seg_ros.labels import LabelSpace
+
+Labels = NDArray[np.uint8]
+NO_TRUTH = "none"
+
+_NANO = 1_000_000_000
+#: Other topics' messages between two images that wait for the second; more do not, as the images may have ended.
+_WAITING = 1000
+
+
+@dataclass(frozen=True)
+class Item:
+    """One frame, decoded when it is asked for.
+
+    ``index`` counts all frames from 0; ``stamp_ns`` is the source's, ``recorded_ns`` when it was recorded (both 0 in
+    a data set); ``truth_ns`` is the stamp of its truth, None where it has none.
+    """
+
+    index: int
+    name: str
+    stamp_ns: int
+    recorded_ns: int
+    frame_id: str
+    truth_ns: int | None
+    _frame: Callable[[], Frame] = field(repr=False)
+    _truth: Callable[[tuple[int, int]], Labels | None] = field(repr=False)
+
+    def frame(self) -> Frame:
+        """Decode the image.
+
+        :raises ImageRejected: where it cannot be used
+        """
+        return self._frame()
+
+    def truth(self, size: tuple[int, int]) -> Labels | None:
+        """Decode the truth, uint8 (H, W), 255 = void; at another size than ``size`` it is resized to it.
+
+        :raises UserError: no label image, or ids outside the label space
+        """
+        return self._truth(size)
+
+
+@dataclass(frozen=True)
+class Message:
+    """A message of a drive that goes into its result bag as it is."""
+
+    topic: str
+    type: str
+    recorded_ns: int
+    data: bytes
+
+
+class Frames(ABC):
+    """Frames in their order; iterating starts from the first one each time.
+
+    ``name`` says what they are, ``path`` where; ``has_truth`` whether truth is looked for; ``matching`` how it came
+    together with the frames in the last iteration; ``damage`` what is missing of a recording that was cut off.
+    """
+
+    name: str
+    path: Path
+    has_truth: bool
+    is_drive: bool
+    topic: str = ""
+    damage: str = ""
+    truth_name: str = ""
+    matching: Matching
+
+    @property
+    @abstractmethod
+    def total(self) -> int:
+        """Number of frames, at most."""
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[Item]:
+        """Yield the frames."""
+
+    @property
+    def rate(self) -> float:
+        """Frames a second in the recording, on average; 0 where there is no time."""
+        return 0.0
+
+    def with_messages(self) -> Iterator[Item | Message]:
+        """Yield the frames and, of a drive, all its messages in the order of recording, each image before its item."""
+        return iter(self)
+
+    def pick(self, indices: Collection[int]) -> Iterator[Item]:
+        """Yield these frames only; of the others nothing is decoded."""
+        last = max(indices, default=-1)
+        for item in self:
+            if item.index in indices:
+                yield item
+            if item.index >= last:
+                return
+
+
+def open_frames(
+    path: str | Path,
+    space: LabelSpace,
+    split: str | None = None,
+    topic: str = "",
+    truth: str = "",
+    tolerance: float = DEFAULT_TOLERANCE,
+) -> Frames:
+    """Open a data set's folder or a recorded drive.
+
+    :param space: the label space that the truth is in
+    :param split: of a data set: ``train``, ``val``, ``test``...
+    :param topic: image topic of a drive; may be left out where it has only one
+    :param truth: of a drive: topic of label images, or folder of them named by stamp; empty: the drive's own topic
+        where it has one, ``none``: no truth
+    :param tolerance: seconds that truth and frame may lie apart
+    :raises UserError: nothing there, no known layout, no such split or topic, or an option of the other kind
+    """
+    root = Path(path).expanduser()
+    if is_recording(root):
+        if split is not None:
+            raise UserError(f"--split is for data sets; {root} is a recorded drive: leave it out")
+        if not 0 <= tolerance < 3600:
+            raise UserError(f"--tolerance is {tolerance}; give seconds, from 0")
+        return _Drive(root, space, topic, truth, round(tolerance * _NANO))
+    if topic or truth:
+        raise UserError(f"topics and --truth are for recorded drives; {root} is a data set: leave them out")
+    return _DatasetFrames(open_dataset(root, split, space), root)
+
+
+def is_recording(path: Path) -> bool:
+    """Return whether a path looks like a rosbag2: its folder, or a storage file of one."""
+    if path.is_dir():
+        return (path / "metadata.yaml").is_file() or any(is_storage_file(p) for p in path.iterdir())
+    return is_storage_file(path)
+
+
+class _DatasetFrames(Frames):
+    is_drive = False
+    has_truth = True
+
+    def __init__(self, dataset: Dataset, path: Path) -> None:
+        self.name = dataset.name.replace("/", " ")
+        self.path = path
+        self.matching = Matching()
+        self.truth_name = "the data set's labels"
+        self._dataset = dataset
+
+    @property
+    def total(self) -> int:
+        return len(self._dataset)
+
+    def __iter__(self) -> Iterator[Item]:
+        return (self._item(i) for i in range(len(self._dataset)))
+
+    def pick(self, indices: Collection[int]) -> Iterator[Item]:
+        return (self._item(i) for i in sorted(indices))
+
+    def _item(self, i: int) -> Item:
+        image = Path(self._dataset.file_names(i)[0])
+        return Item(
+            index=i,
+            name=image.stem,
+            stamp_ns=0,
+            recorded_ns=0,
+            frame_id="",
+            truth_ns=0,
+            _frame=lambda: Frame(self._dataset.image(i)),
+            _truth=lambda size: self._labels(i, size),
+        )
+
+    def _labels(self, i: int, size: tuple[int, int]) -> Labels:
+        labels = self._dataset.labels(i)
+        if labels.shape != size:  # in a data set that is a mistake, and is told as one
+            self._dataset[i]
+        return labels
+
+
+class _Drive(Frames):
+    is_drive = True
+
+    def __init__(self, path: Path, space: LabelSpace, topic: str, truth: str, tolerance_ns: int) -> None:
+        self.name = path.name
+        self.path = path
+        self.matching = Matching()
+        self._space = space
+        # Looked up by OpenCV: a fraction of the time, and beside the other threads.
+        every = np.arange(256, dtype=np.uint8)
+        self._canonical = space.from_raw(every)
+        self._strange = np.isin(every, ids_outside(every, space)).astype(np.uint8)
+        self._tolerance = tolerance_ns
+        self._truths: TopicTruth | FolderTruth | None = None
+        with open_bag(path) as bag:
+            self.damage = self._opening_damage = bag.damage
+            self.topic = bag.image_topic(topic or None)
+            self._total = bag.topics[self.topic].count
+            self._seconds = bag.duration_ns / 1e9
+            if truth != NO_TRUTH:
+                self._truths = self._open_truth(bag, truth)
+        self.has_truth = self._truths is not None
+        if isinstance(self._truths, FolderTruth):
+            self.truth_name = f"{self._truths.path} ({self._truths.count} label images)"
+            self._check_overlap(self._truths)
+        elif self._truths is not None:
+            self.truth_name = f"topic {self._truths.topic} ({self._truths.count} label images)"
+
+    @property
+    def total(self) -> int:
+        return self._total
+
+    @property
+    def rate(self) -> float:
+        return (self._total - 1) / self._seconds if self._total > 1 and self._seconds > 0 else 0.0
+
+    def _open_truth(self, bag: BagReader, truth: str) -> TopicTruth | FolderTruth | None:
+        if not truth:
+            topics = [t for t in bag.label_topics() if bag.topics[t].count and not _is_a_result(bag, t)]
+            if not topics:
+                return None
+            if len(topics) > 1:
+                raise UserError(
+                    f"{bag.path} has several topics of label images ({', '.join(topics)}): "
+                    f"say which is the truth (--truth), or --truth {NO_TRUTH}"
+                )
+            return TopicTruth(bag.path, topics[0])
+        if truth not in bag.topics and f"/{truth}" not in bag.topics and Path(truth).expanduser().is_dir():
+            return FolderTruth(Path(truth).expanduser())
+        return TopicTruth(bag.path, bag.label_topic(truth))
+
+    def _check_overlap(self, truths: FolderTruth) -> None:
+        """Refuse a folder of another drive's truth before any frame is segmented."""
+        with open_bag(self.path) as bag:
+            first = next(bag.raw_messages([self.topic]), None)
+        if first is None:
+            return
+        begin = stamp_of(first[3]) or first[2]
+        end = begin + round(self._seconds * _NANO)
+        if truths.first_ns > end + self._tolerance or truths.last_ns < begin - self._tolerance:
+            raise UserError(
+                f"{truths.path} has truth for stamps {truths.first_ns} to {truths.last_ns} (ns), but the images of "
+                f"{self.path} are from {begin} to {end}: the names are no stamps of this drive; "
+                f"names are read as {SPELLINGS}"
+            )
+
+    def __iter__(self) -> Iterator[Item]:
+        for entry in self._entries([self.topic]):
+            if isinstance(entry, Item):
+                yield entry
+
+    def with_messages(self) -> Iterator[Item | Message]:
+        return self._entries(None)
+
+    def _entries(self, topics: Collection[str] | None) -> Iterator[Item | Message]:
+        self.matching = Matching()
+        self.damage = self._opening_damage
+        # A reader of its own for the truth: what waits does not grow with the length of the drive.
+        matcher = Matcher(self._truths, self._tolerance, self.matching) if self._truths is not None else None
+        with open_bag(self.path) as bag:
+            index = 0
+            pending: tuple[int, Message] | None = None
+            waiting: list[Message] = []
+            for message in self._read(bag, topics):
+                if message.topic != self.topic:
+                    waiting.append(message)
+                    if pending is None or len(waiting) > _WAITING:
+                        if pending is not None:
+                            yield self._item(bag, index - 1, *pending, matcher, None)
+                        pending = None
+                        yield from waiting
+                        waiting = []
+                    continue
+                stamp = stamp_of(message.data) or message.recorded_ns
+                if pending is not None:
+                    yield self._item(bag, index - 1, *pending, matcher, stamp)
+                yield from waiting
+                waiting = []
+                if topics is None:
+                    yield message
+                pending = stamp, message
+                index += 1
+            if pending is not None:
+                yield self._item(bag, index - 1, *pending, matcher, None)
+            yield from waiting
+        if matcher is not None:
+            matcher.finish()
+
+    def _read(self, bag: BagReader, topics: Collection[str] | None) -> Iterator[Message]:
+        """Yield messages as far as they can be read."""
+        count = 0
+        try:
+            for topic, kind, recorded, data in bag.raw_messages(topics):
+                count += topic == self.topic
+                yield Message(topic, kind, recorded, data)
+        except UserError as error:
+            if not count:
+                raise
+            self.damage = f"{error}; {count} images before that were read"
+
+    def _item(
+        self, bag: BagReader, index: int, stamp: int, message: Message, matcher: Matcher | None, following: int | None
+    ) -> Item:
+        truth = matcher.pair(stamp, following) if matcher is not None else None
+        kind, recorded, data = message.type, message.recorded_ns, message.data
+
+        def frame() -> Frame:
+            return bag.decode_image(self.topic, kind, recorded, data).frame
+
+        return Item(
+            index=index,
+            name=f"{stamp / 1e9:.3f}",
+            stamp_ns=stamp,
+            recorded_ns=recorded,
+            frame_id=_frame_id(data),
+            truth_ns=truth.stamp_ns if truth is not None else None,
+            _frame=frame,
+            _truth=lambda size: self._labels(truth, size) if truth is not None else None,
+        )
+
+    def _labels(self, truth: Truth, size: tuple[int, int]) -> Labels | None:
+        try:
+            raw = truth.load()
+        except ImageRejected:
+            self.matching.truth_rejected += 1
+            return None
+        if cv2.countNonZero(cv2.LUT(raw, self._strange)):
+            ids = ", ".join(str(v) for v in ids_outside(raw, self._space)[:10])
+            raise UserError(f"{truth.name}: labels hold ids outside label space '{self._space.name}': {ids}")
+        labels: Labels = cv2.LUT(raw, self._canonical)  # type: ignore[assignment]
+        if labels.shape != size:
+            self.matching.truth_resized += 1
+            labels = resize_labels(labels, size)
+        return labels
+
+
+def resize_labels(labels: Labels, size: tuple[int, int]) -> Labels:
+    """Resize a label image to (height, width): each pixel takes the label of the nearest one."""
+    return cv2.resize(labels, (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT)  # type: ignore[return-value]
+
+
+def _is_a_result(bag: BagReader, topic: str) -> bool:
+    """Return whether a label topic is the output of a segmentation node: the node's other topics lie beside it."""
+    namespace = topic.rsplit("/label", 1)[0]
+    return any(
+        name.startswith(f"{namespace}/") and info.type in (STATS, CLASS_MASKS) for name, info in bag.topics.items()
+    )
+
+
+def _frame_id(data: bytes) -> str:
+    """Return the frame id of a serialised message that begins with a header."""
+    order = "little" if len(data) > 1 and data[1] & 1 else "big"
+    length = int.from_bytes(data[12:16], order)  # type: ignore[arg-type]
+    return bytes(data[16 : 16 + length]).rstrip(b"\0").decode("utf-8", "replace") if length < 1024 else ""

@@ -1,0 +1,615 @@
+"""The report as one HTML page that needs nothing else: style, script and pictures are in it."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+
+import numpy as np
+
+from rt_seg_ros import __version__
+from rt_seg_ros.evaluation import charts
+from rt_seg_ros.evaluation.boundary import TOLERANCE
+from rt_seg_ros.evaluation.pictures import Choice, Picture, Rows
+from rt_seg_ros.evaluation.result import Evaluation
+from rt_seg_ros.evaluation.statistics import PERCENTILES, Distribution, binned
+from rt_seg_ros.labels import LabelSpace
+
+_HERE = Path(__file__).parent
+_POINTS = 400
+_BINS = 48
+_MISTAKES = 9
+
+#: What a stage is called on the page.
+STAGE_NAMES = {
+    "decode": "decode the image",
+    "wait": "wait for the network",
+    "preprocess": "resize, normalise",
+    "network": "network",
+    "postprocess": "labels at frame size",
+    "publish": "draw and publish",
+    "total": "total",
+    "age": "age: stamp to published",
+}
+
+
+@dataclass
+class Content:
+    """What the page shows besides the figures.
+
+    ``rows``: each model's table of frames; ``chosen``: frames to show by model, and ``shared`` those of all models
+    side by side; ``pictures`` by index of frame; ``videos``: file of each model's overlay, beside the page.
+    """
+
+    evaluations: Sequence[Evaluation]
+    rows: Mapping[str, Rows] = field(default_factory=dict)
+    chosen: Mapping[str, Sequence[Choice]] = field(default_factory=dict)
+    shared: Sequence[Choice] = ()
+    pictures: Mapping[int, Picture] = field(default_factory=dict)
+    videos: Mapping[str, str] = field(default_factory=dict)
+    command: str = ""
+
+
+def report_page(content: Content) -> str:
+    """Return the page."""
+    evaluations = content.evaluations
+    first = evaluations[0]
+    several = len(evaluations) > 1
+    names = f"{len(evaluations)} models" if several else escape(first.name)
+    parts = [
+        f'<header><p class="eyebrow">Evaluation, {first.mode}</p>',
+        f"<h1>{names} <span>on {escape(first.data)}</span></h1>",
+        f"{_facts(first, several)}{_warnings(evaluations)}</header>",
+    ]
+    if several:
+        parts += [_comparison(evaluations), _shared_frames(content)]
+        parts.append("<h2>Each model</h2>")
+        for i, evaluation in enumerate(evaluations):
+            inner = "".join(_sections(content, evaluation, i))
+            opened = " open" if i == 0 else ""
+            parts.append(f"<details{opened}><summary>{_summary(evaluation)}</summary><div>{inner}</div></details>")
+    else:
+        parts += [_tiles(first), *_sections(content, first, 0)]
+    parts.append(_footer(content))
+    title = f"{names} on {escape(first.data)}"
+    return page(title, "".join(parts), first.space)
+
+
+def page(title: str, body: str, space: LabelSpace | None = None) -> str:
+    """Return a whole page around its body; its main colour is taken from the label space's."""
+    style = (_HERE / "report.css").read_text(encoding="utf-8")
+    script = (_HERE / "report.js").read_text(encoding="utf-8")
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{title}</title><style>:root {{ --hue: {_hue(space)}; }}\n{style}</style></head>\n"
+        f'<body><main>{body}</main><dialog><img alt=""></dialog><script>{script}</script></body></html>\n'
+    )
+
+
+def css_colour(space: LabelSpace, i: int) -> str:
+    """Return a class's colour as CSS."""
+    return "#{:02x}{:02x}{:02x}".format(*space.classes[i].color)
+
+
+def _hue(space: LabelSpace | None) -> int:
+    """Return the hue of the class whose colour is nearest to a calm blue, and has enough of it."""
+    hues = []
+    for entry in space.classes if space is not None else ():
+        hue, saturation, _ = colorsys.rgb_to_hsv(*(v / 255 for v in entry.color))
+        if saturation > 0.35:
+            hues.append(round(360 * hue))
+    near = [hue for hue in hues if 170 <= hue <= 225]
+    return min(near, key=lambda hue: abs(hue - 205)) if near else 205
+
+
+# --- head and foot ----------------------------------------------------------------------------------------------------
+
+
+def _facts(evaluation: Evaluation, several: bool) -> str:
+    facts = [f"{evaluation.counts.processed:,} frames" if not several else f"{evaluation.counts.played:,} frames"]
+    sizes = sorted(evaluation.sizes)
+    facts.append(f"{sizes[0][1]}\u00d7{sizes[0][0]}" if len(sizes) == 1 else f"{len(sizes)} sizes")
+    if evaluation.mode == "live":
+        facts.append(f"played at {evaluation.rate:g}\u00d7 its speed to the node, over DDS")
+    else:
+        facts.append("every frame, as fast as it goes")
+    facts.append(f"{evaluation.backend}, {evaluation.device}, {evaluation.precision}")
+    machine = evaluation.machine
+    if machine:
+        facts.append(f"{machine.get('gpu') or machine.get('cpu')}, {machine.get('cores')} cores")
+    if not evaluation.truth:
+        facts.append("no ground truth")
+    return f'<ul class="facts">{"".join(f"<li>{escape(fact)}</li>" for fact in facts)}</ul>'
+
+
+def _warnings(evaluations: Sequence[Evaluation]) -> str:
+    said: dict[str, None] = {}
+    for evaluation in evaluations:
+        if evaluation.damage:
+            said[f"The recording is not whole: {evaluation.damage}. The figures are of what could be read."] = None
+        if evaluation.truth and not evaluation.is_scored:
+            said[f"There is truth ({evaluation.truth}), but none for any frame: see the tolerance and the stamps."] = (
+                None
+            )
+        if evaluation.counts.unaccounted:
+            said[f"{evaluation.counts.unaccounted} frames of {evaluation.name} are unaccounted for."] = None
+        if evaluation.counts.lost:
+            said[f"{evaluation.counts.lost} frames were lost on their way to {evaluation.name}."] = None
+        for problem in evaluation.problems:
+            said[f"{evaluation.name}: {problem}."] = None
+    return "".join(f'<p class="warning">{escape(text)}</p>' for text in said)
+
+
+def _footer(content: Content) -> str:
+    evaluations = content.evaluations
+    first = evaluations[0]
+    lines = [f"<p>Protocol: {escape(first.protocol)}.</p>"]
+    if first.is_scored:
+        lines.append(
+            "<p>Boundary F: precision and recall of the edges between classes, within "
+            f"{100 * TOLERANCE:g} % of the diagonal, after Csurka et al., BMVC 2013. Flicker: of the pixels whose true "
+            "label stays from one frame to the next, the share whose predicted label changes. A frame's own mIoU is "
+            "the mean over the classes in its truth.</p>"
+        )
+    lines.append(
+        "<p>Percentiles are true to 0.3 %. All figures: <a href='metrics.json'>metrics.json</a>, "
+        "frame by frame: <a href='per_frame.csv'>per_frame.csv</a>.</p>"
+    )
+    command = f"<p>Made by <code>{escape(content.command)}</code>" if content.command else "<p>Made"
+    machine = first.machine
+    on = f"{machine.get('cpu')}, {machine.get('cores')} cores, {machine.get('system')}" if machine else ""
+    return f"<footer>{''.join(lines)}{command} with rt_seg_ros {__version__} on {escape(on)}.</p></footer>"
+
+
+# --- several models ---------------------------------------------------------------------------------------------------
+
+
+def _comparison(evaluations: Sequence[Evaluation]) -> str:
+    columns: list[tuple[str, Callable[[Evaluation], float | None], str, bool]] = [
+        ("mIoU %", lambda e: _percent(e.scores.matrix.miou()) if e.is_scored else None, "{:.1f}", True),
+        ("pixel accuracy %", lambda e: _percent(e.scores.matrix.pixel_accuracy()) if e.is_scored else None, "{:.1f}",
+         True),
+        ("boundary F %", lambda e: _percent(e.scores.boundary.mean()), "{:.1f}", True),
+        ("flicker %", lambda e: _percent(e.scores.flicker.flicker.value), "{:.2f}", False),
+        ("frames/s", lambda e: e.frames_per_second, "{:.1f}", True),
+        ("p95 ms", lambda e: _total(e).percentile(95), "{:.1f}", False),
+        ("memory MiB", lambda e: e.usage.memory_mib, "{:,.0f}", False),
+        ("dropped", lambda e: float(e.counts.dropped) if e.mode == "live" else None, "{:.0f}", False),
+    ]  # fmt: skip
+    columns = [c for c in columns if any(c[1](e) is not None for e in evaluations)]
+    head = "".join(f"<th>{escape(name)}</th>" for name, *_ in columns)
+    rows = []
+    bests = []
+    for _, value, _, more in columns:
+        known = [v for e in evaluations if (v := value(e)) is not None]
+        bests.append((max if more else min)(known))
+    for i, evaluation in enumerate(evaluations):
+        cells = []
+        for (_, value, form, _), best in zip(columns, bests, strict=True):
+            v = value(evaluation)
+            kind = ' class="best"' if v is not None and v == best else ""
+            cells.append(f"<td{kind}>{charts.NONE if v is None else form.format(v)}</td>")
+        key = f'<i class="point c{i % charts.COLOURS}"></i>{escape(evaluation.name)}'
+        rows.append(f'<tr><th scope="row">{key}</th>{"".join(cells)}</tr>')
+    parts = [f'<h2>Compared</h2><div class="card">{table(f"<th>model</th>{head}", rows)}</div>']
+    if all(e.is_scored for e in evaluations):
+        points = [(e.name, e.frames_per_second, 100 * e.scores.matrix.miou()) for e in evaluations]
+        parts.append(
+            '<div class="card" style="margin-top:16px"><h3>Accuracy against speed</h3>'
+            f"{charts.scatter(points, 'frames a second of the pipeline', 'mIoU, %')}</div>"
+        )
+        space = evaluations[0].space
+        per_class = [e.scores.matrix.per_class_iou() for e in evaluations]
+        bars = [charts.Bar(c.name, css_colour(space, c.id), [float(v[c.id]) for v in per_class]) for c in space.classes]
+        keys = "".join(
+            f'<li><i class="point c{i % charts.COLOURS}"></i>{escape(e.name)}</li>' for i, e in enumerate(evaluations)
+        )
+        parts.append(
+            f'<div class="card" style="margin-top:16px"><h3>IoU of each class, %</h3>{charts.bars(bars)}'
+            f'<ul class="keys">{keys}</ul></div>'
+        )
+    return "".join(parts)
+
+
+def _summary(evaluation: Evaluation) -> str:
+    said = [f"<b>{escape(evaluation.name)}</b>"]
+    if evaluation.is_scored:
+        said.append(f"<span>mIoU {100 * evaluation.scores.matrix.miou():.1f} %</span>")
+    said.append(f"<span>{evaluation.frames_per_second:.1f} frames/s</span>")
+    said.append(f"<span>p95 {_total(evaluation).percentile(95):.1f} ms</span>")
+    return "".join(said)
+
+
+def _shared_frames(content: Content) -> str:
+    if not content.shared or not content.pictures:
+        return ""
+    strips = []
+    for choice in content.shared:
+        picture = content.pictures.get(choice.index)
+        if picture is None:
+            continue
+        cells = [("camera", picture.image)]
+        if picture.truth is not None:
+            cells.append(("truth", picture.truth))
+        for evaluation in content.evaluations:
+            if evaluation.name in picture.predictions:
+                score = _score_of(content, evaluation.name, choice.index)
+                said = f"{evaluation.name}: {100 * score:.1f} %" if score is not None else evaluation.name
+                cells.append((said, picture.predictions[evaluation.name]))
+        strips.append(strip(choice.why, _frame_name(choice, picture), cells))
+    shown = [content.pictures[c.index] for c in content.shared if c.index in content.pictures]
+    legend = _legend(content.evaluations[0].space, shown, errors=False)
+    return (
+        '<h2>The same frames, side by side</h2><div class="card">'
+        f'<p class="note">Chosen by the mean of the models\' mIoU on each frame.</p>{"".join(strips)}{legend}</div>'
+    )
+
+
+# --- one model --------------------------------------------------------------------------------------------------------
+
+
+def _sections(content: Content, evaluation: Evaluation, number: int) -> list[str]:
+    video = f"video-{number}" if evaluation.name in content.videos else ""
+    return [
+        _frames(content, evaluation, video),
+        _classes(evaluation),
+        _over_time(content, evaluation, video),
+        _latency(evaluation),
+        _accounts(evaluation),
+    ]
+
+
+def _tiles(evaluation: Evaluation) -> str:
+    scores, counts = evaluation.scores, evaluation.counts
+    tiles = []
+    if evaluation.is_scored:
+        matrix = scores.matrix
+        part = "" if scores.scored == counts.processed else f" of {counts.processed:,}"
+        found = int((matrix.per_class_iou() > 0).sum())
+        missing = "" if found == matrix.num_classes else f"; {matrix.num_classes - found} without a hit count 0"
+        tiles.append(
+            tile(f"{100 * matrix.miou():.1f}", "%", "mIoU",
+                  f"mean of {matrix.num_classes} classes{missing}; {scores.scored:,}{part} frames scored", True)
+        )  # fmt: skip
+        tiles.append(tile(f"{100 * matrix.pixel_accuracy():.1f}", "%", "pixel accuracy", "of labelled pixels"))
+        tiles.append(tile(f"{100 * matrix.class_accuracy():.1f}", "%", "class accuracy", "mean recall of the classes"))
+        boundary = scores.boundary.mean()
+        if boundary is not None:
+            tiles.append(tile(f"{100 * boundary:.1f}", "%", "boundary F", "edges between classes"))
+        flicker = scores.flicker.flicker
+        if flicker.value is not None:
+            tiles.append(
+                tile(f"{100 * flicker.value:.2f}", "%", "flicker", f"change without cause; {flicker.pairs:,} pairs")
+            )
+    else:
+        speed = "live, to the node" if evaluation.mode == "live" else "of the pipeline"
+        tiles.append(tile(f"{evaluation.frames_per_second:.1f}", "/s", "frames", speed, True))
+        changed = scores.flicker.changed
+        if changed.value is not None:
+            tiles.append(tile(f"{100 * changed.value:.2f}", "%", "labels that change", "from frame to frame"))
+    if scores.coverage is not None:
+        tiles.append(tile(_coverage(scores.coverage), "%", "coverage", "pixels with a label"))
+    total = _total(evaluation)
+    what = "received to published" if evaluation.mode == "live" else "in the pipeline"
+    tiles.append(tile(charts.number(total.percentile(50)), "ms", "median latency", what))
+    tiles.append(
+        tile(charts.number(total.percentile(95)), "ms", "p95 latency", f"at most {charts.number(total.largest)}")
+    )
+    if evaluation.mode == "live":
+        share = f"of {counts.played:,} played; {counts.dropped:,} dropped for newer ones"
+        tiles.append(tile(f"{counts.processed:,}", "", "frames labelled", share))
+    elif evaluation.is_scored:
+        whole = f"pipeline; {charts.number(evaluation.throughput)} with reading, scoring, writing"
+        tiles.append(tile(charts.number(evaluation.frames_per_second), "/s", "frames", whole))
+    else:
+        tiles.append(tile(charts.number(evaluation.throughput), "/s", "throughput", "with reading and writing"))
+    # The first one is as large as four; a gap at the end is filled by the last.
+    gap = -(len(tiles) - 1) % 4
+    return f'<div class="tiles gap{gap}">{"".join(tiles)}</div>'
+
+
+def tile(value: str, unit: str, name: str, note: str, first: bool = False) -> str:
+    """Return a big figure.
+
+    :param first: it is the one that matters most, and the largest
+    """
+    small = f"<small>{escape(unit)}</small>" if unit else ""
+    kind = "tile first" if first else "tile"
+    return f'<div class="{kind}"><b>{escape(value)}{small}</b><span>{escape(name)}</span><em>{escape(note)}</em></div>'
+
+
+def _frames(content: Content, evaluation: Evaluation, video: str) -> str:
+    shown = [c for c in content.chosen.get(evaluation.name, ()) if c.index in content.pictures]
+    parts = []
+    if shown:
+        strips = []
+        for choice in shown:
+            picture = content.pictures[choice.index]
+            if evaluation.name not in picture.predictions:
+                continue
+            cells = [("camera", picture.image)]
+            if picture.truth is not None:
+                cells.append(("truth", picture.truth))
+            cells.append(("prediction", picture.predictions[evaluation.name]))
+            if evaluation.name in picture.errors:
+                cells.append(("errors", picture.errors[evaluation.name]))
+            score = _score_of(content, evaluation.name, choice.index)
+            seconds = _seconds_of(content, evaluation.name, choice.index)
+            facts = f"<b>mIoU {100 * score:.1f} %</b>" if score is not None else ""
+            if seconds is not None and video:
+                facts += (
+                    f'<button class="seek" data-video="{video}" data-seconds="{seconds}">at {seconds:.1f} s</button>'
+                )
+            strips.append(strip(choice.why, facts + _frame_name(choice, picture), cells))
+        legend = _legend(evaluation.space, [content.pictures[c.index] for c in shown], errors=evaluation.is_scored)
+        title = "Worst, median and best frames" if evaluation.is_scored else "Frames"
+        parts.append(f'<h2>{title}</h2><div class="card">{"".join(strips)}{legend}</div>')
+    return "".join(parts)
+
+
+def strip(why: str, facts: str, cells: Sequence[tuple[str, str]]) -> str:
+    """Return images of one frame side by side.
+
+    :param why: it is shown
+    :param facts: what else stands above it, as HTML
+    :param cells: (name, data URI)
+    """
+    images = "".join(
+        f'<figure><img src="{uri}" alt="{escape(name)}" loading="lazy"><span>{escape(name)}</span></figure>'
+        for name, uri in cells
+    )
+    reason = f"<b>{escape(why.capitalize())}</b>" if why else ""
+    columns = f"--n:{min(len(cells), 5)}"
+    return (
+        f'<figure class="strip"><figcaption>{reason}{facts}</figcaption>'
+        f'<div class="cells" style="{columns}">{images}</div></figure>'
+    )
+
+
+def _frame_name(choice: Choice, picture: Picture) -> str:
+    return f"<span>frame {choice.index}, {escape(picture.name)}</span>"
+
+
+def _legend(space: LabelSpace, pictures: Sequence[Picture], errors: bool) -> str:
+    present = {c for picture in pictures for c in picture.classes}
+    keys = "".join(
+        f"<li>{charts.swatch(css_colour(space, c.id))}{escape(c.name)}</li>" for c in space.classes if c.id in present
+    )
+    keys += f"<li>{charts.swatch('#ff4840')}wrong</li>" if errors else ""
+    return f'<ul class="keys">{keys}</ul>'
+
+
+def _classes(evaluation: Evaluation) -> str:
+    if not evaluation.is_scored:
+        return ""
+    matrix, space = evaluation.scores.matrix, evaluation.space
+    truth = matrix.matrix.sum(axis=1) + matrix.missed
+    shares = truth / max(matrix.pixels, 1)
+    edges = evaluation.scores.boundary.per_class()
+    rows = [
+        charts.Bar(
+            c.name,
+            css_colour(space, c.id),
+            [float(iou)],
+            f"recall {100 * recall:.0f} %, {_share(shares[c.id])} of pixels" if truth[c.id] else "not in the truth",
+            [None if np.isnan(edges[c.id]) else float(edges[c.id])],
+        )
+        for c, iou, recall in zip(space.classes, matrix.per_class_iou(), matrix.per_class_accuracy(), strict=True)
+    ]
+    counts = np.concatenate([matrix.matrix, matrix.missed[:, None]], axis=1).astype(np.float64)
+    if not matrix.missed.any():
+        counts = counts[:, :-1]
+    heat = charts.heat_map(
+        space.names,
+        [css_colour(space, c.id) for c in space.classes],
+        counts / np.maximum(truth, 1)[:, None],
+        "truth",
+        "prediction",
+        diagonal=True,
+    )
+    return (
+        f'<h2>Classes</h2><div class="card"><h3>IoU of each class, %</h3>{charts.bars(rows)}'
+        '<p class="note" style="margin-top:12px">The line across a bar is the boundary F of the class.</p></div>'
+        f'<div class="mixed"><div class="card"><h3>What is taken for what</h3>{heat}</div>'
+        f'<div class="card"><h3>Most of the errors</h3>{_mistakes(evaluation)}</div></div>'
+    )
+
+
+def _mistakes(evaluation: Evaluation) -> str:
+    """List the confusions that make up most of the wrong pixels."""
+    matrix, space = evaluation.scores.matrix, evaluation.space
+    wrong = np.concatenate([matrix.matrix, matrix.missed[:, None]], axis=1)
+    np.fill_diagonal(wrong, 0)
+    total = int(wrong.sum())
+    if not total:
+        return "<p class=note>There are none.</p>"
+    rows = []
+    for flat in np.argsort(wrong, axis=None)[::-1][:_MISTAKES]:
+        true, found = divmod(int(flat), wrong.shape[1])
+        if not wrong[true, found]:
+            break
+        other = class_name(space, found) if found < space.num_classes else "no label"
+        pair = f"{class_name(space, true)} <i>taken for</i> {other}"
+        rows.append(f'<tr><td class="mistake">{pair}</td><td>{100 * wrong[true, found] / total:.1f} %</td></tr>')
+    return table("<th>truth</th><th>of wrong pixels</th>", rows)
+
+
+def class_name(space: LabelSpace, i: int) -> str:
+    """Return a class's name after its colour."""
+    return f"<span>{charts.swatch(css_colour(space, i))}{escape(space.names[i])}</span>"
+
+
+def _over_time(content: Content, evaluation: Evaluation, video: str) -> str:
+    graphs = _graphs(content, evaluation, video)
+    if not graphs and not video:
+        return ""
+    title = f"<h2>Over {'time' if evaluation.scores.in_sequence else 'the frames'}</h2>"
+    drawn = "".join(f'<div class="graph"><h3>{escape(name)}</h3>{chart}</div>' for name, chart in graphs)
+    if not video:
+        return f'{title}<div class="card graphs">{drawn}</div>'
+    source = escape(content.videos[evaluation.name])
+    poster = ""
+    for choice in content.chosen.get(evaluation.name, ()):
+        if choice.index in content.pictures and choice.why in ("median", ""):
+            poster = f' poster="{content.pictures[choice.index].predictions.get(evaluation.name, "")}"'
+    player = f'<video id="{video}" controls preload="metadata" src="{source}"{poster}></video>'
+    hint = '<p class="note">A click into a graph goes to that moment.</p>' if graphs else ""
+    return (
+        f'{title}<div class="card film"><div class="screen"><h3>Overlay</h3>{player}{hint}</div>'
+        f'<div class="graphs">{drawn}</div></div>'
+    )
+
+
+def _graphs(content: Content, evaluation: Evaluation, video: str) -> list[tuple[str, str]]:
+    """Return (title, chart) of each series."""
+    rows = content.rows.get(evaluation.name)
+    if rows is None or len(rows.frame) < 2:
+        return []
+    seconds = rows.columns["seconds"]
+    by_time = not np.isnan(seconds).any() and float(seconds.max()) > 0
+    places = seconds if by_time else rows.frame.astype(np.float32)
+    span = float(places.min()), float(places.max())
+    live = evaluation.mode == "live"
+    wanted: list[tuple[str, str, float, str, float | None]] = [
+        ("mIoU of the frame", "miou", 100, "%", 100),
+        ("Boundary F", "boundary_f", 100, "%", 100),
+        ("Flicker", "flicker", 100, "%", None),
+        ("Latency, received to published" if live else "Latency of the pipeline", "total_ms", 1, "ms", None),
+        ("Age of a label, stamp to published", "age_ms", 1, "ms", None),
+    ]
+    graphs = []
+    for title, column, scale, unit, high in wanted:
+        if column not in rows.columns or (column == "age_ms" and not live):
+            continue
+        points = binned(places, rows.columns[column] * scale, _POINTS)
+        if len(points) > 1:
+            series = charts.Series(title, points)
+            chart = charts.lines([series], unit, "s" if by_time else "frame", 0, high, video, span)
+            graphs.append((f"{title}, {unit}", chart))
+    return graphs
+
+
+def _latency(evaluation: Evaluation) -> str:
+    total = _total(evaluation)
+    if not total.count:
+        return ""
+    edges, shares = total.histogram(_BINS)
+    marks = [("median", total.percentile(50)), ("p95", total.percentile(95)), ("p99", total.percentile(99))]
+    whole = ("total", "age") if evaluation.mode == "live" else ("total", "decode")
+    parts = [
+        (STAGE_NAMES.get(s, s), d.mean) for s, d in evaluation.stages.items() if s not in whole and d.mean > 0.0005
+    ]
+    rows = []
+    for stage, values in evaluation.stages.items():
+        figures = [values.percentile(p) for p in PERCENTILES] + [values.largest]
+        cells = "".join(f"<td>{v:,.{2 if v < 10 else 1}f}</td>" for v in figures)
+        rows.append(
+            f'<tr><th scope="row">{escape(STAGE_NAMES.get(stage, stage))}</th>{cells}<td>{values.count:,}</td></tr>'
+        )
+    heads = "".join(f"<th>{name}</th>" for name in ("p50 ms", "p95 ms", "p99 ms", "max ms", "frames"))
+    beside = "" if evaluation.mode == "live" else " Decoding runs beside the network and is no part of the total."
+    spread = charts.histogram(edges, shares, marks, "ms")
+    spent = charts.budget(parts, "ms")
+    note = f'<p class="note" style="margin-top:14px">Mean of {total.count:,} frames.{beside}</p>'
+    return (
+        f'<h2>Latency</h2><div class="pair"><div class="card"><h3>Distribution of the total</h3>{spread}</div>'
+        f'<div class="card"><h3>Where a frame\'s time goes, on average</h3>{spent}{note}</div></div>'
+        f'<div class="card" style="margin-top:16px">{table(f"<th>stage</th>{heads}", rows)}</div>'
+    )
+
+
+def table(head: str, rows: Sequence[str]) -> str:
+    """Return a table that scrolls by itself where it is too wide.
+
+    :param head: cells of the head
+    :param rows: whole rows
+    """
+    body = "".join(rows)
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _accounts(evaluation: Evaluation) -> str:
+    counts, matching, usage = evaluation.counts, evaluation.matching, evaluation.usage
+    frames: list[tuple[str, str]] = [("read" if evaluation.mode == "offline" else "played", f"{counts.played:,}")]
+    if evaluation.mode == "live":
+        frames.append(("received by the node", f"{counts.received:,}"))
+    frames.append(("segmented", f"{counts.processed:,}"))
+    if evaluation.mode == "live":
+        frames.append(("dropped, as a newer one came", f"{counts.dropped:,}"))
+    reasons = ", ".join(f"{reason}: {n}" for reason, n in evaluation.rejections.items())
+    frames.append(("rejected", f"{counts.rejected:,}" + (f" ({reasons})" if reasons else "")))
+    if evaluation.truth:
+        frames.append(("truth", evaluation.truth))
+        frames.append(("scored", f"{evaluation.scores.scored:,}"))
+        if evaluation.scores.in_sequence:
+            frames.append(("frames without truth", f"{matching.frames_without_truth:,}"))
+            frames.append(("truth without a frame", f"{matching.truth_without_frame:,}"))
+        if matching.truth_resized:
+            frames.append(("truth of another size, resized", f"{matching.truth_resized:,}"))
+        if matching.truth_rejected:
+            frames.append(("truth that cannot be read", f"{matching.truth_rejected:,}"))
+        if matching.largest_offset_ns:
+            frames.append(("farthest from its frame", f"{matching.largest_offset_ns / 1e6:.1f} ms"))
+    process = "the node's process" if evaluation.mode == "live" else "this process, scoring and drawing included"
+    taken: list[tuple[str, str]] = [("speed of the pipeline", f"{evaluation.frames_per_second:.1f} frames/s")]
+    taken.append(("throughput", f"{evaluation.throughput:.1f} frames/s over {evaluation.seconds:.1f} s"))
+    if usage.cores is not None:
+        taken.append(("CPU", f"{usage.cores:.2f} cores on average"))
+    if usage.memory_mib is not None:
+        start = f" ({usage.memory_start_mib:,.0f} at the first frame)" if usage.memory_start_mib is not None else ""
+        taken.append(("memory", f"{usage.memory_mib:,.0f} MiB at most{start}"))
+    if usage.gpu_memory_mib is not None:
+        taken.append(("GPU memory", f"{usage.gpu_memory_mib:,.0f} MiB more than before"))
+    taken.append(("measured on", process))
+    taken.append(("until ready", f"{evaluation.load_seconds:.1f} s"))
+    weights = f"{evaluation.card.name}, {(evaluation.card.sha256 or 'random')[:12]}"
+    taken.append(("weights", weights))
+    return (
+        '<h2>Frames and resources</h2><div class="pair">'
+        f'<div class="card"><h3>Where the frames went</h3>{_list(frames)}</div>'
+        f'<div class="card"><h3>What it took</h3>{_list(taken)}</div></div>'
+    )
+
+
+def _list(pairs: Sequence[tuple[str, str]]) -> str:
+    return f"<dl>{''.join(f'<dt>{escape(name)}</dt><dd>{escape(value)}</dd>' for name, value in pairs)}</dl>"
+
+
+def _total(evaluation: Evaluation) -> Distribution:
+    return evaluation.stages.get("total", Distribution())
+
+
+def _percent(value: float | None) -> float | None:
+    return None if value is None else 100 * value
+
+
+def _coverage(share: float) -> str:
+    return "100" if share == 1 else f"{100 * share:.{1 if share < 0.99 else 2}f}"
+
+
+def _share(share: float) -> str:
+    return f"{100 * share:.1f} %" if share >= 0.001 else "under 0.1 %"
+
+
+def _place(content: Content, model: str, index: int) -> tuple[Rows, int] | None:
+    rows = content.rows.get(model)
+    if rows is None:
+        return None
+    places = np.flatnonzero(rows.frame == index)
+    return (rows, int(places[0])) if len(places) else None
+
+
+def _score_of(content: Content, model: str, index: int) -> float | None:
+    found = _place(content, model, index)
+    value = float(found[0].columns["miou"][found[1]]) if found else float("nan")
+    return None if np.isnan(value) else value
+
+
+def _seconds_of(content: Content, model: str, index: int) -> float | None:
+    found = _place(content, model, index)
+    value = float(found[0].columns["seconds"][found[1]]) if found else float("nan")
+    return None if np.isnan(value) else round(value, 3)

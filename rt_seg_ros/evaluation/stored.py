@@ -1,0 +1,178 @@
+"""Labels on the disk: written by an evaluation beside its report, read again for pictures and comparisons.
+
+Labels of a drive are a rosbag2 of lossless PNGs with the source's stamps, those of a data set a folder of PNGs with
+its file names.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from rt_seg_ros.bags import BagWriter, open_bag
+from rt_seg_ros.bags.cdr import stamp_of
+from rt_seg_ros.bags.results import DEFAULT_NAMESPACE, ResultTopics
+from rt_seg_ros.bags.types import LABEL_INFO
+from rt_seg_ros.data.datasets import LABEL_ENDINGS
+from rt_seg_ros.errors import UserError
+from rt_seg_ros.images import ImageRejected
+from rt_seg_ros.labels import LabelSpace
+
+Labels = NDArray[np.uint8]
+
+BAG_SUFFIX = ".mcap"
+_PNG_FORMAT = "mono8; png compressed "  # image_transport's word for it, its trailing blank included
+# Labels are flat areas: the least effort packs them as tightly as any, and several times faster.
+_PNG_OPTIONS = [cv2.IMWRITE_PNG_COMPRESSION, 1]
+
+
+class LabelBag:
+    """Writes labels of a drive; a context manager, moved into place when it ends well."""
+
+    def __init__(self, path: Path, space: LabelSpace) -> None:
+        self.path = path
+        self._writer = BagWriter(path, overwrite=True)
+        self._topics = ResultTopics(self._writer, space)
+
+    def __enter__(self) -> LabelBag:
+        self._writer.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._writer.__exit__(kind, error, at)
+
+    def add(self, name: str, stamp_ns: int, recorded_ns: int, frame_id: str, labels: Labels) -> None:
+        """Write the labels of one frame.
+
+        :raises UserError: if the disk does not take it
+        """
+        del name
+        self._topics.add_label_info(stamp_ns, frame_id, recorded_ns)
+        topic = f"{DEFAULT_NAMESPACE}/label/compressed"
+        self._writer.add_compressed_image(topic, stamp_ns, frame_id, _png(labels), _PNG_FORMAT, recorded_ns)
+
+
+class LabelFolder:
+    """Writes labels of a data set; a context manager, moved into place when it ends well."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+
+    def __enter__(self) -> LabelFolder:
+        try:
+            shutil.rmtree(self._aside, ignore_errors=True)
+            self._aside.mkdir(parents=True)
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be written: {error.strerror}") from error
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        try:
+            if kind is None:
+                if self.path.exists():
+                    shutil.rmtree(self.path)
+                os.replace(self._aside, self.path)
+        except OSError as problem:
+            raise UserError(f"{self.path} cannot be written: {problem.strerror}") from problem
+        finally:
+            shutil.rmtree(self._aside, ignore_errors=True)
+
+    def add(self, name: str, stamp_ns: int, recorded_ns: int, frame_id: str, labels: Labels) -> None:
+        """Write the labels of one frame, as ``name``.png.
+
+        :raises UserError: if the disk does not take it
+        """
+        del stamp_ns, recorded_ns, frame_id
+        try:
+            (self._aside / f"{name}.png").write_bytes(_png(labels))
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be written: {error.strerror}") from error
+
+
+def file_name(model: str) -> str:
+    """Return a model's name as part of a file's."""
+    return re.sub(r"[^\w.-]+", "-", model)
+
+
+def _png(labels: Labels) -> bytes:
+    return cv2.imencode(".png", labels, _PNG_OPTIONS)[1].tobytes()
+
+
+@dataclass(frozen=True)
+class StoredLabels:
+    """One frame's labels: its stamp (ns), or its name in a folder, and how to read it (uint8 (H, W), ids)."""
+
+    key: int | str
+    load: Callable[[], Labels]
+
+
+class LabelStream:
+    """Labels frame by frame: a rosbag2's topic of label images, or a folder of them.
+
+    ``by_stamp`` says whether keys are stamps; ``class_names`` are those that a recording tells, empty where none.
+
+    :param topic: of a rosbag2 with several topics of label images
+    :raises UserError: nothing there, or no label images
+    """
+
+    def __init__(self, path: Path, topic: str = "") -> None:
+        self.path = path
+        self.class_names: tuple[str, ...] = ()
+        self.damage = ""
+        self._files: list[Path] = []
+        self._topic = ""
+        self.by_stamp = path.is_file() or (path / "metadata.yaml").is_file() or any(path.glob("*.mcap"))
+        self.by_stamp = self.by_stamp or any(path.glob("*.db3"))
+        if self.by_stamp:
+            with open_bag(path) as bag:
+                self.damage = bag.damage
+                # Beside its own labels a result bag has the truth that the source had.
+                own = [t for t in bag.label_topics() if t.startswith(f"{DEFAULT_NAMESPACE}/label")]
+                self._topic = bag.label_topic(topic or (own[0] if len(own) == 1 else None))
+                self.count = bag.topics[self._topic].count
+                infos = [t for t, info in bag.topics.items() if info.type == LABEL_INFO and info.count]
+                beside = [t for t in infos if t.rsplit("/", 1)[0] == self._topic.partition("/label")[0]]
+                for _, _, message in bag.messages(beside[:1]) if beside else ():
+                    classes = sorted((c.class_id, c.class_name) for c in message.class_map if c.class_id < 255)
+                    self.class_names = tuple(name for _, name in classes)
+        elif path.is_dir():
+            if topic:
+                raise UserError(f"topic '{topic}' was given, but {path} is a folder of images")
+            self._files = sorted(f for f in path.iterdir() if f.suffix.lower() in LABEL_ENDINGS)
+            self.count = len(self._files)
+            if not self._files:
+                raise UserError(f"{path} holds no label images ({', '.join(LABEL_ENDINGS)}) and no recording")
+        else:
+            raise UserError(f"there is nothing at {path}")
+
+    def __iter__(self) -> Iterator[StoredLabels]:
+        if not self.by_stamp:
+            for file in self._files:
+                yield StoredLabels(file.stem, lambda file=file: _read_png(file))  # type: ignore[misc]
+            return
+        with open_bag(self.path) as bag:
+            for _, kind, recorded, data in bag.raw_messages([self._topic]):
+
+                def load(kind: str = kind, recorded: int = recorded, data: bytes = data) -> Labels:
+                    return bag.decode_labels(self._topic, kind, recorded, data)
+
+                yield StoredLabels(stamp_of(data) or recorded, load)
+
+
+def _read_png(path: Path) -> Labels:
+    labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if labels is None:
+        raise ImageRejected("corrupt", f"{path} cannot be read as an image")
+    if labels.ndim != 2 or labels.dtype != np.uint8:
+        raise UserError(f"{path} is no label image: one grey channel of 8 bits is needed, whose values are class ids")
+    return labels  # type: ignore[return-value]

@@ -1,0 +1,187 @@
+"""``rt-seg compare``: agreement and flips against a direct computation, for every kind of input."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from conftest import IMAGE, START, STEP
+from sklearn.metrics import confusion_matrix
+
+from rt_seg_ros.bags import BagWriter
+from rt_seg_ros.cli import main
+
+
+@pytest.fixture(scope="module")
+def pairs() -> list[tuple[np.ndarray, np.ndarray]]:
+    """Label images of A and of B; in the fourth they differ most, and below on the right most often."""
+    rng = np.random.default_rng(0)
+    result = []
+    for i in range(6):
+        a = cv2.resize(rng.integers(0, 11, (6, 8), np.uint8), (64, 48), interpolation=cv2.INTER_NEAREST)
+        b = a.copy()
+        b[24:, 32:] = np.where(rng.random((24, 32)) < 0.5, 3, b[24:, 32:])
+        if i == 3:
+            b[:24] = (b[:24] + 1) % 11
+        b[0, 0], a[1, 1] = 255, 255
+        result.append((a, b))
+    return result
+
+
+def expected(pairs: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    a = np.concatenate([np.minimum(one, 11).ravel() for one, _ in pairs])
+    b = np.concatenate([np.minimum(other, 11).ravel() for _, other in pairs])
+    return confusion_matrix(a, b, labels=range(12))
+
+
+def write_bag(path: Path, labels: list[np.ndarray], shift: int = 0, images: bool = False) -> Path:
+    with BagWriter(path) as bag:
+        for i, one in enumerate(labels):
+            stamp = START + i * STEP + shift
+            bag.add_label("/segmentation/label", stamp, "camera", one)
+            if images:
+                bag.add_image(IMAGE, stamp, "camera", np.full((*one.shape, 3), 20 * i, np.uint8))
+    return path
+
+
+def write_folder(path: Path, labels: list[np.ndarray]) -> Path:
+    path.mkdir()
+    for i, one in enumerate(labels):
+        cv2.imwrite(str(path / f"{i:03}.png"), one)
+    return path
+
+
+def compared(tmp_path: Path, a: Path, b: Path, *arguments: str) -> dict:
+    figures = tmp_path / "figures.json"
+    assert main(["compare", str(a), str(b), "--json", str(figures), *arguments]) == 0
+    return json.loads(figures.read_text())
+
+
+@pytest.mark.parametrize("kind", ["bags", "folders"])
+def test_it_is_what_is_counted_directly(tmp_path, pairs, kind, capsys):
+    if kind == "bags":
+        a = write_bag(tmp_path / "a.mcap", [one for one, _ in pairs], images=True)
+        b = write_bag(tmp_path / "b.mcap", [other for _, other in pairs], shift=2_000_000)
+    else:
+        a = write_folder(tmp_path / "a", [one for one, _ in pairs])
+        b = write_folder(tmp_path / "b", [other for _, other in pairs])
+    out = tmp_path / "out"
+    found = compared(tmp_path, a, b, "--out", str(out))
+    matrix = expected(pairs)
+    np.testing.assert_array_equal(found["matrix"]["counts"], matrix)
+    assert found["agreement"] == pytest.approx(np.trace(matrix) / matrix.sum())
+    assert (found["frames"], found["only_in_a"], found["only_in_b"]) == (6, 0, 0)
+    sky = matrix[0, 0] / (matrix[0].sum() + matrix[:, 0].sum() - matrix[0, 0])
+    assert found["classes"]["sky"] == pytest.approx(sky)
+    off = matrix - np.diag(np.diag(matrix))
+    top = found["flips"][0]
+    assert top["pixels"] == off.max() and top["b"] == "road"
+    worst = START + 3 * STEP if kind == "bags" else "003"
+    share = (pairs[3][0] != pairs[3][1]).mean()
+    assert found["worst"][0] == {"frame": str(worst), "differs": pytest.approx(share)}
+    assert found == json.loads((out / "comparison.json").read_text())
+    picture = cv2.imread(str(out / "difference.png")).astype(int).sum(axis=2)
+    assert picture[24:, 32:].mean() > picture[2:24].mean() > picture[30:, :30].mean() == 4
+    assert "agreement" in capsys.readouterr().out
+
+    page = (out / "compare.html").read_text()
+    assert "http:" not in page and "https:" not in page
+    assert f"{100 * found['agreement']:.1f}<small>%" in page
+    assert page.count(">camera</span>") == (3 if kind == "bags" else 0)
+
+    class Whole(HTMLParser):
+        def error(self, message):
+            raise AssertionError(message)
+
+    Whole().feed(page)
+    assert len(re.findall(r'<tr><td class="mistake">', page)) == 9
+
+
+def test_equal_labels_agree(tmp_path, pairs):
+    a = write_bag(tmp_path / "a.mcap", [one for one, _ in pairs])
+    found = compared(tmp_path, a, a, "--out", str(tmp_path / "out"))
+    assert found["agreement"] == 1.0 and found["flips"] == [] and found["worst"][0]["differs"] == 0
+
+
+def test_what_is_not_in_both_is_counted_and_another_size_resized(tmp_path, pairs):
+    a = write_bag(tmp_path / "a.mcap", [one for one, _ in pairs])
+    double = [np.kron(one, np.ones((2, 2), np.uint8)) for one, _ in pairs]
+    b = write_bag(tmp_path / "b.mcap", double[2:], shift=2 * STEP)
+    found = compared(tmp_path, a, b)
+    assert (found["frames"], found["only_in_a"], found["only_in_b"], found["resized"]) == (4, 2, 0, 4)
+    assert found["agreement"] == 1.0
+    c = write_folder(tmp_path / "c", [one for one, _ in pairs][:4])
+    d = write_folder(tmp_path / "d", [one for one, _ in pairs][:2])
+    (d / "001.png").rename(d / "other.png")
+    found = compared(tmp_path, c, d)
+    assert (found["frames"], found["only_in_a"], found["only_in_b"]) == (1, 3, 1)
+
+
+def test_two_results(tmp_path, weights, other_weights, street, write_drive):
+    drive = write_drive(street[:4])
+    for name, file in (("one", weights), ("two", other_weights)):
+        command = ["evaluate", str(drive), "--weights", str(file), "--backend", "torch", "--no-video"]
+        assert main([*command, "--report", str(tmp_path / name)]) == 0
+    found = compared(tmp_path, tmp_path / "one", tmp_path / "two", "--out", str(tmp_path / "out"))
+    assert found["frames"] == 4 and 0 < found["agreement"] < 1 and found["a"].startswith("tiny (")
+    one, two = (json.loads((tmp_path / n / "metrics.json").read_text()) for n in ("one", "two"))
+    assert found["figures"]["miou"] == {"a": one["miou"], "b": two["miou"]}
+    page = (tmp_path / "out" / "compare.html").read_text()
+    assert ">camera</span>" in page and "Figures of the two" in page  # the drive is found by itself
+    # A result against what lies beside it is one with itself.
+    same = compared(tmp_path, tmp_path / "one", tmp_path / "one" / "labels.mcap")
+    assert same["agreement"] == 1.0
+
+
+def test_results_on_a_data_set_go_by_name(tmp_path, weights, other_weights, street):
+    for i, (image, labels) in enumerate(street[:3]):
+        for folder, pixels in (("images", image), ("labels", labels)):
+            (tmp_path / "set" / folder).mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(tmp_path / "set" / folder / f"{i}.png"), pixels)
+    for name, file in (("one", weights), ("two", other_weights)):
+        command = ["evaluate", str(tmp_path / "set"), "--weights", str(file), "--backend", "torch"]
+        assert main([*command, "--report", str(tmp_path / name)]) == 0
+    assert compared(tmp_path, tmp_path / "one", tmp_path / "two")["frames"] == 3
+
+
+def test_what_cannot_be_compared(tmp_path, pairs, street, write_drive, capsys):
+    a = write_bag(tmp_path / "a.mcap", [one for one, _ in pairs])
+    folder = write_folder(tmp_path / "b", [other for _, other in pairs])
+    late = write_bag(tmp_path / "late.mcap", [one for one, _ in pairs], shift=10**12)
+    (tmp_path / "empty").mkdir()
+    drive = write_drive(street[:1], labels=False)
+    report = tmp_path / "report"
+    report.mkdir()
+    (report / "metrics.json").write_text(json.dumps({"models": [{"name": "x"}, {"name": "y"}]}))
+    for arguments, said in (
+        ([a, folder], "cannot be brought together"),
+        ([a, late], "no frame in common (stamps within 0.01 s)"),
+        ([a, tmp_path / "nothing"], "there is nothing at"),
+        ([a, tmp_path / "empty"], "no label images"),
+        ([a, drive], "no label images"),
+        ([a, report], "several models (x, y): name one (--models)"),
+        ([a, report, "--models", "z"], "no result's folder"),
+        ([report, a, "--models", "z,"], "has no model 'z'; it has: x, y"),
+        ([report, a, "--models", "x,"], "has no labels of 'x'"),
+        ([a, a, "--tolerance", "-1"], "--tolerance is -1"),
+        ([a, a, "--topics", "/x"], "no topic '/x'"),
+        ([a, a, "--out", folder / "000.png"], "is a file; give a folder"),
+        ([a, a, "--label-space", "nonesuch"], "no label space 'nonesuch'"),
+    ):
+        assert main(["compare", *map(str, arguments)]) == 2, arguments
+        assert said in capsys.readouterr().err, arguments
+
+
+def test_a_recording_that_was_cut_off_says_so(tmp_path, pairs, capsys):
+    labels = [one for one, _ in pairs] * 20
+    a = write_bag(tmp_path / "a.mcap", labels)
+    b = write_bag(tmp_path / "b.mcap", labels)
+    b.write_bytes(b.read_bytes()[: b.stat().st_size * 2 // 3])
+    found = compared(tmp_path, a, b)
+    assert 0 < found["frames"] < 120 and found["only_in_a"] == 120 - found["frames"]
+    assert "B is not whole" in capsys.readouterr().out

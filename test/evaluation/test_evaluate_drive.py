@@ -1,0 +1,340 @@
+"""``rt-seg evaluate`` on recorded drives: the same scores as of the frames themselves, truth of every kind, faults."""
+
+from __future__ import annotations
+
+import csv
+import gc
+import json
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from conftest import IMAGE, LABEL, START, STEP
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+
+from rt_seg_ros.bags import BagWriter, open_bag
+from rt_seg_ros.bags.types import CLASS_MASKS, LABEL_INFO, STATS, typestore
+from rt_seg_ros.cli import main
+from rt_seg_ros.evaluation.frames import open_frames
+from rt_seg_ros.evaluation.scores import Scores
+from rt_seg_ros.labels import load_label_space
+from rt_seg_ros.overlap import prefetch
+from rt_seg_ros.pipeline import Segmenter, SegmenterConfig
+from rt_seg_ros.video import VideoReader
+
+SCORES = ("miou", "pixel_accuracy", "class_accuracy", "boundary_f", "pixels", "classes", "confusion")
+CAMVID = load_label_space("camvid11")
+TORCH = ("--backend", "torch")  # the same arithmetic everywhere, and no graph to be written first
+
+
+def evaluated(tmp_path: Path, weights: Path, data: Path, *arguments: str, status: int = 0) -> dict:
+    figures = tmp_path / "figures.json"
+    command = ["evaluate", str(data), "--weights", str(weights), *TORCH, "--json", str(figures), *arguments]
+    assert main(command) == status
+    return json.loads(figures.read_text())
+
+
+@pytest.fixture
+def dataset(tmp_path, street) -> Path:
+    """The same frames as a data set."""
+    for i, (image, labels) in enumerate(street):
+        for folder, pixels in (("images", image), ("labels", labels)):
+            (tmp_path / "set" / folder).mkdir(exist_ok=True, parents=True)
+            cv2.imwrite(str(tmp_path / "set" / folder / f"{i:03}.png"), pixels)
+    return tmp_path / "set"
+
+
+def test_a_drive_scores_what_the_data_set_of_its_frames_does(tmp_path, weights, street, write_drive, dataset):
+    by_set = evaluated(tmp_path, weights, dataset)
+    by_drive = evaluated(tmp_path, weights, write_drive(street), "--report", str(tmp_path / "report"))
+    assert {name: by_drive[name] for name in SCORES} == {name: by_set[name] for name in SCORES}
+    assert by_drive["frames"] == by_drive["frames_scored"] == by_drive["flicker_pairs"] + 1 == 8
+    assert 0 < by_drive["flicker"] < 1 and by_drive["mode"] == "offline" and by_drive["coverage"] == 1
+    assert by_drive["throughput"] > 0 and by_drive["usage"]["memory_mib"] > 50
+    assert json.loads((tmp_path / "report" / "metrics.json").read_text()) == by_drive
+
+
+def test_every_frame_has_a_row_labels_and_a_place_in_the_video(tmp_path, weights, street, write_drive):
+    report = tmp_path / "report"
+    figures = evaluated(tmp_path, weights, write_drive(street), "--report", str(report))
+    with (report / "per_frame.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["stamp_ns"]) for row in rows] == [START + i * STEP for i in range(8)]
+    assert [row["truth_ns"] for row in rows] == [row["stamp_ns"] for row in rows]
+    assert [float(row["seconds"]) for row in rows] == pytest.approx([0.1 * i for i in range(8)])
+    assert rows[0]["flicker"] == "" and all(float(row["total_ms"]) > 0 for row in rows)
+    assert np.mean([float(row["total_ms"]) for row in rows]) == pytest.approx(
+        figures["latency_ms"]["total"]["mean"], rel=1e-3
+    )
+    segmenter = Segmenter(SegmenterConfig(weights=str(weights), backend="torch"))
+    with open_bag(report / "labels.mcap") as bag:
+        assert bag.topics["/segmentation/label_info"].type == LABEL_INFO
+        for (stamp, frame_id, labels), (image, _), row in zip(bag.labels(), street, rows, strict=True):
+            assert (stamp, frame_id) == (int(row["stamp_ns"]), "camera")
+            np.testing.assert_array_equal(labels, segmenter.segment(image).labels)
+    video = VideoReader(report / "overlay.mp4")
+    assert [round(seconds, 2) for seconds, _ in video] == [round(0.1 * i, 2) for i in range(8)]
+    assert not list(report.glob(".*"))
+
+
+def test_without_truth_everything_but_the_scores_comes(tmp_path, weights, street, write_drive, capsys):
+    report = tmp_path / "report"
+    for arguments in ([], ["--truth", "none"]):
+        drive = write_drive(street, labels=bool(arguments), name=f"d{len(arguments)}.mcap")
+        found = evaluated(tmp_path, weights, drive, "--report", str(report), *arguments)
+        assert found["miou"] is None and found["confusion"] is None and found["flicker"] is None
+        assert found["frames"] == 8 and found["frames_scored"] == 0 and found["coverage"] == 1.0
+        assert 0 < found["label_change"] < 1 and found["latency_ms"]["network"]["frames"] == 8
+        assert "mIoU" not in capsys.readouterr().out
+        assert "no ground truth" in (report / "report.html").read_text()
+
+
+def test_truth_at_another_rate_and_size(tmp_path, weights, street, write_drive, capsys):
+    every_third = [(i, labels) for i, (_, labels) in enumerate(street) if i % 3 == 0]
+    large = write_drive(street, labels=False)
+    folder = tmp_path / "truth"
+    folder.mkdir()
+    for i, labels in every_third:  # twice the size, 4 ms late
+        cv2.imwrite(str(folder / f"{START + i * STEP + 4_000_000}.png"), np.kron(labels, np.ones((2, 2), np.uint8)))
+    cv2.imwrite(str(folder / f"{START + 9 * STEP}.png"), every_third[0][1])  # after the last image
+    found = evaluated(tmp_path, weights, large, "--truth", str(folder))
+    expected = evaluated(tmp_path, weights, write_drive(street, "exact.mcap", keep=lambda i: i % 3 == 0))
+    assert {name: found[name] for name in SCORES} == {name: expected[name] for name in SCORES}
+    truth = found["truth"]
+    assert (found["frames"], found["frames_scored"]) == (8, 3)
+    assert (truth["frames_without_truth"], truth["truth_without_frame"], truth["resized"]) == (5, 1, 3)
+    assert truth["largest_offset_ms"] == 4.0
+    out = capsys.readouterr().out
+    assert "5 images without truth, 1 label images without an image" in out and "4.0 ms apart" in out
+    strict = evaluated(tmp_path, weights, large, "--truth", str(folder), "--tolerance", "0.003")
+    assert strict["frames_scored"] == 0 and strict["miou"] is None
+
+
+def test_truth_that_cannot_be_this_drives(tmp_path, weights, street, write_drive, capsys):
+    drive = write_drive(street)
+    folder = tmp_path / "truth"
+    folder.mkdir()
+    cv2.imwrite(str(folder / "0001.png"), street[0][1])
+    command = ["evaluate", str(drive), "--weights", str(weights)]
+    assert main([*command, "--truth", str(folder)]) == 2
+    said = capsys.readouterr().err
+    assert f"stamps 1 to 1 (ns), but the images of {drive} are from {START}" in said and "1700000000.123456789" in said
+    assert main([*command, "--truth", "/nothing"]) == 2
+    said = capsys.readouterr().err
+    assert "no topic '/nothing'" in said and f"{LABEL}" in said
+    assert main([*command, "--truth", IMAGE]) == 2
+    assert "label images are mono8" in capsys.readouterr().err
+    assert main([*command, "--topic", "/front"]) == 2
+    said = capsys.readouterr().err
+    (line,) = [line for line in said.splitlines() if IMAGE in line]
+    assert "no topic '/front'" in said and "8 messages" in line and "<- images" in line
+    assert main([*command, "--split", "val"]) == 2
+    assert "recorded drive: leave it out" in capsys.readouterr().err
+    assert main([*command, "--tolerance", "-1"]) == 2
+    assert "--tolerance is -1" in capsys.readouterr().err
+
+
+def test_ids_outside_the_label_space_are_told_with_the_frame(tmp_path, weights, street, write_drive, capsys):
+    wrong = [(image, np.where(labels == 3, 42, labels).astype(np.uint8)) for image, labels in street]
+    report = tmp_path / "report"
+    assert main(["evaluate", str(write_drive(wrong)), "--weights", str(weights), "--report", str(report)]) == 2
+    assert "ids outside label space 'camvid11': 42" in capsys.readouterr().err
+    assert not list(report.iterdir())
+
+
+def test_mixed_sizes_encodings_and_images_that_cannot_be_used(tmp_path, weights, street):
+    drive = tmp_path / "mixed.mcap"
+    with BagWriter(drive) as bag:
+        for i, (image, labels) in enumerate(street):
+            stamp = START + i * STEP
+            if i == 2:
+                image, labels = image[:80, :100], labels[:80, :100]
+            if i == 3:
+                bag.add_image(IMAGE, stamp, "camera", np.ascontiguousarray(image[..., ::-1]), "rgb8")
+            elif i == 4:
+                bag.add_image(IMAGE, stamp, "camera", image[..., 0], "mono8")
+            elif i == 5:
+                broken = bag.message(
+                    "sensor_msgs/msg/Image", header=bag.header(stamp, "camera"), height=96, width=128,
+                    encoding="bgr8", is_bigendian=0, step=384, data=np.zeros(10, np.uint8),
+                )  # fmt: skip
+                bag.write(IMAGE, broken, stamp)
+            else:
+                bag.add_image(IMAGE, stamp, "camera", image)
+            bag.add_label(LABEL, stamp, "camera", labels)
+    found = evaluated(tmp_path, weights, drive, "--report", str(tmp_path / "report"))
+    assert (found["frames"], found["frames_rejected"], found["frames_scored"]) == (7, 1, 7)
+    assert found["rejected_by_reason"] == {"short_data": 1} and found["frames_played"] == 8
+    assert found["flicker_pairs"] == 4  # none across a change of size: 0-1, 3-4, 4-6, 6-7
+    assert "100x80; 128x96" in found["protocol"]
+
+
+@pytest.mark.parametrize("mode", [CompressionMode.FILE, CompressionMode.MESSAGE])
+@pytest.mark.parametrize("storage", [StoragePlugin.MCAP, StoragePlugin.SQLITE3])
+def test_compressed_recordings_and_images(tmp_path, weights, street, storage, mode):
+    with BagWriter(tmp_path / "plain") as plain:
+        for i, (image, labels) in enumerate(street[:3]):
+            stamp = START + i * STEP
+            data = cv2.imencode(".png", image)[1].tobytes()
+            plain.add_compressed_image(f"{IMAGE}/compressed", stamp, "camera", data, "bgr8; png compressed bgr8")
+            data = cv2.imencode(".png", labels)[1].tobytes()
+            plain.add_compressed_image(f"{LABEL}/compressed", stamp, "camera", data, "mono8; png compressed ")
+    writer = Writer(tmp_path / "small", version=8, storage_plugin=storage)
+    writer.set_compression(mode, CompressionFormat.ZSTD)
+    with writer, open_bag(tmp_path / "plain") as bag:
+        connections = {}
+        for topic, kind, stamp, data in bag.raw_messages():
+            if topic not in connections:
+                connections[topic] = writer.add_connection(topic, kind, typestore=typestore())
+            writer.write(connections[topic], stamp, data)
+    found = evaluated(tmp_path, weights, tmp_path / "small")
+    assert found["frames_scored"] == 3
+    assert found["miou"] == evaluated(tmp_path, weights, tmp_path / "plain")["miou"]
+
+
+@pytest.mark.parametrize("name", ["drive.mcap", "drive.db3"])
+def test_a_drive_that_was_cut_off_is_evaluated_as_far_as_it_goes(tmp_path, weights, street, write_drive, name, capsys):
+    drive = write_drive(street, name)
+    data = drive.read_bytes()
+    drive.write_bytes(data[: len(data) * 9 // 10])
+    found = evaluated(tmp_path, weights, drive, "--report", str(tmp_path / "report"))
+    assert 3 <= found["frames"] < 8 and "cut off" in found["damage"]
+    assert "The recording is not whole" in (tmp_path / "report" / "report.html").read_text()
+    captured = capsys.readouterr()
+    assert "cut off" in captured.err and "not whole" in captured.out
+
+
+def test_several_models_in_one_report(tmp_path, street, write_drive, capsys):
+    report, figures = tmp_path / "report", tmp_path / "figures.json"
+    command = ["evaluate", str(write_drive(street[:3])), "--model", "cgnet,frfnet_slim,cgnet_camvid11"]
+    command += ["--allow-random-weights", *TORCH, "--report", str(report), "--json", str(figures)]
+    assert main(command) == 0
+    found = json.loads(figures.read_text())
+    assert [model["name"] for model in found["models"]] == ["cgnet", "frfnet_slim"]  # the third is the first
+    assert all(model["frames_scored"] == 3 for model in found["models"])
+    assert {p.name for p in report.iterdir()} == {
+        "report.html", "metrics.json", "per_frame.csv", "labels_cgnet.mcap", "labels_frfnet_slim.mcap",
+        "overlay_cgnet.mp4", "overlay_frfnet_slim.mp4",
+    }  # fmt: skip
+    rows = (report / "per_frame.csv").read_text().splitlines()
+    assert len(rows) == 7 and sum(row.startswith("frfnet_slim,") for row in rows) == 3
+    assert "models on drive.mcap" in capsys.readouterr().out
+
+
+def test_the_result_bag_holds_the_drive_and_what_the_node_would_publish(tmp_path, weights, street):
+    drive, result = tmp_path / "drive.mcap", tmp_path / "result.mcap"
+    with BagWriter(drive) as bag:
+        for i, (image, labels) in enumerate(street[:4]):
+            stamp = START + i * STEP
+            bag.add_image(IMAGE, stamp, "camera", image, recorded_ns=stamp + 5_000)
+            bag.add_label(LABEL, stamp, "camera", labels, recorded_ns=stamp + 6_000)
+        static = bag.message("std_msgs/msg/String", data="a map")
+        bag.write("/map_name", static, START + 10, latched=True)
+    evaluated(tmp_path, weights, drive, "--bag", str(result))
+    segmenter = Segmenter(SegmenterConfig(weights=str(weights), backend="torch"))
+    with open_bag(drive) as source, open_bag(result) as bag:
+        new = {name: (info.type.split("/")[-1], info.count) for name, info in bag.topics.items()}
+        assert new == {
+            IMAGE: ("Image", 4),
+            LABEL: ("Image", 4),
+            "/map_name": ("String", 1),
+            "/segmentation/label": ("Image", 4),
+            "/segmentation/overlay": ("Image", 4),
+            "/segmentation/confidence": ("Image", 4),
+            "/segmentation/class_masks": ("ClassMasks", 4),
+            "/segmentation/label_info": ("LabelInfo", 1),
+            "/segmentation/stats": ("SegmentationStats", 4),
+        }
+        copied = [(t, s, d) for t, _, s, d in bag.raw_messages() if not t.startswith("/segmentation")]
+        assert sorted(copied) == sorted((t, s, d) for t, _, s, d in source.raw_messages())
+        assert "TRANSIENT_LOCAL" in str(bag.offered_qos("/map_name")[0].durability)
+        for i, (stamp, frame_id, labels) in enumerate(bag.labels("/segmentation/label")):
+            assert (stamp, frame_id) == (START + i * STEP, "camera")
+            np.testing.assert_array_equal(labels, segmenter.segment(street[i][0]).labels)
+        recorded = [(topic, at) for topic, _, at, _ in bag.raw_messages(["/segmentation/label", IMAGE])]
+        assert [at for topic, at in recorded if topic == IMAGE] == [at for topic, at in recorded if topic != IMAGE]
+        stats = [message for _, _, message in bag.messages(["/segmentation/stats"])]
+        assert [s.processed for s in stats] == [1, 2, 3, 4] and stats[0].image_width == 128
+        assert stats[0].network_ms > 0 and stats[0].total_ms >= stats[0].network_ms
+        assert {bag.topics[f"/segmentation/{n}"].type for n in ("class_masks", "stats")} == {CLASS_MASKS, STATS}
+    # Its own labels are not taken for the truth, and what it has under the node's name is replaced.
+    again = evaluated(tmp_path, weights, result, "--bag", str(tmp_path / "again.mcap"), "--topic", IMAGE)
+    assert again["truth"]["source"].startswith(f"topic {LABEL}")
+    with open_bag(tmp_path / "again.mcap") as bag:
+        assert bag.topics["/segmentation/label"].count == 4
+
+
+def test_a_result_bag_never_replaces_the_source(tmp_path, weights, street, write_drive, capsys):
+    drive = write_drive(street[:2])
+    command = ["evaluate", str(drive), "--weights", str(weights)]
+    assert main([*command, "--bag", str(drive), "--overwrite"]) == 2
+    assert "would replace the source" in capsys.readouterr().err
+    (tmp_path / "there.mcap").write_bytes(drive.read_bytes())
+    assert main([*command, "--bag", str(tmp_path / "there.mcap")]) == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_a_disk_that_fills_up_costs_the_video_and_not_the_figures(tmp_path, weights, street, write_drive):
+    """A limit on the size of files stands in for the disk's end."""
+    drive, report = write_drive(street), tmp_path / "report"
+    code = (
+        "import resource, signal, sys\n"
+        "from rt_seg_ros.cli import main\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    bag = tmp_path / "result.mcap"
+    command = ["evaluate", str(drive), "--weights", str(weights), *TORCH, "--report", str(report)]
+    command += ["--bag", str(bag)]
+    done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "the result bag was given up" in done.stderr and "File too large" in done.stderr
+    assert not bag.exists() and not list(tmp_path.glob(".*"))
+    figures = json.loads((report / "metrics.json").read_text())
+    assert figures["frames_scored"] == 8 and len(figures["problems"]) == 1
+    assert (report / "labels.mcap").exists() and len((report / "per_frame.csv").read_text().splitlines()) == 9
+    assert "given up" in (report / "report.html").read_text()
+
+
+def test_a_model_that_fails_leaves_the_others_report(tmp_path, street, write_drive, monkeypatch, capsys):
+    from rt_seg_ros.cli import evaluate as command_module
+    from rt_seg_ros.errors import UserError
+
+    real = command_module.evaluate
+
+    def fails_for_the_second(name, *arguments):
+        if name == "frfnet_slim":
+            raise UserError("the moon is in the wrong house")
+        return real(name, *arguments)
+
+    monkeypatch.setattr(command_module, "evaluate", fails_for_the_second)
+    report = tmp_path / "report"
+    command = ["evaluate", str(write_drive(street[:2])), "--model", "cgnet,frfnet_slim", "--allow-random-weights"]
+    assert main([*command, *TORCH, "--report", str(report)]) == 1
+    assert "frfnet_slim failed: the moon" in capsys.readouterr().err
+    assert json.loads((report / "metrics.json").read_text())["name"] == "cgnet"
+    assert (report / "report.html").exists() and (report / "labels_cgnet.mcap").exists()
+    assert not list(report.glob("*slim*")) and not list(report.glob(".*"))
+
+
+def test_memory_does_not_grow_with_the_length_of_a_drive(street, write_drive):
+    """Of 160 frames more, ten megabytes, not a tenth is held at any time by reading, matching and scoring them."""
+    peaks = []
+    for count in (40, 200):
+        frames = open_frames(write_drive([street[i % 8] for i in range(count)], f"{count}.mcap"), CAMVID)
+        scores = Scores(11, in_sequence=True)
+        gc.collect()
+        tracemalloc.start()
+        for item in prefetch(frames):
+            truth = item.truth((96, 128))
+            scores.update(item.frame().pixels[:, :, 0] % 11, truth)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert scores.scored == count
+    frame = street[0][0].nbytes + street[0][1].nbytes
+    assert peaks[1] - peaks[0] < 160 * frame / 10

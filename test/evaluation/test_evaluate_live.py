@@ -1,0 +1,76 @@
+"""``rt-seg evaluate --live``: the real node over DDS scores what the pipeline scores offline."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import cv2
+import numpy as np
+import pytest
+from conftest import IMAGE, LABEL, START, STEP
+
+from rt_seg_ros.bags import BagWriter, open_bag
+from rt_seg_ros.cli import main
+
+pytestmark = pytest.mark.ros
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_live_scores_what_offline_does(tmp_path, weights, street, compressed):
+    drive, report, bag_path = tmp_path / "drive.mcap", tmp_path / "report", tmp_path / "result.mcap"
+    with BagWriter(drive) as bag:
+        for i, (image, labels) in enumerate(street[:5]):
+            stamp = START + i * STEP
+            if compressed:
+                data = cv2.imencode(".png", image)[1].tobytes()
+                bag.add_compressed_image(f"{IMAGE}/compressed", stamp, "camera", data, "bgr8; png compressed bgr8")
+            else:
+                bag.add_image(IMAGE, stamp, "camera", image)
+            bag.add_label(LABEL, stamp, "camera", labels)
+    command = ["evaluate", str(drive), "--weights", str(weights), "--backend", "torch"]
+    assert main([*command, "--json", str(tmp_path / "offline.json")]) == 0
+    live = ["--live", "--rate", "0.2", "--report", str(report), "--bag", str(bag_path)]
+    assert main([*command, *live]) == 0
+    offline = json.loads((tmp_path / "offline.json").read_text())
+    found = json.loads((report / "metrics.json").read_text())
+    assert (found["mode"], found["rate"]) == ("live", 0.2)
+    assert found["frames_played"] == found["frames_received"] == found["frames"] == 5, "frames were dropped"
+    assert found["frames_dropped"] == found["frames_lost"] == found["frames_unaccounted"] == 0
+    for name in ("miou", "pixel_accuracy", "boundary_f", "flicker", "coverage", "confusion", "pixels"):
+        assert found[name] == offline[name], name
+    assert set(found["latency_ms"]) == {
+        "wait", "decode", "preprocess", "network", "postprocess", "publish", "total", "age",
+    }  # fmt: skip
+    assert all(stage["frames"] == 5 for stage in found["latency_ms"].values())
+    assert found["usage"]["memory_mib"] > 50 and found["usage"]["cores"] > 0 and found["throughput"] > 0
+    assert (found["backend"], found["device"]) == (offline["backend"], offline["device"])
+
+    with (report / "per_frame.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["stamp_ns"]) for row in rows] == [START + i * STEP for i in range(5)]
+    assert all(float(row["age_ms"]) > 0 for row in rows)
+    page = (report / "report.html").read_text()
+    assert "Evaluation, live" in page and "over DDS" in page and "overlay.mp4" in page
+
+    with open_bag(bag_path) as bag:
+        topics = {name: info.count for name, info in bag.topics.items()}
+        assert topics.pop("/segmentation/label_info") == 1
+        outputs = ("label", "overlay", "confidence", "class_masks", "stats")
+        assert topics == {
+            f"{IMAGE}/compressed" if compressed else IMAGE: 5,
+            LABEL: 5,
+            **{f"/segmentation/{name}": 5 for name in outputs},
+        }
+        with open_bag(report / "labels.mcap") as stored:
+            for one, other in zip(bag.labels("/segmentation/label"), stored.labels(), strict=True):
+                assert one[0] == other[0]
+                np.testing.assert_array_equal(one[2], other[2])
+
+
+def test_a_node_that_does_not_start_leaves_no_report(tmp_path, weights, street, write_drive, capsys):
+    report = tmp_path / "report"
+    command = ["evaluate", str(write_drive(street[:2])), "--live", "--weights", str(weights), "--report", str(report)]
+    assert main([*command, "--device", "nonesuch"]) == 2
+    assert "nonesuch" in capsys.readouterr().err
+    assert not (report / "report.html").exists() and not (report / "metrics.json").exists()

@@ -1,0 +1,114 @@
+"""Which truth belongs to which frame."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rt_seg_ros.errors import UserError
+from rt_seg_ros.evaluation.matching import FolderTruth, Matcher, Matching, Truth, stamp_of_name
+
+
+def truth(stamp: int) -> Truth:
+    return Truth(stamp, "", lambda: np.zeros((2, 2), np.uint8))
+
+
+def matched(frames: list[int], truths: list[int], tolerance: int) -> tuple[list[int | None], Matching]:
+    matching = Matching()
+    matcher = Matcher(map(truth, truths), tolerance, matching)
+    found = []
+    for i, stamp in enumerate(frames):
+        pair = matcher.pair(stamp, frames[i + 1] if i + 1 < len(frames) else None)
+        found.append(pair.stamp_ns if pair is not None else None)
+    matcher.finish()
+    return found, matching
+
+
+@pytest.mark.parametrize(
+    ("frames", "truths", "tolerance", "expected"),
+    [
+        ([0, 100, 200], [0, 100, 200], 0, [0, 100, 200]),
+        ([0, 100, 200], [0, 200], 0, [0, None, 200]),  # some without truth
+        ([0, 300], [0, 100, 200, 300], 10, [0, 300]),  # truth at a higher rate
+        ([0, 33, 66, 100, 133], [2, 101], 10, [2, None, None, 101, None]),  # and at a lower one
+        ([0, 100], [5, 95], 4, [None, None]),
+        ([0, 100], [5, 95], 5, [5, 95]),
+        ([0, 60], [50], 100, [None, 50]),  # the nearer frame has it
+        ([0, 100], [], 10, [None, None]),
+    ],
+)
+def test_each_is_the_nearest_of_the_other(frames, truths, tolerance, expected):
+    found, matching = matched(frames, truths, tolerance)
+    assert found == expected
+    assert matching.frames_without_truth == expected.count(None)
+    assert matching.truth_without_frame == len(truths) - len([e for e in expected if e is not None])
+    offsets = [abs(f - e) for f, e in zip(frames, expected, strict=True) if e is not None]
+    assert matching.largest_offset_ns == max(offsets, default=0)
+
+
+stamps = st.lists(st.integers(0, 400), unique=True, max_size=12).map(sorted)
+
+
+@given(stamps, stamps, st.integers(0, 60))
+def test_against_all_pairs(frames, truths, tolerance):
+    """Where two lie equally near either may be chosen; elsewhere there is one answer."""
+    found, _ = matched(frames, truths, tolerance)
+    taken = [f for f in found if f is not None]
+    assert len(set(taken)) == len(taken)
+    for i, (frame, partner) in enumerate(zip(frames, found, strict=True)):
+        distances = sorted((abs(t - frame), t) for t in truths)
+        following = frames[i + 1] if i + 1 < len(frames) else None
+        if partner is not None:
+            assert abs(partner - frame) == distances[0][0] <= tolerance
+            assert following is None or abs(partner - following) >= abs(partner - frame)
+        elif distances and distances[0][0] <= tolerance:
+            near = [t for distance, t in distances if distance == distances[0][0]]
+            later = following is not None and any(abs(t - following) < abs(t - frame) for t in near)
+            assert later or any(t in found[:i] for t in near)
+
+
+@pytest.mark.parametrize(
+    ("name", "stamp"),
+    [
+        ("1700000000123456789", 1_700_000_000_123_456_789),
+        ("1700000000.123456789", 1_700_000_000_123_456_789),
+        ("1700000000.5", 1_700_000_000_500_000_000),
+        ("1700000000_000000007", 1_700_000_000_000_000_007),
+        ("1700000000-7", 1_700_000_000_000_000_007),
+        ("label_1700000000123456789", 1_700_000_000_123_456_789),
+        ("front-left_1700000000.25", 1_700_000_000_250_000_000),
+        ("cam2_1700000000_000000009", 1_700_000_000_000_000_009),
+        ("0042", 42),
+        ("frame", None),
+        ("1700000000.12x", None),
+        ("", None),
+    ],
+)
+def test_stamps_in_names(name, stamp):
+    assert stamp_of_name(name) == stamp
+
+
+def test_a_folder_is_read_in_the_order_of_its_stamps(tmp_path):
+    for i, name in enumerate(["2_000000000.png", "1.5.png", "label_1000000000.png", "notes.txt", "legend.png"]):
+        if name.endswith(".png"):
+            cv2.imwrite(str(tmp_path / name), np.full((4, 5), i, np.uint8))
+        else:
+            (tmp_path / name).write_text("no labels")
+    folder = FolderTruth(tmp_path)
+    assert [t.stamp_ns for t in folder] == [10**9, 1_500_000_000, 2 * 10**9]
+    assert [int(t.load()[0, 0]) for t in folder] == [2, 1, 0] and folder.left_out == 1
+
+
+def test_folders_that_hold_no_truth(tmp_path):
+    with pytest.raises(UserError, match="holds no label images"):
+        FolderTruth(tmp_path)
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((4, 5), np.uint8))
+    with pytest.raises(UserError, match=r"no file is named by a stamp \(a.png, ...\).*1700000000123456789"):
+        FolderTruth(tmp_path)
+    cv2.imwrite(str(tmp_path / "7.png"), np.zeros((4, 5, 3), np.uint8))
+    (colours,) = FolderTruth(tmp_path)
+    with pytest.raises(UserError, match="one grey channel"):
+        colours.load()
