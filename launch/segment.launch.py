@@ -6,6 +6,7 @@ An argument that is left empty changes nothing: the value of the parameter file 
 """
 
 import os
+import tempfile
 
 import yaml
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix, get_package_share_directory
@@ -14,7 +15,8 @@ from launch.actions import DeclareLaunchArgument, ExecuteProcess, LogInfo, Opaqu
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode, Node
 
-from rt_seg_ros.ros.names import camera_names
+from rt_seg_ros.ros.names import camera_names, topic_token
+from rt_seg_ros.ros.rviz import CameraTopics, for_cameras
 
 PACKAGE = "rt_seg_ros"
 BOOLEANS = ("true", "false")
@@ -76,7 +78,7 @@ def arguments():
             "rviz",
             default_value="false",
             choices=BOOLEANS,
-            description="show image, overlay and label in RViz, where it is installed",
+            description="show overlay, image, label and a mask (the first of mask_classes) in RViz, if it is installed",
         ),
         DeclareLaunchArgument(
             "bag",
@@ -175,23 +177,41 @@ def rviz(value, given):
         get_package_prefix("rviz2")
     except PackageNotFoundError:
         return LogInfo(msg="rviz:=true, but rviz2 is not installed (apt install ros-$ROS_DISTRO-rviz2)")
-    prefix = "/".join(part.strip("/") for part in (value("namespace"), value("name")) if part.strip("/"))
+    prefix = "/".join(["", *(part.strip("/") for part in (value("namespace"), value("name")) if part.strip("/"))])
     namespace = value("namespace").strip("/")
     start = f"/{namespace}/" if namespace else "/"
-    cameras = [topic if topic.startswith("/") else start + topic for topic in given.get("camera_topics", [])]
-    if len(cameras) > 1:  # the first of several, whose outputs bear its name
-        prefix += f"/{camera_names(cameras)[0]}"
-    remappings = [(f"/segmentation/{output}", f"/{prefix}/{output}") for output in ("label", "overlay", "confidence")]
-    if cameras:
-        remappings.append(("/camera/image_raw", cameras[0]))
+    topics = [topic if topic.startswith("/") else start + topic for topic in given.get("camera_topics", [])]
+    mask = topic_token(given["mask_classes"][0]) if given.get("mask_classes") else "road"
+    folder = os.path.join(get_package_share_directory(PACKAGE), "rviz")
+    layout = os.path.join(folder, "segment.rviz")
+    remappings = []
+    if len(topics) > 1:
+        layout = several_cameras(os.path.join(folder, "segment_cameras.rviz"), topics, prefix, mask)
+    else:
+        remappings += [(f"/segmentation/{output}", f"{prefix}/{output}") for output in ("label", "overlay")]
+        remappings.append(("/segmentation/mask/road", f"{prefix}/mask/{mask}"))
+        remappings += [("/camera/image_raw", topic) for topic in topics]
     return Node(
         package="rviz2",
         executable="rviz2",
-        arguments=["-d", os.path.join(get_package_share_directory(PACKAGE), "rviz", "segment.rviz")],
+        arguments=["-d", layout],
         remappings=remappings,
         parameters=[{"use_sim_time": value("use_sim_time").lower() == "true"}],
         output="log",
     )
+
+
+def several_cameras(template, topics, prefix, mask):
+    """Write RViz's configuration for these cameras to a file of its own, and return its path."""
+    cameras = [
+        CameraTopics(name, topic, f"{prefix}/{name}", mask)
+        for name, topic in zip(camera_names(topics), topics, strict=True)
+    ]
+    with open(template, encoding="utf-8") as file:
+        text = for_cameras(file.read(), cameras)
+    with tempfile.NamedTemporaryFile("w", prefix="segment_", suffix=".rviz", delete=False, encoding="utf-8") as file:
+        file.write(text)
+    return file.name
 
 
 def generate_launch_description():

@@ -1,12 +1,15 @@
 """The launch file and what lies beside it; with a whole ROS 2 the launch file is asked for its arguments, too."""
 
 import ast
+import json
+import re
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 import yaml
 
+from rt_seg_ros.ros import rviz
 from rt_seg_ros.ros.parameters import TABLE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,17 +38,81 @@ def test_each_argument_is_explained():
     assert all(a.description for a in arguments)
 
 
-def test_rviz_shows_image_overlay_and_label_with_sensor_datas_qos():
-    displays = yaml.safe_load((ROOT / "rviz" / "segment.rviz").read_text())["Visualization Manager"]["Displays"]
-    topics = {d["Name"]: d["Topic"] for d in displays}
+def test_rviz_shows_image_overlay_label_and_mask_with_sensor_datas_qos():
+    document = yaml.safe_load((ROOT / "rviz" / "segment.rviz").read_text())
+    topics = {d["Name"]: d["Topic"] for d in rviz.displays(document)}
     assert {name: topic["Value"] for name, topic in topics.items()} == {
         "Image": "/camera/image_raw",
         "Overlay": "/segmentation/overlay",
         "Label": "/segmentation/label",
+        "Mask": "/segmentation/mask/road",
     }
     assert all(topic["Reliability Policy"] == "Best Effort" for topic in topics.values())
+    arranged = bytes.fromhex(document["Window Geometry"]["QMainWindow State"])
+    assert all(name.encode("utf-16-be") in arranged for name in (*topics, "Displays", "Time"))
+
+
+@pytest.mark.parametrize(
+    "names", [["rear", "front"], ["a", "b", "c", "d", "e", "f"], ["front", "rear", "left", "right"]]
+)
+def test_rviz_shows_as_many_cameras_as_there_are(names):
+    cameras = [
+        rviz.CameraTopics(name, f"/{name}/image_raw", f"/robot/segmentation/{name}", "pedestrian") for name in names
+    ]
+    template = (ROOT / "rviz" / "segment_cameras.rviz").read_text()
+    document = yaml.safe_load(rviz.for_cameras(template, cameras))
+    groups = document["Visualization Manager"]["Displays"]
+    assert [group["Name"] for group in groups] == names
+    for group, name in zip(groups, names, strict=True):
+        assert {d["Name"]: d["Topic"]["Value"] for d in group["Displays"]} == {
+            f"{name} overlay": f"/robot/segmentation/{name}/overlay",
+            f"{name} image": f"/{name}/image_raw",
+            f"{name} label": f"/robot/segmentation/{name}/label",
+            f"{name} mask": f"/robot/segmentation/{name}/mask/pedestrian",
+        }
+        assert [d["Enabled"] for d in group["Displays"]] == [True, False, False, False]
+    arranged = bytes.fromhex(document["Window Geometry"]["QMainWindow State"])
+    at = [arranged.index(f"{name} overlay".encode("utf-16-be")) for name in names[:4]]
+    assert at == sorted(at)  # the first camera stands first
+    for name in names[:4]:
+        title = f"{name} overlay".encode("utf-16-be")
+        assert arranged[: arranged.index(title)].endswith(len(title).to_bytes(4, "big"))
+    assert names[0] in document["Panels"][1]["SyncSource"]
+
+
+def test_the_template_of_several_cameras_is_made_into_itself():
+    template = (ROOT / "rviz" / "segment_cameras.rviz").read_text()
+    names = ("front", "rear", "left", "right")
+    cameras = [rviz.CameraTopics(name, f"/{name}/image_raw", f"/segmentation/{name}") for name in names]
+    assert yaml.safe_load(rviz.for_cameras(template, cameras)) == yaml.safe_load(template)
 
 
 @pytest.mark.parametrize("name", ["fastdds.xml", "cyclonedds.xml"])
 def test_the_middlewares_profiles_are_whole(name):
     assert len(ElementTree.parse(ROOT / "config" / "dds" / name).getroot())
+
+
+def panels(node):
+    """Yield the panels of a layout's tree."""
+    if isinstance(node, str):
+        yield node
+    else:
+        yield from panels(node["first"])
+        yield from panels(node["second"])
+
+
+def test_foxgloves_layout_shows_what_the_node_publishes():
+    layout = json.loads((ROOT / "config" / "foxglove" / "segment.json").read_text())
+    configs = layout["configById"]
+    tabs = configs[layout["layout"]]["tabs"]
+    shown = [panel for tab in tabs for panel in panels(tab["layout"])]
+    assert len(tabs) == 2 and sorted([*shown, layout["layout"]]) == sorted(configs)
+    images = {config["imageMode"]["imageTopic"] for config in configs.values() if "imageMode" in config}
+    assert {"/camera/image_raw", *(f"/segmentation/{o}" for o in ("overlay", "label", "mask/road"))} <= images
+    assert {f"/segmentation/{camera}/overlay" for camera in ("front", "rear", "left", "right")} <= images
+    fields = (ROOT / "msg" / "SegmentationStats.msg").read_text()
+    paths = [path["value"] for config in configs.values() for path in config.get("paths", [])]
+    assert len(paths) > 8
+    for path in paths:
+        topic, field = path.split(".")
+        assert topic.endswith("/stats") and re.search(rf"^\w+ {field}$", fields, re.MULTILINE), path

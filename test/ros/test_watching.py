@@ -1,0 +1,211 @@
+"""The live view's way into the graph: a camera's topic, and a real node in a process of its own, over DDS."""
+
+import threading
+import zlib
+
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2 (rclpy)")
+pytest.importorskip("rt_seg_ros.msg", reason="needs this package's messages built")
+
+import cv2
+import numpy as np
+from sensor_msgs.msg import CompressedImage
+
+from ros_harness import HEIGHT, WIDTH, picture
+from rt_seg_ros.errors import UserError
+from rt_seg_ros.images import ImageRejected
+from rt_seg_ros.ros import qos, watching
+from rt_seg_ros.ros.graph import GraphThread
+from rt_seg_ros.ros.watching import CameraWatch, NodeWatch
+from rt_seg_ros.web.board import Board, Seen, State
+from rt_seg_ros.web.relay import RelayFeed
+
+pytestmark = pytest.mark.ros
+
+MODELS = [
+    {"name": "cgnet", "label": "cgnet", "card": "cgnet_camvid11"},
+    {"name": "frfnet_slim", "label": "frfnet_slim", "card": "frfnet_slim"},
+]
+
+
+@pytest.fixture
+def looking(graph):
+    """A node of the view's own."""
+    thread = GraphThread("view_test")
+    yield thread
+    thread.close()
+
+
+class Watched:
+    """A board that somebody looks at."""
+
+    def __init__(self):
+        self.board = Board(State(source="test"))
+        self.pictures, self.samples = [], []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._look)
+        self._thread.start()
+
+    def _look(self):
+        seen = Seen()
+        while not self._stop.is_set():
+            update = self.board.next(seen, 0.1)
+            seen = update.seen
+            self.samples += update.samples
+            if update.picture is not None:
+                self.pictures.append(update.picture)
+
+    def stop(self):
+        self._stop.set()
+        self._thread.join()
+
+
+@pytest.fixture
+def watched():
+    one = Watched()
+    yield one
+    one.stop()
+
+
+@pytest.fixture
+def relay(looking, watched):
+    """Follow a node and show it on the board."""
+
+    def follow(name="/segmentation", camera=""):
+        feed = RelayFeed(watched.board, NodeWatch(looking, name, camera), MODELS)
+        feed.start()
+        looking.start()
+        return feed
+
+    return follow
+
+
+def follow_camera(looking, topic, wanted=lambda: True):
+    taken, told = [], []
+    CameraWatch(looking, topic, lambda *of: taken.append(of), lambda *status: told.append(status), wanted)
+    looking.start()
+    return taken, told
+
+
+@pytest.mark.parametrize("reliability", [qos.BEST_EFFORT, qos.RELIABLE])
+def test_a_cameras_images_are_handed_on(graph, looking, reliability):
+    camera = graph.camera("/front/image_raw", reliability)
+    taken, told = follow_camera(looking, "/front/image_raw")
+    graph.feed(camera, lambda: len(taken) >= 3, "images")
+    stamp, frame_id, read = taken[-1]
+    assert frame_id == "optical"
+    assert (stamp // 10**9, stamp % 10**9) in camera.sent
+    assert (read().bgr() == picture()).all()
+    graph.wait(lambda: told and told[-1] == ("running", ""), "the status")
+
+
+def test_compressed_images_are_found_beside_the_base_topic(graph, looking):
+    camera = graph.camera("/rear/image_raw/compressed", kind=CompressedImage)
+    taken, _ = follow_camera(looking, "/rear/image_raw")
+    data = cv2.imencode(".png", picture())[1].tobytes()
+
+    def send():
+        camera.send_message(CompressedImage(header=camera.header(), format="png", data=data))
+        return len(taken) >= 2
+
+    graph.wait(send, "images")
+    assert (taken[-1][2]().bgr() == picture()).all()
+    torn = CompressedImage(header=camera.header(), format="png", data=data[:50])
+    stamp = torn.header.stamp.sec * 10**9 + torn.header.stamp.nanosec
+
+    def send_torn():
+        camera.send_message(torn)
+        return next((read for taken_stamp, _, read in taken if taken_stamp == stamp), None)
+
+    with pytest.raises(ImageRejected):
+        graph.wait(send_torn, "the torn one")()
+
+
+def test_what_is_missing_is_told_with_what_there_is(graph, looking):
+    graph.camera("/front/image_raw")
+    _, told = follow_camera(looking, "/frnt/image_raw")
+    graph.wait(lambda: any("/front/image_raw" in text for _, text in told), "the topics there are")
+    status, text = told[-1]
+    assert status == "waiting" and "Nobody publishes images on /frnt/image_raw" in text
+
+
+def test_nobody_subscribes_while_nobody_watches(graph, looking):
+    camera = graph.camera("/front/image_raw")
+    watching = threading.Event()
+    follow_camera(looking, "/front/image_raw", watching.is_set)
+    graph.wait(lambda: True, "nothing")
+    threading.Event().wait(1.0)
+    assert not camera.matched()
+    watching.set()
+    graph.wait(camera.matched, "a subscription")
+    watching.clear()
+    graph.wait(lambda: not camera.matched(), "its end")
+
+
+def test_a_nodes_labels_are_shown_over_the_images_they_are_of(graph, node, relay, watched):
+    relay()
+    camera = graph.camera()
+    graph.feed(camera, lambda: len(watched.pictures) >= 3 and len(watched.samples) >= 3, "pictures")
+    shown = watched.pictures[-1]
+    assert (shown.stamp_ns // 10**9, shown.stamp_ns % 10**9) in camera.sent
+    assert (shown.frame.bgr() == picture()).all()
+    about, data = shown.packed()
+    ids = np.frombuffer(zlib.decompress(data[about["image_bytes"] :]), np.uint8)
+    assert ids.size == HEIGHT * WIDTH
+    state = watched.board.state
+    assert (state.status, state.model, state.space_name) == ("running", "cgnet", "camvid11")
+    assert "cgnet_camvid11" in state.model_details and "cpu" in state.model_details
+    assert state.size == "128x96"
+    sample = watched.samples[-1]
+    assert sample.total >= sample.network > 0 and sample.age > 0 and sample.received >= sample.processed >= 3
+
+
+def test_the_page_changes_the_model_of_the_node_itself(graph, node, relay, watched):
+    feed = relay()
+    camera = graph.camera()
+    graph.feed(camera, lambda: watched.samples, "figures")
+    node.changed = True
+    feed.choose_model("frfnet_slim")
+    assert watched.board.state.switching == "frfnet_slim"
+    graph.feed(camera, lambda: watched.board.state.model == "frfnet_slim", "the other model")
+    assert watched.board.state.switching == "" and node.get("model") == "frfnet_slim"
+    feed.board.update(models=[*MODELS, {"name": "nonsense", "label": "", "card": ""}])
+    with pytest.raises(UserError, match=r"/segmentation refuses: .*no model 'nonsense'"):
+        feed.choose_model("nonsense")
+    assert watched.board.state.switching == ""
+
+
+def test_a_node_that_is_not_there_is_waited_for(graph, node, relay, watched, monkeypatch):
+    feed = relay("/nowhere")
+    graph.wait(lambda: "/segmentation/stats" in watched.board.state.message, "what there is")
+    assert watched.board.state.status == "waiting" and "no node /nowhere" in watched.board.state.message
+    monkeypatch.setattr(watching, "_ANSWER", 0.3)
+    with pytest.raises(UserError, match="/nowhere does not answer"):
+        feed.choose_model("cgnet")
+
+
+def test_the_cameras_of_a_node_are_chosen_from(graph, start_node, relay, watched):
+    node = start_node(name="two", camera_topics=["/left/image_raw", "/right/image_raw"])
+    node.wait_state("active")
+    feed = relay("/two")
+    left, right = graph.camera("/left/image_raw"), graph.camera("/right/image_raw")
+    dark = np.full((HEIGHT, WIDTH, 3), 9, np.uint8)
+
+    def shown(value):
+        left.send()
+        right.send(dark)
+        graph._pause(0.05)
+        return (
+            watched.pictures
+            and watched.pictures[-1].frame is not None
+            and (bool((watched.pictures[-1].frame.bgr() == 9).all()) == value)
+        )
+
+    graph.wait(lambda: shown(False), "the first camera")
+    assert watched.board.state.cameras == ["left", "right"] and watched.board.state.camera == "left"
+    feed.choose_camera("right")
+    graph.wait(lambda: shown(True), "the second camera")
+    assert watched.board.state.camera == "right"
+    with pytest.raises(UserError, match="no camera 'rear'; there are: left, right"):
+        feed.choose_camera("rear")

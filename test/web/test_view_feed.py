@@ -1,0 +1,284 @@
+"""What comes on the board: the newest frame, every frame accounted for, nothing for nobody."""
+
+import threading
+import time
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+
+from rt_seg_ros.errors import UserError
+from rt_seg_ros.images import Frame
+from rt_seg_ros.labels import load_label_space
+from rt_seg_ros.sources import SourceFrame
+from rt_seg_ros.web import board as boards
+from rt_seg_ros.web.board import Board, Seen, State
+from rt_seg_ros.web.feed import SegmentingFeed, model_choices
+from rt_seg_ros.web.picture import MAX_WIDTH, Picture
+from rt_seg_ros.web.relay import RelayFeed
+from view_harness import CONFIG, FRAMES, HEIGHT, WIDTH, wait
+
+
+def watch(board, until, timeout=30.0):
+    """Read the board as a browser does until ``until(update)``; return all updates."""
+    updates, seen, end = [], Seen(), time.monotonic() + timeout
+    while True:
+        assert time.monotonic() < end, f"in vain; the last: {updates[-1:]}"
+        updates.append(board.next(seen, 0.5))
+        seen = updates[-1].seen
+        if until(updates[-1]):
+            return updates
+
+
+def is_status(status):
+    return lambda update: bool(update.state) and update.state["status"] == status
+
+
+def counts(updates):
+    """Return the last (received, processed, dropped, rejected)."""
+    return [sample[4:8] for update in updates for sample in update.samples][-1]
+
+
+def test_a_drive_is_played_in_its_own_time_and_every_frame_accounted_for(make_feed):
+    feed = make_feed()
+    feed.start()
+    begin = time.monotonic()
+    updates = watch(feed.board, is_status("ended"))
+    assert time.monotonic() - begin > 0.9 * (FRAMES - 1) / 10
+    wait(lambda: feed._last is not None and feed._last.name == f"{FRAMES - 1:06d}", "the last frame")
+    time.sleep(0.2)
+    updates += [feed.board.next(updates[-1].seen, 0)]
+    received, processed, dropped, rejected = counts(updates)
+    assert (received, rejected) == (FRAMES, 0)
+    assert processed >= 1 and processed + dropped == received
+    shown = [update.picture for update in updates if update.picture]
+    assert shown[-1].position == FRAMES - 1  # the newest is never the one that is dropped
+    assert [picture.stamp_ns for picture in shown] == sorted(picture.stamp_ns for picture in shown)
+
+
+def test_a_slow_network_drops_frames_and_not_time(make_feed, segmenter, monkeypatch):
+    slow = segmenter.reconfigured(CONFIG)
+    segment = slow.segment
+
+    def slowly(frame):
+        time.sleep(0.25)
+        return segment(frame)
+
+    monkeypatch.setattr(slow, "segment", slowly)
+    feed = make_feed(loop=True)
+    feed._segmenter = slow
+    feed.start()
+    updates = watch(feed.board, lambda update: update.seen.picture >= 5)
+    received, processed, dropped, _ = counts(updates)
+    assert dropped > processed
+    assert 0 <= received - processed - dropped <= 1  # one may wait
+    waits = [sample.wait for update in updates for sample in update.samples]
+    assert max(waits[1:]) < 1e3  # it does not grow
+
+
+def test_nothing_is_done_while_nobody_watches(make_feed, monkeypatch):
+    monkeypatch.setattr(boards, "ATTENTION", 0.3)
+    feed = make_feed(loop=True)
+    feed.start()
+    time.sleep(0.6)
+    assert feed._received == 0
+    watch(feed.board, lambda update: update.seen.picture >= 1)
+    time.sleep(1.0)
+    received = feed._received
+    time.sleep(0.6)
+    assert feed._received == received
+    watch(feed.board, lambda update: update.picture is not None and feed._received > received)
+
+
+def test_pause_go_on_restart(make_feed):
+    feed = make_feed(rate=0.2)
+    feed.start()
+    watch(feed.board, lambda update: update.seen.picture >= 1)
+    feed.pause(True)
+    assert feed.board.state.status == "paused"
+    received = feed._received
+    stop = threading.Event()
+    watcher = threading.Thread(target=lambda: [feed.board.next(Seen(), 0.1) for _ in iter(stop.is_set, True)])
+    watcher.start()
+    try:
+        time.sleep(0.8)
+        assert feed._received <= received + 1
+        feed.pause(False)
+        wait(lambda: feed._received > received + 1, "frames after the pause")
+        feed.restart()
+        wait(lambda: feed._last.name == "000000", "the first frame again")
+        assert feed.board.state.status == "running"
+    finally:
+        stop.set()
+        watcher.join()
+
+
+def test_an_ended_source_can_be_started_again_and_shown_by_another_model(make_feed):
+    feed = make_feed(rate=20)
+    feed.start()
+    first = watch(feed.board, is_status("ended"))
+    name = f"{FRAMES - 1:06d}"
+    wait(lambda: feed._last is not None and feed._last.name == name, "the last frame")
+    feed.choose_model("frfnet_slim")
+    assert feed.board.state.switching == "frfnet_slim"
+    before = first[-1].seen.picture
+    updates = watch(
+        feed.board, lambda u: bool(u.state) and u.state["model"] == "frfnet_slim" and not u.state["switching"]
+    )
+    updates = watch(feed.board, lambda update: update.seen.picture > before)
+    assert updates[-1].picture.name == name and "frfnet_slim" in feed.board.state.model_details
+    received = feed._received
+    feed.restart()
+    watch(feed.board, lambda update: feed._received == received + FRAMES)
+
+
+def test_a_model_that_cannot_be_had_leaves_the_present_one(make_feed):
+    feed = make_feed(loop=True)
+    with pytest.raises(UserError, match="no model 'nonsense'; there are: cgnet, frfnet_slim"):
+        feed.choose_model("nonsense")
+    feed._choices["csrnet_light"] = model_choices(CONFIG, ["csrnet_light"])["csrnet_light"].__class__(
+        model="csrnet_light", weights="/nowhere.safetensors"
+    )
+    feed.start()
+    feed.choose_model("csrnet_light")
+    updates = watch(feed.board, lambda u: bool(u.state) and "nowhere.safetensors" in u.state["message"])
+    assert updates[-1].state["switching"] == "" and updates[-1].state["model"] == "cgnet"
+    watch(feed.board, lambda update: update.seen.picture > updates[-1].seen.picture)
+
+
+def test_frames_that_cannot_be_read_are_counted_and_told(make_feed, tmp_path):
+    for i in range(3):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), np.full((HEIGHT, WIDTH, 3), 60 * i, np.uint8))
+    (tmp_path / "1.png").write_bytes(b"this is no image")
+    feed = make_feed(tmp_path, rate=2)
+    feed.start()
+    updates = watch(feed.board, is_status("ended"))
+    wait(lambda: feed._processed == 2, "two frames")
+    assert feed._rejected == 1 and feed._received == 3
+    assert any(update.state and "1.png" in update.state["message"] for update in updates)
+
+
+def test_a_source_that_breaks_is_told(make_feed, monkeypatch):
+    feed = make_feed()
+
+    def broken(self):
+        raise UserError("the recording is damaged")
+        yield
+
+    monkeypatch.setattr(type(feed._source), "__iter__", broken)
+    feed.start()
+    updates = watch(feed.board, is_status("failed"))
+    assert updates[-1].state["message"] == "the recording is damaged"
+
+
+def test_a_frame_that_is_dropped_is_not_decoded(segmenter):
+    board = Board(State(source="camera"))
+    feed = SegmentingFeed(board, segmenter, {"cgnet": CONFIG}, "cgnet")
+    read = []
+
+    def reader(number):
+        return lambda: read.append(number) or SourceFrame(str(number), Frame(np.zeros((HEIGHT, WIDTH, 3), np.uint8)))
+
+    for number in range(5):
+        feed.take(reader(number))
+    feed.start()
+    wait(lambda: feed._processed == 1, "a frame")
+    feed.close()
+    assert read == [4] and feed._dropped == 4
+    with pytest.raises(UserError, match="cannot be paused"):
+        feed.pause(True)
+    with pytest.raises(UserError, match="cannot be started again"):
+        feed.restart()
+
+
+def test_readers_of_the_board_do_not_wait_for_one_another():
+    board = Board(State(source="x"))
+    labels = np.zeros((2, 2), np.uint8)
+    first = board.next(Seen(), 0)
+    for number in range(100):
+        board.show(Picture(None, labels, str(number)))
+        board.record(1.0, 0.5, 0.1, (number, number, 0, 0))
+    update = board.next(first.seen, 0)
+    assert update.picture.name == "99" and update.seen.picture == 100
+    assert [sample.received for sample in update.samples] == list(range(100))  # the graphs miss nothing
+    assert update.state is None
+    again = board.next(update.seen, 0)
+    assert again.picture is None and again.samples == []
+    other_run = board.next(Seen("another", 10**6, 10**6, 10**6), 0)
+    assert other_run.picture is not None and other_run.state is not None and len(other_run.samples) == 100
+
+
+def test_a_picture_is_packed_once_and_exactly():
+    rng = np.random.default_rng(3)
+    labels = rng.integers(0, 12, (40, 60), np.uint8)
+    labels[0, :5] = 255
+    pixels = cv2.resize(rng.integers(0, 255, (4, 6, 3), np.uint8), (60, 40))
+    picture = Picture(Frame(pixels), labels, "f", 1_500_000_000, space=3, position=7)
+    about, data = picture.packed()
+    assert picture.packed()[1] is data
+    assert (about["width"], about["height"], about["space"], about["position"], about["stamp"]) == (60, 40, 3, 7, 1.5)
+    ids = np.frombuffer(zlib.decompress(data[about["image_bytes"] :]), np.uint8).reshape(40, 60)
+    assert (ids == labels).all()
+    assert about["counts"][255] == (labels == 255).sum() and sum(about["counts"].values()) == labels.size
+    shown = cv2.imdecode(np.frombuffer(data[: about["image_bytes"]], np.uint8), cv2.IMREAD_COLOR)
+    assert np.abs(shown.astype(int) - pixels).mean() < 6
+    as_png = Picture(None, cv2.imencode(".png", labels)[1].tobytes())
+    about, data = as_png.packed()
+    assert about["image_bytes"] == 0 and zlib.decompress(data) == labels.tobytes()
+    with pytest.raises(ValueError, match="no labels"):
+        Picture(None, b"nonsense").packed()
+
+
+def test_a_large_picture_is_shrunk_and_its_shares_are_of_the_whole():
+    labels = np.zeros((200, 4 * MAX_WIDTH), np.uint8)
+    labels[:, ::4] = 1
+    about, data = Picture(Frame(np.zeros((200, 4 * MAX_WIDTH, 3), np.uint8)), labels).packed()
+    assert (about["width"], about["height"], about["label_width"]) == (MAX_WIDTH, 50, MAX_WIDTH)
+    assert about["counts"] == {0: labels.size * 3 // 4, 1: labels.size // 4}
+    assert len(zlib.decompress(data[about["image_bytes"] :])) == 50 * MAX_WIDTH
+
+
+def test_a_relay_names_the_classes_of_a_node(tmp_path):
+    class Remote:
+        asked = ""
+
+        def set_model(self, name):
+            self.asked = name
+            if name == "frfnet":
+                raise UserError("/segmentation refuses: no")
+
+    board, remote = Board(State(source="/segmentation")), Remote()
+    models = [{"name": n, "label": n, "card": f"{n}_camvid11"} for n in ("cgnet", "csrnet_light", "frfnet")]
+    relay = RelayFeed(board, remote, models)
+
+    def report(model, space):
+        relay.report(
+            model=model,
+            label_space=space,
+            details="",
+            image=(360, 480),
+            working=(180, 240),
+            total=9,
+            network=5,
+            wait=1,
+            age=20,
+            counts=(3, 2, 1, 0),
+        )
+
+    report("cgnet_camvid11", "camvid11")
+    assert board.state.model == "cgnet" and board.state.size == "480x360, network 240x180"
+    assert [c["name"] for c in board.state.classes] == list(load_label_space("camvid11").names)
+    relay.choose_model("csrnet_light")
+    assert remote.asked == "csrnet_light" and board.state.switching == "csrnet_light"
+    report("cgnet_camvid11", "camvid11")
+    assert board.state.switching  # the former one still serves
+    report("csrnet_light_camvid11", "camvid11")
+    assert (board.state.switching, board.state.model) == ("", "csrnet_light")
+    with pytest.raises(UserError, match="refuses"):
+        relay.choose_model("frfnet")
+    assert board.state.switching == ""
+    report("mine", "of_my_own")
+    assert board.state.model == "mine" and board.state.classes[3]["name"] == "class 3"
+    assert "--label-space" in board.state.message
+    assert board.next(Seen(), 0).samples[-1].age == 20
