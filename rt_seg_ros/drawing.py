@@ -119,20 +119,22 @@ class Painter:
         if self._mask.shape != labels.shape:
             self._colors = np.empty((*labels.shape, 3), np.uint8)
             self._mask = np.empty(labels.shape, np.uint8)
+        counts = cv2.calcHist([labels], [0], None, [256], [0, 256]).reshape(-1) if self.legend else None
         if self.alpha > 0:
-            self._blend(image, labels, out)
+            self._blend(image, labels, out, counts)
         elif out is not image:
             np.copyto(out, image)
-        if self.legend:
-            _draw_legend(out, self.space, self._shown(labels))
+        if counts is not None:
+            _draw_legend(out, self.space, self._shown(counts))
         return out
 
-    def _blend(self, image: Image, labels: Image, out: Image) -> None:
+    def _blend(self, image: Image, labels: Image, out: Image, counts: NDArray[np.float32] | None) -> None:
         colors, mask = self._colors, self._mask
         colourise(labels, self.space, out=colors)
         # Where nothing is labelled the image is blended with itself.
-        cv2.LUT(labels, _unlabelled_table(self.space), dst=mask)
-        if cv2.countNonZero(mask):
+        unlabelled = _unlabelled_table(self.space)
+        if counts is None or counts[unlabelled > 0].any():
+            cv2.LUT(labels, unlabelled, dst=mask)
             cv2.copyTo(image, mask, colors)
         cv2.addWeighted(image, 1 - self.alpha, colors, self.alpha, 0, dst=out)
 
@@ -142,9 +144,11 @@ class Painter:
         light = round(BORDER_LIGHT * min(1.0, 2 * self.alpha))
         cv2.add(out, (light, light, light, 0), dst=out, mask=mask)
 
-    def _shown(self, labels: Image) -> dict[int, int]:
-        """Pixels by class id of the classes that belong in the legend now."""
-        counts = cv2.calcHist([labels], [0], None, [256], [0, 256]).reshape(-1)
+    def _shown(self, counts: NDArray[np.float32]) -> dict[int, int]:
+        """Pixels by class id of the classes that belong in the legend now.
+
+        :param counts: pixels by label, (256,)
+        """
         self._frames += 1
         shown = {}
         for entry in self.space.classes:

@@ -12,8 +12,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from rt_seg_ros.border_cells import BorderCells
 from rt_seg_ros.images import Frame
 from rt_seg_ros.labels import UNLABELLED
+from rt_seg_ros.scratch import Scratch
 
 Size = tuple[int, int]  # (height, width)
 
@@ -36,6 +38,8 @@ def resize_pixels(pixels: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
 class Normaliser:
     """Frames to the network's input: resized, RGB planes, (value - mean) / std in float32.
 
+    Not for several threads at once: the planes in between are kept from call to call.
+
     :param mean: RGB, 0..255
     :param std: RGB, 0..255
     """
@@ -43,6 +47,7 @@ class Normaliser:
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         values = np.arange(256, dtype=np.float64)
         self._tables = [((values - m) / s).astype(np.float32).reshape(256, 1) for m, s in zip(mean, std, strict=True)]
+        self._scratch = Scratch()
 
     def write(self, frame: Frame, out: NDArray[np.float32]) -> None:
         """Write one frame into ``out``, float32 (3, h, w), whose h and w are the working size."""
@@ -50,7 +55,8 @@ class Normaliser:
         if frame.order == "mono":
             planes = [np.ascontiguousarray(pixels)] * 3
         else:
-            split = cv2.split(pixels)
+            kept = self._scratch("split", (pixels.shape[2], *pixels.shape[:2]), np.uint8)
+            split = cv2.split(pixels, list(kept))  # into these, where they are of the right kind
             planes = [split[i] for i in _RGB_AT[frame.order]]
         for plane, table, target in zip(planes, self._tables, out, strict=True):
             cv2.LUT(plane, table, target)
@@ -60,33 +66,58 @@ class LabelUpsampler:
     """Logits at a network's own resolution to labels and confidence at any size.
 
     Equals bilinear interpolation of the logits to that size, then arg max (the first of equals) and, for the
-    confidence, the soft max's value there; but one class at a time, so that it stays in the cache. Not for
-    several threads at once: the planes in between are kept from call to call.
+    confidence, the soft max's value there. Labels alone take the short cut of :mod:`rt_seg_ros.border_cells` where
+    that is faster; confidence, which changes from pixel to pixel, is computed everywhere, one class at a time so that
+    it stays in the cache. Not for several threads at once: what is needed in between is kept from call to call.
     """
 
     def __init__(self) -> None:
-        self._scratch: dict[Size, tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.uint8]]] = {}
+        self._scratch = Scratch()
+        self._border_cells: dict[tuple[Size, Size], BorderCells] = {}
 
     def __call__(
         self, logits: NDArray[np.float32], size: Size, confidence: bool = False
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
         """Return labels, uint8 ``size``, and the winning class's probability in 1/255, uint8 or None.
 
+        Both are new arrays, which the caller may keep.
+
         :param logits: float32 (classes, h, w); one of at most 255 classes
         """
-        best, current, wins = self._planes(size)
+        logits = np.ascontiguousarray(logits)
+        if not confidence:
+            labels = self._short_cut((logits.shape[1], logits.shape[2]), size)(logits)
+            if labels is not None:
+                return labels, None
+        return self._everywhere(logits, size, confidence)
+
+    def _short_cut(self, planes: Size, size: Size) -> BorderCells:
+        key = planes, size
+        if key not in self._border_cells:
+            if len(self._border_cells) >= 16:  # as many cameras of different sizes; more take turns
+                self._border_cells.clear()
+            self._border_cells[key] = BorderCells(planes, size, self._scratch)
+        return self._border_cells[key]
+
+    def _everywhere(
+        self, logits: NDArray[np.float32], size: Size, confidence: bool
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+        best = self._scratch("best", size, np.float32)
+        current = self._scratch("current", size, np.float32)
+        ahead = self._scratch("ahead of all", size, np.uint8)
         extent = size[::-1]
         labels = np.zeros(size, np.uint8)
         cv2.resize(logits[0], extent, best, interpolation=cv2.INTER_LINEAR)
         for c in range(1, logits.shape[0]):
             cv2.resize(logits[c], extent, current, interpolation=cv2.INTER_LINEAR)
-            cv2.compare(current, best, cv2.CMP_GT, wins)  # 255 where class c is ahead of all before it
-            np.minimum(wins, np.uint8(c), out=wins)
-            cv2.max(labels, wins, labels)  # c is larger than any label so far
+            cv2.compare(current, best, cv2.CMP_GT, ahead)  # 255 where class c is ahead of all before it
+            np.minimum(ahead, np.uint8(c), out=ahead)
+            cv2.max(labels, ahead, labels)  # c is larger than any label so far
             cv2.max(best, current, best)
         if not confidence:
             return labels, None
-        total = np.zeros(size, np.float32)
+        total = self._scratch("total", size, np.float32)
+        total.fill(0)
         for c in range(logits.shape[0]):
             cv2.resize(logits[c], extent, current, interpolation=cv2.INTER_LINEAR)
             cv2.subtract(current, best, current)
@@ -94,13 +125,6 @@ class LabelUpsampler:
             cv2.add(total, current, total)
         cv2.divide(255.0, total, total)
         return labels, cv2.convertScaleAbs(total)  # type: ignore[return-value]
-
-    def _planes(self, size: Size) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.uint8]]:
-        if size not in self._scratch:
-            if len(self._scratch) >= 4:  # as many cameras of different sizes; more share
-                self._scratch.clear()
-            self._scratch[size] = (np.empty(size, np.float32), np.empty(size, np.float32), np.empty(size, np.uint8))
-        return self._scratch[size]
 
 
 def drop_uncertain(labels: NDArray[np.uint8], confidence: NDArray[np.uint8], threshold: float) -> None:

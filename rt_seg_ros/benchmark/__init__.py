@@ -1,0 +1,1 @@
+"""How fast everything is: the network, the pipeline, the node, against what people usually write."""

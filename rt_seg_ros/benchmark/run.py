@@ -1,0 +1,320 @@
+"""Measuring: every case in turn, round after round, each turn in a process of its own.
+
+Rounds are interleaved, so that whatever else the machine does falls on all cases alike; ratios are taken within a
+round.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from rt_seg_ros.benchmark.cases import Case, Mode, Plan
+from rt_seg_ros.benchmark.spec import Answer, Order
+from rt_seg_ros.errors import UserError
+from rt_seg_ros.evaluation.usage import gpu_number, machine
+from rt_seg_ros.resampling import Size
+from rt_seg_ros.zoo import ModelCard
+
+#: Called with the turns to come, what is done, and their number; passes them on, as a progress bar does.
+Watch = Callable[[Iterable[Any], str, int], Iterable[Any]]
+
+#: The module that takes a turn of this kind.
+Modules = Mapping[Mode, str]
+
+_STOP_TIMEOUT = 20.0
+_PACKAGES = ("torch", "openvino", "onnxruntime", "tensorrt", "opencv-python-headless", "opencv-python", "numpy")
+#: Load of the machine, over its cores, above which figures are not to be trusted.
+_BUSY = 0.25
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How thoroughly is measured.
+
+    ``rounds``; ``warm_up`` and ``seconds``: of each case in each round; ``least``: frames measured then at the least.
+    """
+
+    rounds: int = 5
+    warm_up: float = 0.5
+    seconds: float = 2.0
+    least: int = 5
+
+    def check(self) -> None:
+        """Check all values.
+
+        :raises UserError: naming one that is out of range
+        """
+        if not 1 <= self.rounds <= 1000:
+            raise UserError(f"rounds is {self.rounds}; use 1 to 1000")
+        if not 0 <= self.warm_up <= 600:
+            raise UserError(f"warm-up is {self.warm_up} seconds; use 0 to 600")
+        if not 0 < self.seconds <= 3600:
+            raise UserError(f"seconds is {self.seconds}; use more than 0, up to 3600")
+
+
+@dataclass
+class Row:
+    """What was found for one case, over all rounds; milliseconds by frame, None where it does not apply.
+
+    ``median``, ``p95``: from the input's bytes to the last output (of a node: from publishing an image to receiving
+    its label); ``network``: median inside the network; ``outside``: share of the time that is not; ``node``: median
+    inside the node; ``of_naive``: this case's time over the naive node's, the median over rounds; ``of_pipeline``: a
+    node's own time over the pipeline's alone; ``cpu``: CPU time; ``start``: median seconds from the start of a process
+    to its first label; ``memory``: peak in MiB; ``floor``: the least time for the network; ``agreement``: share of the
+    first frame's pixels with the naive node's label; ``miou``: by the model's card, in percent.
+    """
+
+    case: Case
+    backend: str = ""
+    device: str = ""
+    precision: str = ""
+    working: Size = (0, 0)
+    rounds: int = 0
+    frames: int = 0
+    lost: int = 0
+    median: float = math.nan
+    p95: float = math.nan
+    network: float | None = None
+    outside: float | None = None
+    node: float | None = None
+    of_naive: float | None = None
+    of_pipeline: float | None = None
+    cpu: float = math.nan
+    start: float = math.nan
+    memory: float = math.nan
+    floor: float | None = None
+    agreement: float | None = None
+    miou: float | None = None
+    miou_on: str = ""
+    trained: bool = True
+    error: str = ""
+
+    @property
+    def per_second(self) -> float:
+        """Frames a second, one after the other."""
+        return 1e3 / self.median
+
+
+@dataclass
+class Result:
+    """All rows, and what they were measured on."""
+
+    rows: list[Row]
+    effort: Effort
+    machine: dict[str, Any]
+    left_out: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    peaks: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class _Collected:
+    answers: list[Answer] = field(default_factory=list)
+    labels: NDArray[np.uint8] | None = None
+    error: str = ""
+
+
+def measure(
+    plan: Plan, frames: Callable[[Size], Sequence[NDArray[np.uint8]]], effort: Effort, modules: Modules,
+    watch: Watch | None = None, floor: bool = True,
+) -> Result:  # fmt: skip
+    """Measure all cases of a plan.
+
+    A case that fails is told as such, and the others go on.
+
+    :param frames: gives BGR images, uint8 (H, W, 3), of a size
+    :param floor: also find the least time for each network
+    :raises UserError: values out of range, or not one case that could be measured
+    """
+    effort.check()
+    before = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    collected = {case: _Collected() for case in plan.cases}
+    with tempfile.TemporaryDirectory(prefix="rt_seg_benchmark_") as folder:
+        place = Path(folder)
+        files = {size: _write_frames(place, size, frames(size)) for size in dict.fromkeys(c.size for c in plan.cases)}
+        turns = [(round_, case) for round_ in range(effort.rounds) for case in plan.cases]
+        for round_, case in watch(turns, "benchmark", len(turns)) if watch else turns:
+            found = collected[case]
+            if found.error:
+                continue
+            answer = _take_turn(place, case, files[case.size], effort, modules[case.mode], first=round_ == 0)
+            found.error = answer.error
+            if not answer.error:
+                found.answers.append(answer)
+            if (stored := place / "labels.npy").exists():
+                found.labels = np.load(stored)
+                stored.unlink()
+        rows = [_row(case, collected) for case in plan.cases]
+        if all(row.error for row in rows):
+            raise UserError(f"nothing could be measured: {rows[0].error}")
+        peaks = _add_floors(place, rows) if floor else []
+    on = machine(next((n for row in rows if (n := gpu_number(row.device)) is not None), None))
+    result = Result(rows, effort, {**on, "versions": versions()}, plan.left_out, peaks=peaks)
+    busy = before / max(1, on["cores"])
+    if busy > _BUSY:
+        result.remarks.append(f"the machine was busy when this began (load {before:.1f}): do not trust these figures")
+    return result
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what has a part in the speed, as far as it is installed."""
+    found = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def _write_frames(place: Path, size: Size, images: Sequence[NDArray[np.uint8]]) -> list[str]:
+    files = []
+    for i, image in enumerate(images):
+        if image.shape != (*size, 3):
+            image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+        path = place / f"{size[0]}x{size[1]}_{i}.jpg"
+        path.write_bytes(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes())
+        files.append(str(path))
+    return files
+
+
+def _take_turn(place: Path, case: Case, files: list[str], effort: Effort, module: str, first: bool) -> Answer:
+    order, answer = place / "order.json", place / "answer.json"
+    answer.unlink(missing_ok=True)
+    Order(
+        case=case,
+        frames=files,
+        spawned=time.monotonic(),
+        warm_up=effort.warm_up,
+        seconds=effort.seconds,
+        least=effort.least,
+        answer=str(answer),
+        labels=str(place / "labels.npy") if first and case.mode == "pipeline" else None,
+    ).write(order)
+    said = _run(module, order, place / "said.txt")
+    if answer.exists():
+        return Answer.read(answer)
+    last = [line for line in said.splitlines() if line.strip()][-1:]
+    return Answer(error=f"its process failed: {last[0] if last else 'it said nothing'}")
+
+
+def _run(module: str, order: Path, log: Path) -> str:
+    """Run a module on an order and return what it said; however this ends, its process ends."""
+    with (
+        log.open("wb") as output,
+        _ended(
+            subprocess.Popen([sys.executable, "-m", module, str(order)], stdout=output, stderr=subprocess.STDOUT)
+        ) as process,
+    ):
+        process.wait()
+    return log.read_text(encoding="utf-8", errors="replace")
+
+
+@contextlib.contextmanager
+def _ended(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)  # it may have processes of its own to end
+            try:
+                process.wait(_STOP_TIMEOUT)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _row(case: Case, collected: Mapping[Case, _Collected]) -> Row:
+    own = collected[case]
+    if own.error or not own.answers:
+        return Row(case, error=own.error or "not measured")
+    last = own.answers[-1]
+    total = np.concatenate([a.total for a in own.answers])
+    row = Row(
+        case,
+        backend="naive" if case.naive else last.backend,
+        device=last.device,
+        precision=last.precision,
+        working=(last.working[0], last.working[1]),
+        rounds=len(own.answers),
+        frames=total.size,
+        lost=sum(a.lost for a in own.answers),
+        median=float(np.median(total)),
+        p95=float(np.percentile(total, 95)),
+        cpu=float(np.median([a.cpu for a in own.answers])),
+        start=float(np.median([a.first for a in own.answers])),
+        memory=max(a.memory for a in own.answers),
+    )
+    if case.mode == "pipeline":
+        network = np.concatenate([a.network for a in own.answers])
+        row.network = float(np.median(network))
+        row.outside = float(1 - np.median(network / total))
+    if case.mode == "node" and last.node:
+        row.node = float(np.median(np.concatenate([a.node for a in own.answers])))
+    if not case.naive:
+        naive = collected.get(case.counterpart())
+        row.of_naive = _ratio(own.answers, naive.answers if naive else [], "total")
+        if naive is not None and naive.labels is not None and own.labels is not None:
+            row.agreement = float((naive.labels == own.labels).mean())
+    if case.mode == "node" and not case.naive:
+        alone = next((found for other, found in collected.items() if _alone(case, other)), None)
+        row.of_pipeline = _ratio(own.answers, alone.answers if alone else [], "node")
+    card = case.card()
+    row.trained = card.weights is not None
+    row.miou, row.miou_on = score(card)
+    return row
+
+
+def _alone(case: Case, other: Case) -> bool:
+    return {**case.to_dict(), "mode": "pipeline"} == other.to_dict()
+
+
+def _ratio(ours: Sequence[Answer], theirs: Sequence[Answer], what: str) -> float | None:
+    """Time over time, round by round; the median of these."""
+    pairs = [
+        float(np.median(getattr(a, what)) / np.median(b.total))
+        for a, b in zip(ours, theirs, strict=False)
+        if getattr(a, what)
+    ]
+    return float(np.median(pairs)) if pairs else None
+
+
+def score(card: ModelCard) -> tuple[float | None, str]:
+    """Return the mean IoU in percent that a card tells first, and the data it was measured on; None without any."""
+    for data, figures in card.scores.items():
+        if isinstance(figures, Mapping) and isinstance(figures.get("miou"), (int, float)):
+            return float(figures["miou"]), str(data)
+    return None, ""
+
+
+def _add_floors(place: Path, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Find the least time of each row's network; return the rates it was reckoned with."""
+    wanted = [row for row in rows if not row.error and not row.case.naive]
+    order, answer = place / "floor.json", place / "floors.json"
+    cases = [
+        {"case": r.case.to_dict(), "device": r.device, "precision": r.precision, "worked": r.working} for r in wanted
+    ]
+    order.write_text(json.dumps({"cases": cases, "answer": str(answer)}), encoding="utf-8")
+    _run("rt_seg_ros.benchmark.floor", order, place / "said.txt")
+    if not answer.exists():
+        return []
+    found = json.loads(answer.read_text(encoding="utf-8"))
+    for row, floor in zip(wanted, found["floors"], strict=True):
+        row.floor = floor
+    peaks: list[dict[str, Any]] = found["peaks"]
+    return peaks

@@ -1,0 +1,221 @@
+"""``rt-seg benchmark`` as it is called: real processes, real figures, and everything that is made of them."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from rt_seg_ros import cli
+from rt_seg_ros.benchmark.cases import Case, Plan
+from rt_seg_ros.benchmark.report import notes, table
+from rt_seg_ros.benchmark.run import Effort, Row, measure
+from rt_seg_ros.errors import UserError
+
+QUICK = ["--size", "96x128", "--seconds", "0.05", "--warm-up", "0", "--device", "cpu"]
+MODULES = {"pipeline": "rt_seg_ros.benchmark.turn", "network": "rt_seg_ros.benchmark.turn"}
+
+
+def frames(size):
+    return [np.zeros((*size, 3), np.uint8)]
+
+
+@pytest.fixture(scope="module", name="outcome")
+def _outcome(tmp_path_factory):
+    """One run with everything that it can write."""
+    folder = tmp_path_factory.mktemp("benchmark")
+    command = [sys.executable, "-m", "rt_seg_ros.cli", "benchmark", *QUICK, "--backend", "torch", "--rounds", "2"]
+    command += ["--csv", "b.csv", "--json", "b.json", "--picture", "b.png", "--markdown"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+def test_figures_are_complete_and_consistent(outcome):
+    result = json.loads((outcome[0] / "b.json").read_text())
+    ours, naive = result["rows"]
+    assert not ours["case"]["naive"] and naive["case"]["naive"]
+    for row in (ours, naive):
+        assert row["rounds"] == 2 and row["frames"] >= 2 * result["effort"]["least"]
+        assert 0 < row["network"] < row["median"] <= row["p95"]
+        assert row["per_second"] == pytest.approx(1000 / row["median"])
+        assert 0 < row["outside"] < 1
+        assert row["cpu"] > 0 and 0.1 < row["start"] < 200 and 50 < row["memory"] < 20_000
+        assert row["working"] == [96, 128] and row["device"] == "cpu" and not row["error"]
+    assert ours["of_naive"] > 0 and naive["of_naive"] is None
+    assert ours["agreement"] > 0.999
+    assert ours["floor"] > 0 and naive["floor"] is None
+    assert ours["miou"] > 50 and "camvid" in ours["miou_on"]
+    (peak,) = result["peaks"]
+    assert peak["macs"] > 1e6 and peak["precision"] == "fp32"
+    assert {"cpu", "cores", "python", "system"} <= result["machine"].keys()
+    assert {"torch", "numpy"} <= result["machine"]["versions"].keys()
+
+
+def test_the_same_figures_stand_everywhere(outcome):
+    folder, printed = outcome
+    rows = json.loads((folder / "b.json").read_text())["rows"]
+    with (folder / "b.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == len(rows) == 2
+    for line, row in zip(lines, rows, strict=True):
+        for name in ("median", "p95", "network", "cpu", "start", "memory"):
+            assert float(line[name]) == row[name]
+        assert line["size"] == "96x128" and line["model"] == "cgnet"
+    table = [line for line in printed.splitlines() if line.startswith("|")]
+    heading, ruler, *body = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+    assert len(body) == 2 and {len(heading)} == {len(cells) for cells in (ruler, *body)}
+    shown = dict(zip(heading, body[0], strict=True))
+    assert float(shown["median ms"]) == pytest.approx(rows[0]["median"], abs=0.051)
+    assert float(shown["of naive"]) == pytest.approx(rows[0]["of_naive"], abs=0.0051)
+    assert dict(zip(heading, body[1], strict=True))["backend"] == "naive node"
+    assert "2 rounds" in printed and "process of its own" in printed
+
+
+def test_the_picture_shows_something(outcome):
+    picture = cv2.imread(str(outcome[0] / "b.png"))
+    assert picture.shape[0] > 400 and picture.std() > 10
+
+
+def test_the_table_fits_the_terminal(outcome):
+    case = Case("pipeline", "crosscbam_m", (360, 480))
+    rows = [Row(case, "openvino", "cpu", "fp32", (360, 480), 5, 99, 0, 12.3, 23.4, 11.2, 0.05, of_naive=0.31)]
+    result = type("R", (), {"rows": rows, "machine": json.loads((outcome[0] / "b.json").read_text())["machine"]})()
+    wide, narrow = table(result), table(result, 80)
+    assert len(narrow.columns) < len(wide.columns)
+    assert narrow.caption and "no room here for" in str(narrow.caption)
+    assert "median\nms" in [column.header for column in narrow.columns]
+
+
+def test_untrained_networks_are_said_to_be():
+    case = Case("network", "frfnet_slim", (96, 128), backend="torch", device="cpu", label_space="cityscapes19",
+                allow_random_weights=True)  # fmt: skip
+    result = measure(Plan([case]), frames, Effort(1, 0, 0.01), MODULES, floor=False)
+    said = "\n".join(notes(result))
+    assert "random weights: frfnet_slim" in said and "the network alone" in said
+    (row,) = result.rows
+    assert not row.trained and row.network is None and row.of_naive is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--model", "cgnett"], "did you mean 'cgnet'"),
+        (["--model", ","], "give a name"),
+        (["--rounds", "0"], "rounds is 0"),
+        (["--seconds", "0"], "seconds is 0"),
+        (["--warm-up", "-1"], "warm-up is -1"),
+        (["--batch", "0"], "batch is 0"),
+        (["--ratio", "2"], "downsampling_ratio is 2"),
+        (["--threads", "-2"], "threads is -2"),
+        (["--cameras", "2"], "only the node has several"),
+        (["--device", "npu"], "no device 'npu'"),
+        (["--source", "/nowhere"], "nothing at /nowhere"),
+        (["--csv", "/proc/b.csv"], "/proc"),
+        (["--picture", "b.doc"], "of no kind"),
+        (["--picture", "b.png", "--network-only"], "leave out --network-only"),
+        (["--picture", "b.png", "--label-space", "cityscapes19", "--allow-random-weights"], "no model among these"),
+        (["--parts", "--json", "b.json"], "--json is not for --parts"),
+    ],
+)
+def test_bad_values_are_refused_before_any_work(arguments, said, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: pytest.fail("work was begun"))
+    if arguments[0] == "--ratio":
+        arguments = [*arguments, "--backend", "torch"]
+    assert cli.main(["benchmark", *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--size", "480"], "no size"),
+        (["--size", "360x480,1"], "no size"),
+        (["--ratio", "half"], "'half' is no number"),
+        (["--batch", "1.5"], "'1.5' is no whole number"),
+        (["--backend", "torch,tpu"], "there is no 'tpu'"),
+        (["--precision", "fp8"], "there is no 'fp8'"),
+        (["--input", "png"], "invalid choice"),
+        (["--node", "--network-only"], "not allowed with"),
+    ],
+)
+def test_what_is_no_value_is_refused_by_its_option(arguments, said, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["benchmark", *arguments])
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_turn_whose_process_fails_is_told_and_the_others_go_on(tmp_path):
+    (tmp_path / "broken_turn.py").write_text("raise SystemExit('out of order')")
+    good, bad = (Case(mode, "cgnet", (96, 128), backend="torch", device="cpu") for mode in ("network", "pipeline"))
+    modules = {**MODULES, "pipeline": "broken_turn"}
+    effort = Effort(rounds=1, warm_up=0, seconds=0.01)
+    former = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = str(tmp_path)
+    try:
+        result = measure(Plan([good, bad]), frames, effort, modules, floor=False)
+        with pytest.raises(UserError, match="nothing could be measured: its process failed: out of order"):
+            measure(Plan([bad]), frames, effort, modules)
+    finally:
+        os.environ.pop("PYTHONPATH")
+        if former is not None:
+            os.environ["PYTHONPATH"] = former
+    assert result.rows[0].rounds == 1 and not result.rows[0].error
+    assert "out of order" in result.rows[1].error
+
+
+def test_interrupted_it_leaves_no_process_behind():
+    command = [sys.executable, "-m", "rt_seg_ros.cli", "benchmark", *QUICK, "--backend", "torch", "--seconds", "60"]
+    benchmark = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 120
+    while not (children := _children(benchmark.pid)):
+        assert benchmark.poll() is None and time.monotonic() < end
+        time.sleep(0.05)
+    benchmark.send_signal(signal.SIGTERM)
+    assert benchmark.wait(60) == 130
+    assert not [child for child in children if Path(f"/proc/{child}").exists()]
+
+
+def _children(process):
+    found = []
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            parent = re.search(r"^PPid:\s+(\d+)", status.read_text(), re.MULTILINE)
+        except OSError:  # ended meanwhile
+            continue
+        if parent and int(parent[1]) == process:
+            found.append(int(status.parent.name))
+    return found
+
+
+@pytest.mark.ros
+def test_the_node_over_dds_beside_pipeline_and_naive_node(tmp_path, capsys):
+    command = ["benchmark", "--node", *QUICK, "--backend", "torch", "--rounds", "1", "--json", str(tmp_path / "b.json")]
+    assert cli.main(command) == 0
+    node, pipeline, naive = json.loads((tmp_path / "b.json").read_text())["rows"]
+    assert [row["case"]["mode"] for row in (node, pipeline, naive)] == ["node", "pipeline", "node"]
+    assert 0 < node["node"] <= node["p95"]
+    assert node["of_pipeline"] > 0 and node["of_naive"] > 0 and pipeline["of_naive"] is None
+    assert naive["backend"] == "naive" and naive["node"] is None
+    for row in (node, naive):
+        assert row["frames"] >= 5 and row["cpu"] > 0 and row["memory"] > 50 and row["start"] > 0.1
+    assert "over DDS" in capsys.readouterr().out
+
+
+@pytest.mark.ros
+def test_a_node_with_two_cameras_answers_both(tmp_path):
+    command = ["benchmark", "--node", *QUICK, "--backend", "torch", "--rounds", "1", "--cameras", "2", "--no-naive"]
+    assert cli.main([*command, "--json", str(tmp_path / "b.json")]) == 0
+    (row,) = json.loads((tmp_path / "b.json").read_text())["rows"]
+    assert row["case"]["cameras"] == 2 and row["frames"] >= 5 and row["lost"] == 0
+    assert row["node"] > 0
