@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, TypeVar
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 _END = object()
@@ -64,6 +65,25 @@ def prefetch(items: Iterable[T], depth: int = 4) -> Iterator[T]:
     finally:
         stop.set()
         thread.join()
+
+
+def map_ahead(call: Callable[[S], T], items: Iterable[S], workers: int) -> Iterator[T]:
+    """Yield ``call(item)`` for each item, in their order, computed by threads a little ahead.
+
+    What a call raises comes out in its place; what then is not begun yet is dropped.
+    """
+    pending: deque[Future[T]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="ahead") as pool:
+        try:
+            for item in items:
+                pending.append(pool.submit(call, item))
+                if len(pending) > 2 * workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
 
 
 class Background:

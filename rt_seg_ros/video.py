@@ -123,13 +123,17 @@ class VideoWriter:
     :param fps: frames per second, used for frames that come without a time.
     :param quality: constant rate factor of x264: 18 is nearly lossless, 28 is coarse.
     :param overwrite: replace a file that is there.
+    :param fast: take a quarter of the time, for a file half as large again: beside a network every core counts.
     :raises UserError: if the suffix is not one of these, or the file exists or cannot be written.
     """
 
-    def __init__(self, path: str | Path, fps: float = 10.0, quality: int = 20, overwrite: bool = True) -> None:
+    def __init__(
+        self, path: str | Path, fps: float = 10.0, quality: int = 20, overwrite: bool = True, fast: bool = False
+    ) -> None:
         self.path = Path(path)
         self.fps = fps
         self.quality = quality
+        self.fast = fast
         self.frames = 0
         """Number of frames written."""
         container = _CONTAINERS.get(self.path.suffix.lower())
@@ -220,7 +224,7 @@ class VideoWriter:
         rate = Fraction(self.fps).limit_denominator(1001)
         codec = _codec()
         if codec == "libx264":
-            options = {"crf": str(self.quality), "preset": "veryfast"}
+            options = {"crf": str(self.quality), "preset": "ultrafast" if self.fast else "veryfast"}
         else:
             options = {"flags": "+qscale", "global_quality": str(4 * 118)}
         try:

@@ -255,22 +255,23 @@ def _triple(values: Any) -> tuple[float, float, float]:
     return float(red), float(green), float(blue)
 
 
-def check_hash(card: ModelCard) -> None:
+def check_hash(card: ModelCard) -> str:
     """Compare the weight file with its card.
 
+    :return: the file's SHA-256; "" for a card without weights
     :raises UserError: missing, or another file than the card describes (also a Git LFS pointer, or a torn copy).
     """
     if card.weights is None:
-        return
+        return ""
     if not card.weights.is_file():
         raise UserError(f"weights {card.weights}: there is no such file")
-    if card.sha256:
-        found = _sha256(card.weights)
-        if found != card.sha256:
-            raise UserError(
-                f"weights {card.weights}: its SHA-256 is {found[:12]}..., its card says {card.sha256[:12]}...; "
-                "the file is damaged or not the one described: fetch it again"
-            )
+    found = _sha256(card.weights)
+    if card.sha256 and found != card.sha256:
+        raise UserError(
+            f"weights {card.weights}: its SHA-256 is {found[:12]}..., its card says {card.sha256[:12]}...; "
+            "the file is damaged or not the one described: fetch it again"
+        )
+    return found
 
 
 def _sha256(path: Path) -> str:

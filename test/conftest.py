@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# What the backends make once is made once for all tests and the processes that they start, apart from the user's own.
+os.environ.setdefault("RT_SEG_CACHE", str(ROOT / "build" / "test_cache"))
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # for the tests that import ONNX Runtime themselves
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +32,7 @@ def camvid() -> Path:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what this machine cannot run, with the reason."""
-    reasons = {"ros": _no_ros(), "gpu": _no_gpu(items)}
+    reasons = {"ros": _no_ros(), "gpu": _no_gpu(items), "tensorrt": _no_tensorrt_rtx()}
     for item in items:
         for mark, reason in reasons.items():
             if reason and item.get_closest_marker(mark):
@@ -50,3 +55,8 @@ def _no_gpu(items: list[pytest.Item]) -> str | None:
     import torch
 
     return None if torch.cuda.is_available() else "needs an NVIDIA GPU and a CUDA build of PyTorch"
+
+
+def _no_tensorrt_rtx() -> str | None:
+    found = importlib.util.find_spec("tensorrt_rtx") is not None
+    return None if found else "needs TensorRT for RTX, which builds without a GPU (pip install tensorrt_rtx)"

@@ -5,11 +5,11 @@ import time
 
 import pytest
 
-from rt_seg_ros.overlap import Background, prefetch
+from rt_seg_ros.overlap import Background, map_ahead, prefetch
 
 
 def names():
-    return {t.name for t in threading.enumerate() if t.name.startswith(("prefetch", "background"))}
+    return {t.name for t in threading.enumerate() if t.name.startswith(("prefetch", "background", "ahead"))}
 
 
 def test_prefetch_keeps_the_order():
@@ -104,3 +104,35 @@ def test_background_hands_on_errors():
             background.submit(fail)
             raise KeyError
     assert not names()
+
+
+def test_map_ahead_keeps_the_order_and_a_bound():
+    begun = []
+
+    def double(item):
+        begun.append(item)
+        time.sleep(0.001 * (item % 3))
+        return 2 * item
+
+    results = map_ahead(double, range(50), workers=3)
+    assert next(results) == 0
+    time.sleep(0.05)
+    assert len(begun) <= 8
+    assert list(results) == [2 * i for i in range(1, 50)]
+    assert not names()
+
+
+def test_map_ahead_hands_on_errors_and_drops_the_rest():
+    begun = []
+
+    def fail_at_two(item):
+        begun.append(item)
+        if item == 2:
+            raise OSError("gone")
+        return item
+
+    results = map_ahead(fail_at_two, range(1000), workers=2)
+    assert [next(results), next(results)] == [0, 1]
+    with pytest.raises(OSError, match="gone"):
+        next(results)
+    assert len(begun) < 20 and not names()

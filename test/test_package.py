@@ -39,7 +39,7 @@ def test_a_wheel_has_code_and_data(root, tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     data = {name.split("/data/share/", 1)[1] for name in names if "/data/share/" in name}
-    assert "rt_seg_ros/pipeline.py" in names
+    assert "rt_seg_ros/pipeline.py" in names and "rt_seg_ros/web/page/view.js" in names
     for folder in ("config", "launch", "models", "msg", "rviz"):
         for path in (root / folder).rglob("*"):
             if path.is_file() and path.name[0] != ".":

@@ -1,15 +1,23 @@
 """Runtimes behind one narrow interface, and the choice among them.
 
-A runtime is one module here with a ``create(card, device, precision, threads)``, a ``check(device, precision)`` and an
-``unavailable()`` that says why it cannot run on this machine. It is imported only when it is chosen or asked.
+A runtime is one module here, imported only when it is chosen or asked, with
+
+- ``unavailable()``: why it cannot be used on this machine, or None; quick, it loads nothing;
+- ``check(device, precision)``: the device that is meant, or :class:`UserError` where device or precision are not to be
+  had; it loads the runtime only where the answer lies in there;
+- ``create(card, device, precision, threads)``: the backend;
+- where making a model ready takes long, ``not_ready(card, device, precision)``: why it would now, or None; ``auto``
+  passes over what is not ready.
 """
 
 from __future__ import annotations
 
 import importlib
 import logging
+from types import ModuleType
 
-from rt_seg_ros.backends.base import Backend, BatchResult
+from rt_seg_ros.backends.base import Backend, BatchResult, Unavailable
+from rt_seg_ros.backends.cuda_driver import missing_gpu
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.zoo import ModelCard
 
@@ -17,12 +25,19 @@ __all__ = ["BACKENDS", "DEVICES", "PRECISIONS", "Backend", "BatchResult", "check
 
 _log = logging.getLogger(__name__)
 
-#: Name to module, in the order in which ``auto`` tries them.
-_MODULES = {"torch": "rt_seg_ros.backends.torch_backend"}
+_MODULES = {
+    "torch": "rt_seg_ros.backends.torch_backend",
+    "tensorrt": "rt_seg_ros.backends.tensorrt_backend",
+    "openvino": "rt_seg_ros.backends.openvino_backend",
+    "onnxruntime": "rt_seg_ros.backends.onnxruntime_backend",
+}
+#: What ``auto`` tries, the fastest first; docs/performance.md has the figures.
+_ON_GPU = ("tensorrt", "torch")
+_ON_CPU = ("openvino", "onnxruntime", "torch")
 
 BACKENDS = ("auto", *_MODULES)
 DEVICES = ("auto", "cpu", "cuda")  # and cuda:0, cuda:1, ...
-PRECISIONS = ("fp32", "bf16", "fp16")
+PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 
 
 def create_backend(
@@ -30,24 +45,31 @@ def create_backend(
 ) -> Backend:
     """Build the runtime for a model.
 
-    :param backend: one of :data:`BACKENDS`; ``auto`` takes the first that works here
+    :param backend: one of :data:`BACKENDS`; ``auto`` takes the fastest that works here with this device and precision
     :param device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``
     :param precision: one of :data:`PRECISIONS`
     :param threads: CPU threads; 0 leaves the runtime's own choice
     :raises UserError: a name that is not among these, or a runtime, device or precision that is not to be had
     """
-    _check_names(backend, precision)
-    reasons: list[str] = []
-    for name in _MODULES if backend == "auto" else (backend,):
-        module = importlib.import_module(_MODULES[name])
-        reason = module.unavailable()
-        if reason is None:
-            created: Backend = module.create(card, device, precision, threads)
-            chosen = f" ({'; '.join(reasons)})" if reasons else ""
-            _log.info("backend %s on %s, %s%s", created.name, created.device, created.precision, chosen)
-            return created
-        reasons.append(f"{name}: {reason}")
-    raise UserError(f"no backend for model '{card.name}' works here: {'; '.join(reasons)}")
+    _check_names(backend, device, precision)
+    passed_over: list[str] = []
+    for name, on in _candidates(backend, device, passed_over):
+        module = _load(name)
+        try:
+            _check(module, on, precision)
+            if backend == "auto":
+                _check_ready(module, card, on, precision)
+            created: Backend = module.create(card, on, precision, threads)
+            created.live = backend == "auto"  # who did not ask for a runtime does not wait for it
+        except Unavailable as reason:
+            if backend != "auto":
+                raise
+            passed_over.append(f"{name}: {reason}")
+            continue
+        why = f" (passed over: {'; '.join(passed_over)})" if passed_over else ""
+        _log.info("backend %s on %s, %s%s", created.name, created.device, created.precision, why)
+        return created
+    raise _nothing(device, precision, passed_over)
 
 
 def check_backend(backend: str, device: str, precision: str) -> None:
@@ -55,16 +77,64 @@ def check_backend(backend: str, device: str, precision: str) -> None:
 
     :raises UserError: as :func:`create_backend`
     """
-    _check_names(backend, precision)
-    for name in _MODULES if backend == "auto" else (backend,):
-        module = importlib.import_module(_MODULES[name])
-        if module.unavailable() is None:
-            module.check(device, precision)
+    _check_names(backend, device, precision)
+    passed_over: list[str] = []
+    for name, on in _candidates(backend, device, passed_over):
+        try:
+            _check(_load(name), on, precision)
             return
+        except Unavailable as reason:
+            if backend != "auto":
+                raise
+            passed_over.append(f"{name}: {reason}")
+    raise _nothing(device, precision, passed_over)
 
 
-def _check_names(backend: str, precision: str) -> None:
+def _candidates(backend: str, device: str, passed_over: list[str]) -> list[tuple[str, str]]:
+    """Return what to try, as (runtime, device); what is left out without a try goes to ``passed_over``."""
+    if backend != "auto":
+        return [(backend, device)]
+    if device == "cpu":
+        return [(name, "cpu") for name in _ON_CPU]
+    if device != "auto":
+        return [(name, device) for name in _ON_GPU]
+    missing = missing_gpu()
+    if missing:
+        passed_over.append(f"cuda: {missing}")
+    return [*((name, "cuda") for name in (() if missing else _ON_GPU)), *((name, "cpu") for name in _ON_CPU)]
+
+
+def _load(name: str) -> ModuleType:
+    return importlib.import_module(_MODULES[name])
+
+
+def _check(module: ModuleType, device: str, precision: str) -> None:
+    reason = module.unavailable()
+    if reason:
+        raise Unavailable(reason)
+    try:
+        module.check(device, precision)
+    except Unavailable:
+        raise
+    except UserError as error:
+        raise Unavailable(str(error)) from error
+
+
+def _check_ready(module: ModuleType, card: ModelCard, device: str, precision: str) -> None:
+    reason = module.not_ready(card, device, precision) if hasattr(module, "not_ready") else None
+    if reason:
+        raise Unavailable(reason)
+
+
+def _nothing(device: str, precision: str, passed_over: list[str]) -> UserError:
+    return UserError(f"no backend for device '{device}' and precision '{precision}': {'; '.join(passed_over)}")
+
+
+def _check_names(backend: str, device: str, precision: str) -> None:
     if backend not in BACKENDS:
         raise UserError(f"no backend '{backend}'; there are: {', '.join(BACKENDS)}")
+    kind, colon, index = device.partition(":")
+    if kind not in DEVICES or (colon and (kind != "cuda" or not index.isdigit())):
+        raise UserError(f"no device '{device}'; there are: {', '.join(DEVICES)}, cuda:N")
     if precision not in PRECISIONS:
         raise UserError(f"no precision '{precision}'; there are: {', '.join(PRECISIONS)}")

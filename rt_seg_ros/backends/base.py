@@ -11,9 +11,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from rt_seg_ros.errors import UserError
 from rt_seg_ros.images import Frame
 from rt_seg_ros.resampling import LabelUpsampler, Normaliser, Size
 from rt_seg_ros.zoo import ModelCard
+
+
+class Unavailable(UserError):
+    """A runtime cannot serve here what is asked of it; another one may."""
 
 
 @dataclass
@@ -34,6 +39,11 @@ class Backend(ABC):
     name: str
     device: str
     precision: str
+    #: Frames are waiting: no call may wait for what takes long, such as building an engine. The node sets it.
+    live: bool = False
+    #: Frames that wait at the same time are faster together than one by one: so on a GPU, and not on a CPU, where one
+    #: frame keeps all cores busy.
+    batches: bool = False
 
     @abstractmethod
     def run(self, frames: Sequence[Frame], working: Size, sizes: Sequence[Size], confidence: bool) -> BatchResult:
@@ -63,16 +73,14 @@ class HostBackend(Backend):
         """Run the network.
 
         :param batch: float32 (N, 3, h, w), RGB, normalised; reused after the call
-        :return: float32 (N, classes, h', w') at the network's own resolution
+        :return: float32 (N, classes, h', w') at the network's own resolution; may be overwritten by the next call
         """
 
     def run(self, frames: Sequence[Frame], working: Size, sizes: Sequence[Size], confidence: bool) -> BatchResult:
         """See :meth:`Backend.run`."""
         with self._lock:
             begin = time.perf_counter()
-            batch = self._input(len(frames), working)
-            for frame, planes in zip(frames, batch, strict=True):
-                self._normaliser.write(frame, planes)
+            batch = self.prepared(frames, working)
             ready = time.perf_counter()
             logits = self.logits(batch)
             done = time.perf_counter()
@@ -87,6 +95,13 @@ class HostBackend(Backend):
                 "postprocess": (end - done) * 1e3,
             },
         )
+
+    def prepared(self, frames: Sequence[Frame], working: Size) -> NDArray[np.float32]:
+        """Return frames as :meth:`logits` takes them; overwritten by the next call. Not for several threads at once."""
+        batch = self._input(len(frames), working)
+        for frame, planes in zip(frames, batch, strict=True):
+            self._normaliser.write(frame, planes)
+        return batch
 
     def _input(self, count: int, working: Size) -> NDArray[np.float32]:
         key = (count, *working)

@@ -1,25 +1,17 @@
-"""PyTorch, on the CPU and on CUDA.
-
-The CUDA path needs an NVIDIA GPU and a CUDA build of PyTorch; it normalises, upsamples and takes the arg max on
-the device, so that only uint8 crosses the bus in either direction.
-"""
+"""PyTorch: on the CPU here, on an NVIDIA GPU in :mod:`rt_seg_ros.backends.torch_cuda`."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
-import threading
-import time
-from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rt_seg_ros.backends.base import Backend, BatchResult, HostBackend
+from rt_seg_ros.backends.base import Backend, HostBackend
 from rt_seg_ros.errors import UserError
-from rt_seg_ros.images import Frame
-from rt_seg_ros.resampling import Size, resize_pixels
 from rt_seg_ros.zoo import ModelCard, build_network
 
 
@@ -34,7 +26,11 @@ def create(card: ModelCard, device: str, precision: str, threads: int) -> Backen
     :raises UserError: a device that is not there, or a precision that it does not have
     """
     device = check(device, precision)
-    return TorchCpuBackend(card, precision, threads) if device == "cpu" else TorchCudaBackend(card, device, precision)
+    if device == "cpu":
+        return TorchCpuBackend(card, precision, threads)
+    from rt_seg_ros.backends.torch_cuda import TorchCudaBackend
+
+    return TorchCudaBackend(card, device, precision)
 
 
 def check(device: str, precision: str) -> str:
@@ -46,12 +42,16 @@ def check(device: str, precision: str) -> str:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
 
+    if precision == "int8":
+        raise UserError("precision 'int8' is not to be had with PyTorch; use openvino or onnxruntime")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, index = device.partition(":")
     if kind == "cpu" and not index:
         if precision == "fp16":
             raise UserError("precision 'fp16' is not to be had on the CPU with PyTorch; use fp32 or bf16")
+        if precision == "bf16" and not _cpu_has_bf16():
+            raise UserError("precision 'bf16': this CPU has no instructions for it, and would be slower; use fp32")
         return device
     if kind != "cuda" or (index and not index.isdigit()):
         raise UserError(f"no device '{device}'; there are: auto, cpu, cuda, cuda:N")
@@ -59,7 +59,17 @@ def check(device: str, precision: str) -> str:
         raise UserError(f"device '{device}': PyTorch {torch.__version__} sees no CUDA GPU here; use device cpu or auto")
     if index and int(index) >= torch.cuda.device_count():
         raise UserError(f"device '{device}': there are only {torch.cuda.device_count()} CUDA GPUs, from cuda:0")
+    if precision == "bf16" and torch.cuda.get_device_capability(int(index or 0)) < (8, 0):
+        raise UserError(f"precision 'bf16' is not to be had on {torch.cuda.get_device_name(int(index or 0))}; use fp16")
     return device
+
+
+def _cpu_has_bf16() -> bool:
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
+    except OSError:
+        return True  # not Linux: not known
+    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
 @lru_cache(maxsize=1)
@@ -77,7 +87,8 @@ class TorchCpuBackend(HostBackend):
         import torch
 
         super().__init__(card)
-        self._threads = threads or _usual_threads()
+        usual = _usual_threads()  # asked for each time: the first time, nothing has been set yet
+        self._threads = threads or usual
         self.name, self.device, self.precision = "torch", "cpu", precision
         self._torch = torch
         network: torch.nn.Module = build_network(card).fuse()
@@ -92,55 +103,3 @@ class TorchCpuBackend(HostBackend):
             x = torch.from_numpy(batch).contiguous(memory_format=torch.channels_last)
             logits: NDArray[np.float32] = self._network.logits(x).float().contiguous().numpy()
             return logits
-
-
-class TorchCudaBackend(Backend):
-    """PyTorch on an NVIDIA GPU."""
-
-    def __init__(self, card: ModelCard, device: str, precision: str) -> None:
-        import torch
-
-        self.name, self.device, self.precision = "torch", device, precision
-        self._torch = torch
-        self._dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-        network: torch.nn.Module = build_network(card).fuse()
-        self._network = network.to(device, self._dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._mean = torch.tensor(card.mean, device=device).view(1, 3, 1, 1)
-        self._std = torch.tensor(card.std, device=device).view(1, 3, 1, 1)
-        self._lock = threading.Lock()
-
-    def run(self, frames: Sequence[Frame], working: Size, sizes: Sequence[Size], confidence: bool) -> BatchResult:
-        """See :meth:`Backend.run`."""
-        torch = self._torch
-        with self._lock, torch.inference_mode():
-            begin = time.perf_counter()
-            stacked = np.stack([resize_pixels(frame.bgr(), working) for frame in frames])
-            x = torch.from_numpy(stacked).to(self.device, non_blocking=True)
-            x = x.permute(0, 3, 1, 2).flip(1).float()  # BGR to RGB
-            x = ((x - self._mean) / self._std).to(self._dtype, memory_format=torch.channels_last)
-            torch.cuda.synchronize(self.device)
-            ready = time.perf_counter()
-            logits = self._network.logits(x).float()
-            torch.cuda.synchronize(self.device)
-            done = time.perf_counter()
-            labels, confidences = [], []
-            for i, size in enumerate(sizes):
-                full = torch.nn.functional.interpolate(
-                    logits[i : i + 1], size=size, mode="bilinear", align_corners=False
-                )
-                if confidence:
-                    probability, index = full.softmax(1).max(1)
-                    confidences.append((probability[0] * 255).round().to(torch.uint8).cpu().numpy())
-                else:
-                    index = full.argmax(1)
-                labels.append(index[0].to(torch.uint8).cpu().numpy())
-            end = time.perf_counter()
-        return BatchResult(
-            labels=labels,
-            confidences=confidences if confidence else None,
-            timings={
-                "preprocess": (ready - begin) * 1e3,
-                "network": (done - ready) * 1e3,
-                "postprocess": (end - done) * 1e3,
-            },
-        )

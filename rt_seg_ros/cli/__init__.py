@@ -18,14 +18,21 @@ from difflib import get_close_matches
 
 from rt_seg_ros import __version__
 from rt_seg_ros.errors import UserError
+from rt_seg_ros.memory import keep_freed_memory
 
 #: Name to summary; the module has the same name, with _ for -.
 COMMANDS = {
     "demo": "render a drive, run the real ROS 2 node on it, show the result",
     "models": "list the networks, their cost, their weights and scores",
     "segment": "segment an image, a folder, a video or a recorded drive",
-    "evaluate": "score a model against ground truth",
+    "evaluate": "score models on a data set or a recorded drive, with a report",
+    "compare": "compare two results or streams of labels",
+    "benchmark": "measure the speed of networks, pipeline and node on this machine",
+    "view": "watch a node, a camera topic, a recording or a video in the browser",
+    "explain": "show what in an image speaks for a class, stage by stage (Score-CAM)",
     "train": "train a network from a recipe",
+    "ablate": "train the papers' ablation tables, row by row",
+    "export": "export a model to ONNX, OpenVINO or TensorRT, also quantised to int8",
     "drive": "make a drive to replay: rendered, or of CamVid frames",
     "play": "publish a recorded drive over ROS 2",
 }
@@ -54,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"rt-seg: no command '{name}'{hint}; there are: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    keep_freed_memory()
     try:
         module = importlib.import_module(f"rt_seg_ros.cli.{name.replace('-', '_')}")
         command = argparse.ArgumentParser(

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 T = TypeVar("T")
 
@@ -35,3 +44,21 @@ def progress(items: Iterable[T], description: str, total: int | None = None) -> 
             yield item
             speed = bar.tasks[0].speed
             bar.update(task, advance=1, rate=f"{speed:.1f}/s" if speed else "")
+
+
+@contextmanager
+def progress_share(description: str) -> Iterator[Callable[[float], bool]]:
+    """Show a bar on standard error for work that tells itself how much of it is done, 0 to 1.
+
+    :return: what takes the share; it returns True, for work that asks whether to go on
+    """
+    console = Console(file=sys.stderr)
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(description, total=1.0)
+
+        def show(share: float) -> bool:
+            bar.update(task, completed=share)
+            return True
+
+        yield show

@@ -12,6 +12,7 @@ A picture is uint8 (height, width, 3) in BGR; its labels are uint8 (height, widt
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.labels import UNLABELLED, LabelSpace, load_label_space
+from rt_seg_ros.overlap import map_ahead
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 LABEL_ENDINGS = (".png", ".bmp", ".tif", ".tiff")
@@ -159,26 +161,45 @@ def ids_outside(raw: NDArray[np.uint8], space: LabelSpace) -> list[int]:
     return [int(v) for v in np.flatnonzero(present)]
 
 
-def check_dataset(dataset: Dataset) -> None:
+Visit = Callable[[int, NDArray[np.uint8], NDArray[np.uint8]], object]
+
+
+def check_dataset(
+    dataset: Dataset, indices: Sequence[int] | None = None, visit: Visit | None = None, threads: int = 1
+) -> None:
     """Read every pair once and refuse what would spoil a training run.
 
+    :param indices: which pairs; none: all
+    :param visit: is handed each pair that is good, in order: its index, and what ``dataset[index]`` gives
+    :param threads: how many read at once
     :raises UserError: unreadable files, size mismatches, ids outside the label space: the first few by name.
     """
     problems: list[str] = []
-    for i, pair in enumerate(dataset.pairs):
-        try:
-            image, raw = dataset.image(i), dataset.raw_labels(i)
-        except UserError as error:
-            problems.append(str(error))
-        else:
-            if image.shape[:2] != raw.shape:
-                problems.append(_size_mismatch(pair, image.shape[:2], raw.shape))
-            if strange := dataset._strange(i, raw):
-                problems.append(strange)
+    indices = range(len(dataset)) if indices is None else indices
+    for i, (image, labels, found) in zip(
+        indices, map_ahead(lambda i: _examined(dataset, i), indices, threads), strict=False
+    ):
+        problems += found
         if len(problems) > SHOWN_OFFENDERS:
             break
+        if visit is not None and image is not None and labels is not None and not found:
+            visit(i, image, labels)
     if problems:
         raise UserError(_listed(f"data set {dataset.name} cannot be used", problems))
+
+
+def _examined(dataset: Dataset, index: int) -> tuple[NDArray[np.uint8] | None, NDArray[np.uint8] | None, list[str]]:
+    """Read one pair; return it with all that is wrong with it."""
+    try:
+        image, raw = dataset.image(index), dataset.raw_labels(index)
+    except UserError as error:
+        return None, None, [str(error)]
+    problems = []
+    if image.shape[:2] != raw.shape:
+        problems.append(_size_mismatch(dataset.pairs[index], image.shape[:2], raw.shape))
+    if strange := dataset._strange(index, raw):
+        problems.append(strange)
+    return image, dataset.label_space.from_raw(raw), problems
 
 
 def _folders(path: Path) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -34,6 +35,36 @@ def count_flops_mmcv(net: SegmentationNetwork, height: int, width: int) -> int:
     A multiply-add counts one; biases, ReLU and pooling count one per value; batch norms are taken as folded.
     """
     return _count(net, height, width, _flops_mmcv)
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """What one convolution or linear layer cannot do without.
+
+    ``macs``: multiply-adds of one image; ``activations``: values of one image that it reads and writes; ``weights``:
+    values of its own.
+    """
+
+    macs: int
+    activations: int
+    weights: int
+
+
+def layer_costs(net: SegmentationNetwork, height: int, width: int) -> list[LayerCost]:
+    """Return the cost of each convolution and linear layer on one image's way, in the order in which they are run.
+
+    What lies between them is taken to be fused into them, so these are lower bounds.
+    """
+    costs: list[LayerCost] = []
+
+    def note(module: nn.Module, x: Tensor, y: Tensor) -> int:
+        macs = _macs(module, x, y)
+        if macs:
+            costs.append(LayerCost(macs, x.numel() + y.numel(), sum(p.numel() for p in module.parameters())))
+        return macs
+
+    _count(net, height, width, note)
+    return costs
 
 
 def _macs(module: nn.Module, x: Tensor, y: Tensor) -> int:

@@ -37,6 +37,15 @@ from rt_seg_ros.networks.resnet import ResNet18
 CHANNELS = 128
 
 
+def columns_beside(rows: int, height: int, width: int) -> int:
+    """``max(1, round(width / height * rows))``, in sums and whole divisions alone, which exporters can follow."""
+    numerator, denominator = 2 * rows * width + height, 2 * height
+    columns = numerator // denominator
+    tie = 1 // (numerator % denominator + 1)
+    columns = columns - tie * (columns % 2)  # halves go to the even neighbour
+    return columns + 1 // (columns + 1)
+
+
 class ShortedPyramidFusion(nn.Module):
     """SPFM (section 3.3): the map beside its means over grids of 8, 4 and 2 rows, joined.
 
@@ -57,7 +66,7 @@ class ShortedPyramidFusion(nn.Module):
         height, width = map_size(x)
         maps = [x]
         for rows, level in zip(self.grids, self.levels, strict=True):
-            columns = max(1, round(width / height * rows))
+            columns = columns_beside(rows, height, width)
             maps.append(resize(level(adaptive_avg_pool(x, (rows, columns))), x.shape[-2:]))
         return self.fuse_levels(torch.cat(maps, 1))
 

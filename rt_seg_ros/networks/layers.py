@@ -6,7 +6,9 @@ other for inference, in place; :meth:`rt_seg_ros.networks.base.SegmentationNetwo
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Literal
 
 import torch
@@ -154,9 +156,23 @@ def resize(x: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
 
 
+_SIZES_VARY: ContextVar[bool] = ContextVar("sizes_vary", default=False)
+
+
+@contextmanager
+def sizes_vary() -> Iterator[None]:
+    """Within this, what is traced or exported takes images of any size, not only of the example's."""
+    before = _SIZES_VARY.set(True)
+    try:
+        yield
+    finally:
+        _SIZES_VARY.reset(before)
+
+
 def map_size(x: Tensor) -> tuple[int, int]:
-    """Height and width as plain numbers, also while tracing, where a shape holds tensors."""
-    return int(x.shape[-2]), int(x.shape[-1])
+    """Height and width as plain numbers; within :func:`sizes_vary` as whatever the exporter follows."""
+    height, width = x.shape[-2:]
+    return (height, width) if _SIZES_VARY.get() else (int(height), int(width))
 
 
 def _exporting() -> bool:
@@ -164,35 +180,35 @@ def _exporting() -> bool:
     return bool(torch.onnx.is_in_onnx_export() or torch.jit.is_tracing() or is_exporting())
 
 
-@lru_cache(maxsize=256)
-def _pooling_rows(length: int, cells: int) -> tuple[tuple[float, ...], ...]:
-    rows = []
-    for cell in range(cells):
-        begin, end = cell * length // cells, -(-(cell + 1) * length // cells)
-        rows.append(tuple(1.0 / (end - begin) if begin <= at < end else 0.0 for at in range(length)))
-    return tuple(rows)
-
-
 def adaptive_avg_pool(x: Tensor, grid: tuple[int, int]) -> Tensor:
     """Average (N, C, H, W) over a grid of (rows, columns) cells, as ``F.adaptive_avg_pool2d`` does.
 
-    While exporting, a grid that does not divide the map becomes two products with constant matrices,
+    While exporting, a grid that does not divide the map becomes two products with matrices,
     ``Ph @ x @ Pw^T``: ONNX has no operator for overlapping cells of uneven size.
     """
     if not _exporting():
         return F.adaptive_avg_pool2d(x, grid)
-    height, width = map_size(x)
-    if height % grid[0] == 0 and width % grid[1] == 0:
-        return F.avg_pool2d(x, (height // grid[0], width // grid[1]))
+    if not _SIZES_VARY.get():
+        height, width = map_size(x)
+        if height % grid[0] == 0 and width % grid[1] == 0:
+            return F.avg_pool2d(x, (height // grid[0], width // grid[1]))
     return pool_by_matrices(x, grid)
 
 
 def pool_by_matrices(x: Tensor, grid: tuple[int, int]) -> Tensor:
     """:func:`adaptive_avg_pool` as two matrix products."""
     height, width = map_size(x)
-    rows = torch.tensor(_pooling_rows(height, grid[0]), dtype=x.dtype, device=x.device)
-    columns = torch.tensor(_pooling_rows(width, grid[1]), dtype=x.dtype, device=x.device)
-    return rows @ x @ columns.t()
+    return _pooling_matrix(height, grid[0], x) @ x @ _pooling_matrix(width, grid[1], x).t()
+
+
+def _pooling_matrix(length: int, cells: int, like: Tensor) -> Tensor:
+    """Rows that average the cells floor(i * length / cells) to ceil((i + 1) * length / cells): (cells, length)."""
+    cell = torch.arange(cells, device=like.device)[:, None]
+    at = torch.arange(length, device=like.device)[None, :]
+    # Multiplied out: what has no division is the same in every exporter.
+    inside = (cell * length < (at + 1) * cells) & ((cell + 1) * length > at * cells)
+    rows = inside.to(like.dtype)
+    return rows / rows.sum(1, keepdim=True)
 
 
 def initialise_convolutions(

@@ -17,7 +17,7 @@ from rt_seg_ros.pipeline import Segmentation, Segmenter
 from rt_seg_ros.ros import conversions, mailbox, qos
 from rt_seg_ros.ros.diagnostics import Health, Throttle
 from rt_seg_ros.ros.mailbox import Letter, Mailbox
-from rt_seg_ros.ros.outputs import Drawing, Outputs
+from rt_seg_ros.ros.outputs import Drawing, Outputs, Wanted
 
 if TYPE_CHECKING:
     from rclpy.node import Node
@@ -40,6 +40,17 @@ class Service:
     drawing: Drawing = field(default_factory=Drawing)
     lazy: bool = True
     max_image_pixels: int = MAX_PIXELS
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A frame that is ready for the network: what arrived, what is wanted of it, and when (``time.monotonic()``)."""
+
+    letter: Letter
+    wanted: Wanted
+    frame: Frame
+    begin: float
+    converted: float
 
 
 class Camera:
@@ -206,39 +217,51 @@ class Camera:
 
     # --- on the worker's thread -----------------------------------------------------------------------------------
 
-    def process(self, letter: Letter, service: Service) -> None:
-        """Do all that is to be done with one frame. Raises nothing: whatever happens, the frame is counted."""
+    def begin(self, letter: Letter, service: Service) -> Ready | None:
+        """Make a message ready for the network. Raises nothing: a frame that ends here is counted.
+
+        :return: None where nothing more is to be done with it
+        """
         begin = time.monotonic()
-        message, header = letter.message, letter.message.header
+        message = letter.message
         stage = "publishing_failed"
         try:
             wanted = self.outputs.wanted()
             listened = bool(wanted) or not service.lazy
             if not listened and begin < self._next_glance:
                 self.mailbox.dropped(mailbox.NO_SUBSCRIBER)
-                return
+                return None
             stage = "conversion_failed"
             frame: Frame = self._convert(message, service.max_image_pixels)
             if not listened:
                 self._next_glance = begin + _GLANCE_PERIOD
                 self.mailbox.dropped(mailbox.NO_SUBSCRIBER)
-                return
-            converted = time.monotonic()
-            stage = "inference_failed"
-            segmenter = service.segmenter
-            result = segmenter.segment(frame, confidence="confidence" in wanted)
-            segmented = time.monotonic()
-            stage = "publishing_failed"
-            self.outputs.publish(wanted, header, frame, result, segmenter.label_space, service.drawing, self._info)
+                return None
         except ImageRejected as error:
             self._reject(error.reason, str(error))
-            return
         except Exception as error:  # one frame is lost, not the node
-            self._reject(stage, f"{type(error).__name__}: {error}")
+            self.fail(stage, error)
+        else:
+            return Ready(letter, wanted, frame, begin, time.monotonic())
+        return None
+
+    def fail(self, stage: str, error: Exception) -> None:
+        """Count the frame in hand as rejected, for what nobody foresaw."""
+        self._reject(stage, f"{type(error).__name__}: {error}")
+
+    def finish(self, ready: Ready, result: Segmentation, service: Service) -> None:
+        """Publish what came of a frame. Raises nothing: whatever happens, the frame is counted."""
+        message, header, frame, wanted = ready.letter.message, ready.letter.message.header, ready.frame, ready.wanted
+        segmenter = service.segmenter
+        segmented = time.monotonic()
+        try:
+            self.outputs.publish(wanted, header, frame, result, segmenter.label_space, service.drawing, self._info)
+        except Exception as error:  # one frame is lost, not the node
+            self.fail("publishing_failed", error)
             return
         end = time.monotonic()
         age = self._age(header)
-        total = (end - letter.arrival) * 1e3
+        total = (end - ready.letter.arrival) * 1e3
         self.health.processed(
             frame.height,
             frame.width,
@@ -255,8 +278,8 @@ class Camera:
                 result,
                 image_height=frame.height,
                 image_width=frame.width,
-                decode_ms=(converted - begin) * 1e3,
-                wait_ms=(begin - letter.arrival) * 1e3,
+                decode_ms=(ready.converted - ready.begin) * 1e3,
+                wait_ms=(ready.begin - ready.letter.arrival) * 1e3,
                 publish_ms=(end - segmented) * 1e3,
                 total_ms=total,
                 age_ms=age,

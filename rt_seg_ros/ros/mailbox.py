@@ -189,12 +189,26 @@ class RoundRobin:
         """
         with self._condition:
             while not self._stopped:
-                count = len(self._mailboxes)
-                for step in range(count):
-                    place = (self._next + step) % count
-                    letter = self._mailboxes[place].take()
-                    if letter is not None:
-                        self._next = (place + 1) % count
-                        return place, letter
+                taken = self._take_next()
+                if taken is not None:
+                    return taken
                 self._condition.wait()
             return None
+
+    def take_waiting(self, limit: int) -> list[tuple[int, Letter]]:
+        """Take what waits now, at most ``limit`` frames, without waiting for more; as :meth:`take` gives them."""
+        with self._condition:
+            taken: list[tuple[int, Letter]] = []
+            while len(taken) < limit and not self._stopped and (one := self._take_next()) is not None:
+                taken.append(one)
+            return taken
+
+    def _take_next(self) -> tuple[int, Letter] | None:
+        count = len(self._mailboxes)
+        for step in range(count):
+            place = (self._next + step) % count
+            letter = self._mailboxes[place].take()
+            if letter is not None:
+                self._next = (place + 1) % count
+                return place, letter
+        return None

@@ -51,7 +51,9 @@ def image(header: Header, pixels: NDArray[np.uint8], encoding: str) -> Image:
 def canvas(header: Header, height: int, width: int) -> tuple[Image, NDArray[np.uint8]]:
     """Return a black bgr8 image and its pixels, (H, W, 3): what is drawn on them is in the message."""
     message = Image(header=header, height=height, width=width, encoding="bgr8", step=width * 3)
-    message.data.frombytes(bytes(height * width * 3))
+    field = message.data
+    field.frombytes(bytes(width * 3))
+    field *= height  # in place: nothing as large as the image is allocated but the image
     return message, np.frombuffer(message.data, np.uint8).reshape(height, width, 3)
 
 

@@ -27,6 +27,7 @@ from rclpy.validate_topic_name import validate_topic_name
 from rt_seg_ros.backends import check_backend
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.labels import LabelSpace
+from rt_seg_ros.memory import keep_freed_memory
 from rt_seg_ros.pipeline import Segmenter, SegmenterConfig
 from rt_seg_ros.ros import diagnostics, messages, names, parameters, qos
 from rt_seg_ros.ros.camera import Camera, Service
@@ -154,6 +155,7 @@ class SegmentationNode(LifecycleNode):
         config.check()
         self.get_logger().info(f"loading model '{config.model}'")
         segmenter = Segmenter(config)
+        segmenter.backend.live = True
         self._check_masks(values, segmenter.label_space)
         self._warm_up(segmenter)
         self._wanted = config
@@ -300,6 +302,7 @@ class SegmentationNode(LifecycleNode):
         """Build a segmenter; on the preparation's thread."""
         present = self._segmenter
         segmenter = present.reconfigured(config) if present is not None else Segmenter(config)
+        segmenter.backend.live = True
         self._warm_up(segmenter)
         return segmenter
 
@@ -546,6 +549,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
     :return: exit status
     """
+    keep_freed_memory()
     try:
         rclpy.init(args=list(args) if args is not None else None)
     except Exception as error:  # a params file that is not there, or is no YAML

@@ -1,5 +1,6 @@
 """The demo as a newcomer runs it, only shorter: node and player as processes of their own, over DDS."""
 
+import json
 import os
 import re
 import signal
@@ -28,6 +29,9 @@ def test_every_frame_is_accounted_for_and_shown(tmp_path, capsys):
     assert unaccounted == rejected == 0 and processed >= 3
     assert re.search(r"mIoU +│ +\d+\.\d", out)
 
+    figures = json.loads((tmp_path / "metrics.json").read_text())
+    assert (figures["mode"], figures["frames"], figures["frames_scored"]) == ("live", processed, processed)
+    assert f"{100 * figures['miou']:.1f}" in (tmp_path / "report.html").read_text()
     picture = cv2.imread(str(tmp_path / "picture.png"))
     assert picture is not None and picture.std() > 20
     frames = list(read_frames(tmp_path / "overlay.mp4"))

@@ -89,6 +89,24 @@ def test_cameras_take_turns():
     assert order == [0, 2, 0, 2, 0, 2]
 
 
+def test_what_waits_is_taken_together_one_of_each_in_turn_and_no_more_than_asked():
+    condition = threading.Condition()
+    boxes = [Mailbox(condition) for _ in range(4)]
+    robin = RoundRobin(condition, boxes)
+    for place, box in enumerate(boxes):
+        box.open()
+        if place != 2:
+            box.put(place)
+    first = robin.take()
+    assert first is not None and first[0] == 0
+    assert [(place, letter.message) for place, letter in robin.take_waiting(7)] == [(1, 1), (3, 3)]
+    assert robin.take_waiting(7) == []
+    boxes[1].put("one")
+    boxes[3].put("three")
+    assert [place for place, _ in robin.take_waiting(1)] == [1]
+    assert [box.counts().in_hand for box in boxes] == [1, 2, 0, 1]
+
+
 def test_counts_balance_at_every_moment_with_threads_at_work():
     condition = threading.Condition()
     boxes = [Mailbox(condition) for _ in range(2)]

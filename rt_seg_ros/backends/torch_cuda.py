@@ -1,0 +1,269 @@
+"""PyTorch on an NVIDIA GPU: only uint8 crosses the bus, once in each direction.
+
+A frame is copied into pinned memory, uploaded as it is, and everything else happens on the device: resizing,
+normalisation, network, upsampling, arg max. A call whose shapes come again is captured as a CUDA graph, so that it
+costs one launch. Two calls may be under way at once (from two threads): while one computes, the other's pixels go up
+and the one before's labels come down, on streams of their own.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import queue
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rt_seg_ros.backends.base import Backend, BatchResult
+from rt_seg_ros.backends.torch_ops import Call, LabelWriter, Program, write_labels
+from rt_seg_ros.images import Frame
+from rt_seg_ros.resampling import Size
+from rt_seg_ros.zoo import ModelCard, build_network
+
+_log = logging.getLogger(__name__)
+
+#: Calls of different shapes that are remembered; a graph holds its own input and output, and shares the rest.
+_MAX_GRAPHS = 8
+_MAX_PROGRAMS = 32
+#: Calls under way at once. Two keep the device busy; more would only wait for it.
+_SLOTS = 2
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class TorchCudaBackend(Backend):
+    """PyTorch on an NVIDIA GPU.
+
+    In a result's timings ``network`` is the device's time for everything from the resizing to the arg max, measured by
+    events; ``preprocess`` is the copy into pinned memory, ``postprocess`` all the rest: the way to the device and back,
+    and waiting for another thread's call.
+
+    :param device: ``cuda`` or ``cuda:N``
+    :param precision: ``fp32`` (without TF32), ``bf16`` or ``fp16``
+    """
+
+    batches = True
+
+    def __init__(self, card: ModelCard, device: str, precision: str) -> None:
+        self.name, self.device, self.precision = "torch", device, precision
+        self._dtype = DTYPES[precision]
+        self._card = card
+        index = torch.device(device).index
+        self._on = torch.device("cuda", torch.cuda.current_device() if index is None else index)
+        network = build_network(card).fuse()
+        self._network = network.to(self._on, self._dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        with torch.cuda.device(self._on):
+            self._writer = _label_writer(card.num_classes, self._dtype)
+            self._upload = torch.cuda.Stream()
+            self._compute = torch.cuda.Stream()
+            self._download = torch.cuda.Stream()
+            self._graphs = _Graphs(self._compute, _MAX_GRAPHS)
+            self._free: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
+            for _ in range(_SLOTS):
+                self._free.put(_Slot(self._on))
+            torch.cuda.synchronize()  # the weights came on another stream than the one they are used on
+        self._programs: OrderedDict[Call, Program] = OrderedDict()
+        self._launching = threading.Lock()
+
+    def run(self, frames: Sequence[Frame], working: Size, sizes: Sequence[Size], confidence: bool) -> BatchResult:
+        """See :meth:`Backend.run`."""
+        call = Call.of(frames, working, sizes, confidence)
+        slot = self._free.get()
+        try:
+            begin = time.perf_counter()
+            slot.fit(call)
+            call.pack(frames, slot.pinned_in)
+            staged = time.perf_counter()
+            with self._launching, torch.cuda.device(self._on), torch.inference_mode(), _numerics():
+                self._launch(slot, call)
+            slot.done.synchronize()  # other threads run meanwhile, and no core spins
+            labels, confidences = call.unpack(slot.pinned_out)
+            end = time.perf_counter()
+            network = slot.started.elapsed_time(slot.finished)
+        finally:
+            self._free.put(slot)
+        preprocess, total = (staged - begin) * 1e3, (end - begin) * 1e3
+        return BatchResult(
+            labels=labels,
+            confidences=confidences,
+            timings={
+                "preprocess": preprocess,
+                "network": network,
+                "postprocess": max(0.0, total - preprocess - network),
+            },
+        )
+
+    def _launch(self, slot: _Slot, call: Call) -> None:
+        """Put the whole way of a call on the three streams."""
+        with torch.cuda.stream(self._upload):
+            slot.input[: call.input_bytes].copy_(slot.pinned_input[: call.input_bytes], non_blocking=True)
+            slot.uploaded.record()
+        with torch.cuda.stream(self._compute):
+            program, seen = self._program(call)
+            graph = self._graphs.find(call, program) if seen else None
+            self._compute.wait_event(slot.uploaded)
+            slot.started.record()
+            if graph is not None:
+                graph.run(slot.input[: call.input_bytes], slot.output[: call.output_bytes])
+            else:
+                program(slot.input[: call.input_bytes], slot.output[: call.output_bytes])
+            slot.finished.record()
+        with torch.cuda.stream(self._download):
+            self._download.wait_event(slot.finished)
+            slot.pinned_output[: call.output_bytes].copy_(slot.output[: call.output_bytes], non_blocking=True)
+            slot.done.record()
+
+    def _program(self, call: Call) -> tuple[Program, bool]:
+        """Return what computes a call, and whether such a call came before."""
+        program = self._programs.get(call)
+        if program is not None:
+            self._programs.move_to_end(call)
+            return program, True
+        if len(self._programs) >= _MAX_PROGRAMS:
+            self._programs.popitem(last=False)
+        program = Program(
+            call, self._network.logits, self._card.mean, self._card.std, self._dtype, self._on, self._writer
+        )
+        self._programs[call] = program
+        return program, False
+
+
+def _label_writer(classes: int, dtype: torch.dtype) -> LabelWriter:
+    """Return the fused kernel where it compiles and does right on the present GPU, else the plain way."""
+    if importlib.util.find_spec("triton") is None:
+        _log.info("labels without the fused kernel: Triton is not installed")
+        return write_labels
+    try:
+        from rt_seg_ros.backends import triton_kernels
+    except Exception as error:  # a Triton that does not fit this PyTorch or driver
+        _log.info("labels without the fused kernel: %s: %s", type(error).__name__, error)
+        return write_labels
+    return triton_kernels.fused_write_labels if triton_kernels.works(classes, dtype, "cuda") else write_labels
+
+
+class _Numerics:
+    """PyTorch's switches for cuDNN, which hold for the whole process, set while any backend launches work.
+
+    TF32, which PyTorch lets into convolutions by default, is kept out: fp32 is to mean fp32.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._former: AbstractContextManager[None] | None = None
+
+    @contextmanager
+    def __call__(self, benchmark: bool = False) -> Iterator[None]:
+        """Set the switches.
+
+        :param benchmark: let cuDNN try its algorithms on shapes that are new to it, and take the fastest
+        """
+        with self._lock:
+            self._users += 1
+            if self._users == 1:
+                self._former = torch.backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=False)
+                self._former.__enter__()
+            if benchmark:
+                torch.backends.cudnn.benchmark = True
+        try:
+            yield
+        finally:
+            with self._lock:
+                if benchmark:
+                    torch.backends.cudnn.benchmark = False
+                self._users -= 1
+                if not self._users and self._former is not None:
+                    self._former.__exit__(None, None, None)
+                    self._former = None
+
+
+_numerics = _Numerics()
+
+
+class _Slot:
+    """The buffers and events of one call under way. Buffers grow to the largest call and stay."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.uploaded = torch.cuda.Event()
+        self.started = torch.cuda.Event(enable_timing=True)
+        self.finished = torch.cuda.Event(enable_timing=True)
+        self.done = torch.cuda.Event(blocking=True)  # sleeps, where others spin
+        self.pinned_input, self.input, self.pinned_in = self._pair(0)
+        self.pinned_output, self.output, self.pinned_out = self._pair(0)
+
+    def _pair(self, count: int) -> tuple[Tensor, Tensor, NDArray[np.uint8]]:
+        pinned = torch.empty(count, dtype=torch.uint8, pin_memory=count > 0)
+        return pinned, torch.empty(count, dtype=torch.uint8, device=self._device), pinned.numpy()
+
+    def fit(self, call: Call) -> None:
+        """Make room for a call. The slot must be idle."""
+        if self.pinned_in.size < call.input_bytes:
+            self.pinned_input, self.input, self.pinned_in = self._pair(call.input_bytes)
+        if self.pinned_out.size < call.output_bytes:
+            self.pinned_output, self.output, self.pinned_out = self._pair(call.output_bytes)
+
+
+class _Graph:
+    """A program captured as a CUDA graph, with an input and an output of its own."""
+
+    def __init__(self, call: Call, program: Callable[[Tensor, Tensor], None], stream: torch.cuda.Stream, pool: Any):
+        self._input = torch.zeros(call.input_bytes, dtype=torch.uint8, device=stream.device)
+        self._output = torch.zeros(call.output_bytes, dtype=torch.uint8, device=stream.device)
+        self._graph = torch.cuda.CUDAGraph()
+        with _numerics(benchmark=True):
+            program(self._input, self._output)  # tries algorithms and compiles kernels, which a capture cannot
+            stream.synchronize()
+            with torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+                program(self._input, self._output)
+
+    def run(self, source: Tensor, target: Tensor) -> None:
+        """Compute on the present stream."""
+        self._input.copy_(source, non_blocking=True)
+        self._graph.replay()
+        target.copy_(self._output, non_blocking=True)
+
+
+class _Graphs:
+    """The graphs of the shapes used last, at most ``limit`` of them.
+
+    They share one pool of memory: they run one after another on one stream, and what each must keep is its own.
+    """
+
+    def __init__(self, stream: torch.cuda.Stream, limit: int) -> None:
+        self._stream = stream
+        self._limit = limit
+        self._pool = torch.cuda.graph_pool_handle()
+        self._graphs: OrderedDict[Call, _Graph] = OrderedDict()
+        self._works = True
+
+    def find(self, call: Call, program: Callable[[Tensor, Tensor], None]) -> _Graph | None:
+        """Return the graph for a call, captured if need be; None where capturing does not work."""
+        graph = self._graphs.get(call)
+        if graph is not None:
+            self._graphs.move_to_end(call)
+            return graph
+        if not self._works:
+            return None
+        if len(self._graphs) >= self._limit:
+            self._stream.synchronize()  # the one that goes may still be running
+            self._graphs.popitem(last=False)
+        try:
+            graph = _Graph(call, program, self._stream, self._pool)
+        except RuntimeError as error:  # no memory for it, too
+            self._works = False
+            _log.warning("running without CUDA graphs: %s", str(error).split("\n")[0])
+            self._stream.synchronize()
+            self._graphs.clear()
+            return None
+        self._graphs[call] = graph
+        return graph

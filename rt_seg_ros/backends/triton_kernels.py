@@ -1,0 +1,140 @@
+"""Logits to labels and confidence in one pass over the output, as a Triton kernel.
+
+The plain way (:func:`rt_seg_ros.backends.torch_ops.write_labels`) writes all classes at full size and reads them again,
+up to three times; here each output pixel interpolates its classes in registers, and only uint8 is written.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from rt_seg_ros.backends.torch_ops import write_labels
+from rt_seg_ros.resampling import Size
+
+_log = logging.getLogger(__name__)
+
+_BLOCK = 128  # output pixels of one row to a program
+
+
+@triton.jit(
+    do_not_specialize=[
+        "height", "width", "source_height", "source_width", "stride_n", "stride_c", "stride_y", "stride_x",
+    ]
+)  # fmt: skip
+def _labels_kernel(  # type: ignore[no-untyped-def]
+    logits,
+    labels,
+    confidence,
+    height,
+    width,
+    source_height,
+    source_width,
+    stride_n,
+    stride_c,
+    stride_y,
+    stride_x,
+    scale_y,
+    scale_x,
+    CLASSES: tl.constexpr,  # noqa: N803
+    CONFIDENCE: tl.constexpr,  # noqa: N803
+    BLOCK: tl.constexpr,  # noqa: N803
+):
+    x = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    y = tl.program_id(1)
+    image = tl.program_id(2)
+    inside = x < width
+
+    # Source coordinates as PyTorch has them with align_corners=False.
+    source_y = tl.maximum((y + 0.5) * scale_y - 0.5, 0.0)
+    top = tl.minimum(source_y.to(tl.int32), source_height - 1)
+    bottom = tl.minimum(top + 1, source_height - 1)
+    down = source_y - top
+    up = 1.0 - down
+    source_x = tl.maximum((x + 0.5) * scale_x - 0.5, 0.0)
+    left = tl.minimum(source_x.to(tl.int32), source_width - 1)
+    right = tl.minimum(left + 1, source_width - 1)
+    to_right = source_x - left
+    to_left = 1.0 - to_right
+
+    upper = logits + image.to(tl.int64) * stride_n + top * stride_y
+    lower = logits + image.to(tl.int64) * stride_n + bottom * stride_y
+    left_at = left * stride_x
+    right_at = right * stride_x
+
+    best = tl.full((BLOCK,), float("-inf"), tl.float32)
+    label = tl.zeros((BLOCK,), tl.int32)
+    total = tl.zeros((BLOCK,), tl.float32)
+    for c in range(CLASSES):
+        at = c * stride_c
+        a = tl.load(upper + at + left_at, mask=inside, other=0.0).to(tl.float32)
+        b = tl.load(upper + at + right_at, mask=inside, other=0.0).to(tl.float32)
+        d = tl.load(lower + at + left_at, mask=inside, other=0.0).to(tl.float32)
+        e = tl.load(lower + at + right_at, mask=inside, other=0.0).to(tl.float32)
+        value = up * (to_left * a + to_right * b) + down * (to_left * d + to_right * e)
+        ahead = value > best  # the first of equals stays
+        if CONFIDENCE:
+            # The sum of exponents so far, relative to the best so far.
+            highest = tl.maximum(value, best)
+            total = total * tl.exp(best - highest) + tl.exp(value - highest)
+        label = tl.where(ahead, c, label)
+        best = tl.where(ahead, value, best)
+
+    to = (image.to(tl.int64) * height + y) * width + x
+    tl.store(labels + to, label.to(tl.uint8), mask=inside)
+    if CONFIDENCE:
+        tl.store(confidence + to, (255.0 / total + 0.5).to(tl.uint8), mask=inside)
+
+
+def fused_write_labels(logits: Tensor, size: Size, labels: Tensor, confidence: Tensor | None) -> None:
+    """Do what :func:`rt_seg_ros.backends.torch_ops.write_labels` does, in one kernel.
+
+    ``labels`` and ``confidence`` must be contiguous; ``logits`` may have any strides and any floating type.
+    """
+    count, classes, source_height, source_width = logits.shape
+    grid = (triton.cdiv(size[1], _BLOCK), size[0], count)
+    _labels_kernel[grid](
+        logits,
+        labels,
+        labels if confidence is None else confidence,
+        size[0],
+        size[1],
+        source_height,
+        source_width,
+        *logits.stride(),
+        source_height / size[0],
+        source_width / size[1],
+        CLASSES=classes,
+        CONFIDENCE=confidence is not None,
+        BLOCK=_BLOCK,
+    )
+
+
+def works(classes: int, dtype: torch.dtype, device: str) -> bool:
+    """Compile the kernel for a network and compare it with the plain way; say in the log where it does not work."""
+    try:
+        generator = torch.Generator().manual_seed(0)
+        logits = torch.randn(2, classes, 6, 38, generator=generator).to(device, dtype)
+        logits = logits.to(memory_format=torch.channels_last)
+        size = (21, 150)
+        results = []
+        for write in (write_labels, fused_write_labels):
+            for with_confidence in (True, False):
+                labels = torch.empty((2, *size), dtype=torch.uint8, device=device)
+                confidence = torch.empty_like(labels) if with_confidence else None
+                write(logits, size, labels, confidence)
+                results.append((labels.cpu(), None if confidence is None else confidence.cpu().int()))
+    except Exception as error:  # its compiler needs a C compiler and headers, and raises what it likes
+        _log.info("labels without the fused kernel: %s: %s", type(error).__name__, str(error).split("\n")[0])
+        return False
+    (plain, certain), (_, _), (fused, fused_certain), (bare, _) = results
+    assert certain is not None and fused_certain is not None
+    same = bool(((plain == fused).float().mean() > 0.999) & torch.equal(fused, bare))
+    if not same or int((certain - fused_certain).abs().max()) > 1:
+        _log.warning("labels without the fused kernel: it does not give what the plain way gives on this GPU")
+        return False
+    return True

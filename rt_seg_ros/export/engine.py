@@ -1,0 +1,194 @@
+"""TensorRT engines, built ahead and put where the backend finds them.
+
+An engine can only run on its GPU. So the graph that it is built of is held against PyTorch first, by ONNX Runtime on
+the CPU, before minutes are spent on building; and then the engine itself, where its GPU is at hand.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rt_seg_ros.backends import create_backend
+from rt_seg_ros.backends.cuda_driver import Gpu, find_gpu, missing_gpu, using
+from rt_seg_ros.backends.engines import (
+    NOT_INSTALLED,
+    Engines,
+    EngineSpec,
+    Progress,
+    choose_tensorrt,
+    installed,
+    load_tensorrt,
+)
+from rt_seg_ros.backends.tensorrt_session import Session
+from rt_seg_ros.errors import UserError
+from rt_seg_ros.export.exporting import Agreement, Watch, compare
+from rt_seg_ros.export.formats import Product
+from rt_seg_ros.export.quantise import quantise_onnx
+from rt_seg_ros.export.runners import Preparer, fit, with_onnxruntime
+from rt_seg_ros.export.samples import Sample, Samples
+from rt_seg_ros.graphs.options import NETWORK_SCOPE, GraphOptions
+from rt_seg_ros.graphs.store import load_graph, save_quantised
+from rt_seg_ros.images import Frame
+from rt_seg_ros.resampling import LabelUpsampler
+from rt_seg_ros.zoo import ModelCard
+
+#: Share of pixels with PyTorch's labels below which something is wrong, by precision.
+_LEAST = {"fp32": 0.999, "fp16": 0.98, "bf16": 0.95, "int8": 0.85}
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """What came of it: where the engine is, how its graph and (with its GPU) itself compare with PyTorch, in words."""
+
+    kept: Path | None
+    size: int
+    graph: Agreement
+    engine: Agreement | None
+    about: str
+
+
+def find_tensorrt(device: str, precision: str) -> tuple[ModuleType, Gpu | None]:
+    """Return a TensorRT that can build here, and the GPU that it builds for; None: for all that TensorRT for RTX knows.
+
+    :raises UserError: none is installed, or none can build here
+    """
+    if not installed():
+        raise UserError(NOT_INSTALLED)
+    missing = missing_gpu()
+    if not missing:
+        gpu = find_gpu(device)
+        return choose_tensorrt(gpu, precision), gpu
+    if "tensorrt_rtx" not in installed():
+        raise UserError(
+            f"TensorRT builds an engine on the GPU that it is for, and {missing}; only TensorRT for RTX builds "
+            "without (pip install tensorrt_rtx)"
+        )
+    return load_tensorrt("tensorrt_rtx"), None
+
+
+def export_engine(
+    card: ModelCard,
+    spec: EngineSpec,
+    device: str,
+    samples: Samples,
+    out: Path | None = None,
+    watch: Watch | None = None,
+    building: Callable[[], AbstractContextManager[Progress]] | None = None,
+) -> BuiltEngine:
+    """Build an engine, check it, and keep it where the backend finds it.
+
+    :param out: also write it to this file
+    :param watch: shows how far the checks are
+    :param building: shows how far the building is, within its ``with`` block
+    :raises UserError: no TensorRT that can build here; a graph or an engine that agrees too little with PyTorch; what
+        cannot be written
+    """
+    tensorrt, gpu = find_tensorrt(device, spec.precision)
+    if spec.precision == "int8":
+        _quantise(card, samples)
+    engines = Engines(card, tensorrt, gpu)
+    of_graph = _check_graph(engines, spec, samples, watch)
+    of_engine = None
+    present = using(gpu) if gpu is not None else nullcontext()
+    with present, building() if building is not None else nullcontext() as progress:
+        serialized = engines.build(spec, progress)
+    if gpu is not None:
+        of_engine = _check_engine(engines, spec, serialized, samples, watch)
+    kept = engines.save(spec, serialized)
+    if out is not None:
+        _write(out, serialized)
+    if kept is None and out is None:
+        raise UserError("the engine cannot be kept in the cache, and no file was given")
+    what = f"{tensorrt.__name__} {tensorrt.__version__}"
+    on = gpu.name if gpu is not None else "GPUs of compute capability 8.0 and later"
+    return BuiltEngine(kept, len(serialized), of_graph, of_engine, f"{what} for {on}: {spec}")
+
+
+def _quantise(card: ModelCard, samples: Samples) -> None:
+    """Make and keep the int8 model of a card, as TensorRT demands it."""
+    prepare = Preparer(card, GraphOptions())
+    quantised = quantise_onnx(load_graph(card), samples, prepare, NETWORK_SCOPE, for_tensorrt=True)
+    if save_quantised(card, "tensorrt", {"model.onnx": quantised}) is None:
+        raise UserError("the int8 model cannot be kept, and building the engine takes it from there")
+
+
+def _check_graph(engines: Engines, spec: EngineSpec, samples: Samples, watch: Watch | None) -> Agreement:
+    """Compare the graph of an engine with PyTorch.
+
+    :raises UserError: too little agreement
+    """
+    plain = replace(spec, label_size=spec.size, batch=1, confidence=False)
+    if spec.precision == "bf16":
+        plain = replace(plain, precision="fp16")  # no other runtime knows the graph in bf16
+    compute = with_onnxruntime(engines.graph(plain))
+    upsample = LabelUpsampler()
+
+    def labels(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        result = compute(image[None])[0]
+        if spec.size is not None:
+            return np.asarray(result, np.uint8)
+        return upsample(np.ascontiguousarray(result, np.float32), (image.shape[0], image.shape[1]))[0]
+
+    agreement = compare(engines.card, Product({}, labels), _form(spec), samples, watch)  # type: ignore[arg-type]
+    _demand(agreement, plain.precision, samples, "the graph")
+    return agreement
+
+
+def _check_engine(
+    engines: Engines, spec: EngineSpec, serialized: bytes, samples: Samples, watch: Watch | None
+) -> Agreement:
+    """Compare an engine with PyTorch, on its GPU.
+
+    :raises UserError: too little agreement
+    """
+    session = Session(engines, spec, serialized)
+    reference = create_backend(engines.card, "torch", "cpu", "fp32")
+    same = pixels = frames = 0
+    try:
+        seen: Iterable[Sample] = samples.check()
+        for sample in watch(seen, "check on the GPU", samples.check_count) if watch else seen:
+            image = fit(sample.image, _form(spec))
+            working = (image.shape[0], image.shape[1])
+            size = spec.label_size or working
+            labels = session.run([Frame(image)], working, [size], False)[0][0]
+            expected = reference.run([Frame(image)], working, [size], False).labels[0]
+            same += int((labels == expected).sum())
+            pixels += labels.size
+            frames += 1
+    finally:
+        session.close()
+    agreement = Agreement(frames, same / max(1, pixels))
+    _demand(agreement, spec.precision, samples, "the engine")
+    return agreement
+
+
+def _form(spec: EngineSpec) -> GraphOptions:
+    return GraphOptions(size=spec.size, outputs="labels")
+
+
+def _demand(agreement: Agreement, precision: str, samples: Samples, what: str) -> None:
+    least = _LEAST[precision]
+    if agreement.share < least:
+        raise UserError(
+            f"{what} has PyTorch's label on only {100 * agreement.share:.2f} % of the pixels of {agreement.frames} "
+            f"frames ({samples.name}; {100 * least:g} % are expected of {precision}): not kept"
+        )
+
+
+def _write(out: Path, content: bytes) -> None:
+    aside = out.with_name(f".{out.name}.{os.getpid()}.part")
+    try:
+        aside.write_bytes(content)
+        os.replace(aside, out)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error.strerror}") from error
+    finally:
+        aside.unlink(missing_ok=True)

@@ -1,0 +1,127 @@
+"""int8 by post-training quantisation: scales from a few dozen frames, no training.
+
+Only the network's own nodes are quantised; normalisation, resizing of the scores and arg max stay as they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rt_seg_ros.backends.telemetry import without_telemetry
+from rt_seg_ros.errors import UserError
+from rt_seg_ros.export.samples import Samples
+
+#: From an image to what the model is given.
+Prepare = Callable[[NDArray[np.uint8]], NDArray[Any]]
+
+
+class _Inputs(Iterable[NDArray[Any]]):
+    """The frames to calibrate on as inputs, as often as they are asked for."""
+
+    def __init__(self, samples: Samples, prepare: Prepare) -> None:
+        self._samples, self._prepare = samples, prepare
+
+    def __iter__(self) -> Iterator[NDArray[Any]]:
+        return (self._prepare(image) for image in self._samples.calibration())
+
+
+def import_nncf() -> Any:
+    """Return the module ``nncf``.
+
+    :raises UserError: not installed
+    """
+    try:
+        with without_telemetry():
+            import nncf
+    except ImportError as error:
+        raise UserError("int8 for OpenVINO takes NNCF, which is not installed: pip install nncf") from error
+    return nncf
+
+
+def quantise_openvino(model: Any, samples: Samples, prepare: Prepare, scope: str) -> Any:
+    """Quantise an ``openvino.Model`` with NNCF.
+
+    :param prepare: from an image to the model's input
+    :param scope: what the names of the network's nodes begin with
+    :raises UserError: NNCF is not installed
+    """
+    nncf = import_nncf()
+    nncf.set_log_level(logging.ERROR)
+    outside = [op.friendly_name for op in model.get_ordered_ops() if not op.friendly_name.startswith(scope)]
+    with contextlib.redirect_stdout(sys.stderr):  # its progress bars
+        return nncf.quantize(
+            model,
+            nncf.Dataset(_Inputs(samples, prepare)),
+            preset=nncf.QuantizationPreset.MIXED,  # activations of both signs (PReLU) take asymmetric scales
+            subset_size=max(1, samples.calibration_count),
+            ignored_scope=nncf.IgnoredScope(names=outside, validate=False),
+        )
+
+
+def quantise_onnx(graph: bytes, samples: Samples, prepare: Prepare, scope: str, *, for_tensorrt: bool = False) -> bytes:
+    """Quantise ONNX with ONNX Runtime: QuantizeLinear and DequantizeLinear around what is quantised.
+
+    :param prepare: from an image to the graph's input
+    :param scope: what the names of the network's nodes begin with
+    :param for_tensorrt: symmetric scales and biases left alone, as TensorRT demands; by default as is fastest in ONNX
+        Runtime on a CPU
+    :raises UserError: ONNX Runtime is not installed
+    """
+    try:
+        import onnx
+
+        with without_telemetry():
+            from onnxruntime import quantization
+            from onnxruntime.quantization.shape_inference import quant_pre_process
+    except ImportError as error:
+        raise UserError(f"int8 for ONNX takes '{error.name}', which is not installed: pip install it") from error
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)  # the quantiser logs its advice there
+    try:
+        with tempfile.TemporaryDirectory(prefix="rt_seg_int8_") as folder:
+            plain, ready, out = (Path(folder) / name for name in ("plain.onnx", "ready.onnx", "int8.onnx"))
+            plain.write_bytes(graph)
+            quant_pre_process(plain, ready, skip_symbolic_shape=True)
+            model = onnx.load(ready)
+            name = model.graph.input[0].name
+            types = quantization.QuantType
+            quantization.quantize_static(
+                ready,
+                out,
+                _reader(quantization.CalibrationDataReader, name, _Inputs(samples, prepare)),
+                quant_format=quantization.QuantFormat.QDQ,
+                per_channel=True,
+                activation_type=types.QInt8 if for_tensorrt else types.QUInt8,
+                weight_type=types.QInt8,
+                nodes_to_exclude=[node.name for node in model.graph.node if not node.name.startswith(scope)],
+                extra_options=(
+                    {"QuantizeBias": False, "ActivationSymmetric": True, "WeightSymmetric": True}
+                    if for_tensorrt
+                    else {}
+                ),
+            )
+            return out.read_bytes()
+    finally:
+        root.setLevel(level)
+
+
+def _reader(base: type, name: str, inputs: _Inputs) -> Any:
+    class Reader(base):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._inputs = iter(inputs)
+
+        def get_next(self) -> dict[str, NDArray[Any]] | None:
+            batch = next(self._inputs, None)
+            return None if batch is None else {name: batch}
+
+    return Reader()

@@ -1,0 +1,147 @@
+"""The graphs that this machine runs: made once, by a process of their own, and kept.
+
+Nothing here imports torch: a node that finds its graph ready does without.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from rt_seg_ros.cache import Cache
+from rt_seg_ros.errors import UserError
+from rt_seg_ros.graphs.options import GraphOptions
+from rt_seg_ros.zoo import ModelCard, check_hash
+
+_log = logging.getLogger(__name__)
+
+_FORMAT = 1
+_GRAPH = "model.onnx"
+_GRAPHS = Cache("graphs", keep=48)
+_QUANTISED = Cache("int8")
+_making = threading.Lock()
+
+
+def load_graph(card: ModelCard, options: GraphOptions | None = None) -> bytes:
+    """Return the ONNX graph of a card's network, from the cache or made now.
+
+    :raises UserError: weights that cannot be loaded, or no PyTorch to make the graph with
+    """
+    options = options or GraphOptions()
+    weights = check_hash(card)
+    key = {**_model_key(card, weights), "graph": dataclasses.asdict(options), "source": _source_hash()}
+    with _making:
+        found = _GRAPHS.load(card.network, key)
+        if found is not None and _GRAPH in found:
+            return found[_GRAPH]
+        _log.info("writing %s as a graph for other runtimes; this is done once", card.name)
+        graph = _make(dataclasses.replace(card, sha256=weights), options)
+        _GRAPHS.save(card.network, key, {_GRAPH: graph})
+    return graph
+
+
+def load_quantised(card: ModelCard, runtime: str) -> dict[str, bytes] | None:
+    """Return the files of a card's int8 model for a runtime, or None where none was made."""
+    return _QUANTISED.load(card.network, _quantised_key(card, runtime))
+
+
+def save_quantised(card: ModelCard, runtime: str, files: Mapping[str, bytes]) -> Path | None:
+    """Keep a card's int8 model for a runtime, in place of an earlier one; None where it cannot be kept."""
+    return _QUANTISED.save(card.network, _quantised_key(card, runtime), files)
+
+
+def model_key(card: ModelCard) -> dict[str, Any]:
+    """Return what everything depends on that is made of a card's graph: network, weights, and this package's code.
+
+    :raises UserError: weights that are missing or damaged
+    """
+    return {**_model_key(card, check_hash(card)), "source": _source_hash()}
+
+
+def _quantised_key(card: ModelCard, runtime: str) -> dict[str, Any]:
+    # Not of the sources: what somebody calibrated stays good when the package is updated.
+    return {**_model_key(card, check_hash(card)), "runtime": runtime, "precision": "int8"}
+
+
+def _model_key(card: ModelCard, weights: str) -> dict[str, Any]:
+    return {
+        "format": _FORMAT,
+        "network": card.network,
+        "options": dict(card.options),
+        "num_classes": card.num_classes,
+        "weights": weights or f"random of PyTorch {_version('torch')}",
+    }
+
+
+@lru_cache(maxsize=1)
+def _source_hash() -> str:
+    """Return a hash of the code that graphs come of: changed code makes new ones."""
+    package = Path(__file__).resolve().parent.parent
+    digest = hashlib.sha256()
+    for path in sorted([*package.glob("networks/*.py"), *package.glob("graphs/*.py")]):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _version(distribution: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _make(card: ModelCard, options: GraphOptions) -> bytes:
+    if "torch" in sys.modules:
+        from rt_seg_ros.graphs.build import build_graph
+
+        return build_graph(card, options).SerializeToString()
+    with tempfile.TemporaryDirectory(prefix="rt_seg_graph_") as folder:
+        out = Path(folder) / _GRAPH
+        order = json.dumps({"card": card_to_json(card), "options": dataclasses.asdict(options), "out": str(out)})
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        command = [sys.executable or "python3", "-m", "rt_seg_ros.graphs"]
+        try:
+            done = subprocess.run(
+                command, input=order, text=True, capture_output=True, env=environment, check=False, timeout=900
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise UserError(f"the graph of model '{card.name}' could not be made: {error}") from error
+        if done.returncode != 0 or not out.is_file():
+            said = done.stderr.strip().splitlines()
+            reason = said[-1] if said else f"exit status {done.returncode}"
+            raise UserError(f"the graph of model '{card.name}' could not be made: {reason}")
+        return out.read_bytes()
+
+
+def card_to_json(card: ModelCard) -> dict[str, Any]:
+    """Return what of a card a graph needs, as plain values."""
+    fields = ("name", "network", "label_space", "num_classes", "sha256")
+    plain: dict[str, Any] = {name: getattr(card, name) for name in fields}
+    return {
+        **plain,
+        "options": dict(card.options),
+        "weights": str(card.weights.resolve()) if card.weights else None,
+        "mean": list(card.mean),
+        "std": list(card.std),
+    }
+
+
+def card_from_json(document: Mapping[str, Any]) -> ModelCard:
+    """Return the card that :func:`card_to_json` wrote."""
+    values = dict(document)
+    values["weights"] = Path(values["weights"]) if values["weights"] else None
+    values["mean"], values["std"] = tuple(values["mean"]), tuple(values["std"])
+    return ModelCard(**values)

@@ -1,0 +1,66 @@
+"""What the tests of backends share: frames, networks with weights, and how two label images compare."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rt_seg_ros.data.synth import SyntheticDrive
+from rt_seg_ros.networks.names import network_info
+from rt_seg_ros.zoo import DEFAULT_MEAN, DEFAULT_STD, ModelCard, save_weights
+
+
+@lru_cache(maxsize=1)
+def _streets() -> tuple[NDArray[np.uint8], ...]:
+    return tuple(SyntheticDrive(seed, 360, 480).render(20)[0] for seed in (2025, 2026))
+
+
+def street(number: int = 0) -> NDArray[np.uint8]:
+    """Return a rendered frame, 360x480 BGR; there are two."""
+    return _streets()[number]
+
+
+def cut(height: int, width: int, number: int = 0) -> NDArray[np.uint8]:
+    """Return a part of a rendered frame."""
+    return np.ascontiguousarray(street(number)[100 : 100 + height, 60 : 60 + width])
+
+
+def same(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
+    """Return the share of pixels with the same label."""
+    assert a.shape == b.shape and a.dtype == b.dtype == np.uint8
+    return float((a == b).mean())
+
+
+def lived_in_card(name: str, folder: Path, num_classes: int = 11) -> ModelCard:
+    """Write weights of a network whose batch norms are as after training, and return their card."""
+    import torch
+
+    from rt_seg_ros.networks import create_network
+
+    torch.manual_seed(3)
+    network = create_network(name, num_classes)
+    norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
+        torch.nn.init.normal_(norm.bias, 0, 0.2)
+        norm.momentum = None  # running statistics become those of the batch
+    with torch.no_grad():
+        network.train()(torch.randn(2, 3, 96, 128))
+    for norm in norms:
+        norm.running_var.clamp_(min=0.05)  # of two pooled images it may be next to nothing
+    assert network_info(name)
+    return save_weights(
+        folder / f"{name}.safetensors",
+        network.state_dict(),
+        network=name,
+        options={},
+        num_classes=num_classes,
+        label_space="camvid11",
+        mean=DEFAULT_MEAN,
+        std=DEFAULT_STD,
+        input_size=(96, 128),
+        card={},
+    )

@@ -1,0 +1,132 @@
+"""Every backend gives the labels of PyTorch in fp32."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+from backend_helpers import cut, lived_in_card, same, street
+
+from rt_seg_ros.backends import create_backend
+from rt_seg_ros.backends.graph_backend import GraphBackend
+from rt_seg_ros.errors import UserError
+from rt_seg_ros.images import Frame
+from rt_seg_ros.networks import list_networks
+from rt_seg_ros.zoo import find_model
+
+pytest.importorskip("openvino", reason="needs OpenVINO (pip install openvino)")
+pytest.importorskip("onnxruntime", reason="needs ONNX Runtime (pip install onnxruntime)")
+
+OTHERS = ("openvino", "onnxruntime")
+
+
+@pytest.fixture(scope="module")
+def card():
+    return find_model("cgnet")
+
+
+@pytest.fixture(scope="module")
+def torch_backend(card):
+    return create_backend(card, "torch", "cpu")
+
+
+@pytest.fixture(scope="module", params=OTHERS)
+def backend(request, card):
+    return create_backend(card, request.param, "cpu")
+
+
+def labels(backend, *images, sizes=None, confidence=False):
+    """Segment images of one size together; labels come at ``sizes``, or the images' own."""
+    own = [image.shape[:2] for image in images]
+    result = backend.run([Frame(image) for image in images], own[0], sizes or own, confidence)
+    return (result.labels, result.confidences) if confidence else result.labels
+
+
+def test_fp32_on_real_frames(backend, torch_backend):
+    for number in range(2):
+        (ours,), (our_confidence,) = labels(backend, street(number), confidence=True)
+        (theirs,), (their_confidence,) = labels(torch_backend, street(number), confidence=True)
+        assert same(ours, theirs) >= 0.9999
+        assert np.abs(our_confidence.astype(int) - their_confidence).max() <= 1
+        assert len(np.unique(ours)) > 5
+
+
+def test_bf16_on_real_frames(card, torch_backend):
+    try:
+        backend = create_backend(card, "openvino", "cpu", "bf16")
+    except UserError as error:
+        assert "bf16" in str(error) and "fp32" in str(error)
+        pytest.skip(str(error))
+    assert backend.precision == "bf16"
+    for number in range(2):
+        (ours,), (theirs,) = labels(backend, street(number)), labels(torch_backend, street(number))
+        assert 0.99 <= same(ours, theirs) < 1.0  # were they all the same, it would not be bf16
+
+
+@pytest.mark.parametrize("size", [(101, 67), (96, 129), (64, 64), (120, 160), (233, 311), (101, 67)])
+def test_sizes_change_from_frame_to_frame(backend, torch_backend, size):
+    """Also odd ones, and more of them than programs are kept."""
+    image = cut(*size)
+    assert same(labels(backend, image)[0], labels(torch_backend, image)[0]) >= 0.9999
+    assert isinstance(backend, GraphBackend) and len(backend._programs) <= 4
+
+
+def test_labels_at_another_size(backend, torch_backend):
+    image = cut(96, 128)
+    ours, theirs = (labels(b, image, sizes=[(180, 250)])[0] for b in (backend, torch_backend))
+    assert ours.shape == (180, 250) and same(ours, theirs) >= 0.9999
+
+
+def test_a_batch_gives_what_its_frames_give_alone(backend):
+    images = [cut(96, 128, 0), cut(96, 128, 1), cut(96, 128, 0)[::-1].copy()]
+    alone = [labels(backend, image)[0] for image in images]
+    for number in (3, 2):
+        together = labels(backend, *images[:number])
+        assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=False))
+    assert not np.array_equal(alone[0], alone[1])
+
+
+def test_several_threads_share_a_backend(backend):
+    images = [cut(90, 120, 0), cut(90, 120, 1), cut(75, 100, 0), cut(75, 100, 1)]
+    expected = [labels(backend, image)[0] for image in images]
+    wrong = []
+
+    def work(number):
+        for _ in range(4):
+            if not np.array_equal(labels(backend, images[number])[0], expected[number]):
+                wrong.append(number)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(len(images))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_number_of_threads_changes_no_label(card, name, threads, torch_backend):
+    backend = create_backend(card, name, "cpu", threads=threads)
+    image = cut(120, 160)
+    assert same(labels(backend, image)[0], labels(torch_backend, image)[0]) >= 0.9999
+
+
+def test_openvino_is_told_precision_and_threads(card):
+    backend = create_backend(card, "openvino", "cpu", threads=1)
+    assert backend._settings["INFERENCE_PRECISION_HINT"] == "f32"  # its own choice would be bf16 where the CPU has it
+    assert backend._settings["INFERENCE_NUM_THREADS"] == 1
+
+
+@pytest.mark.parametrize("network", list_networks())
+def test_every_network(network, tmp_path):
+    """At a size that no grid and no stride divides."""
+    card = lived_in_card(network, tmp_path)
+    backends = {name: create_backend(card, name, "cpu") for name in ("torch", *OTHERS)}
+    # FFM's masks are steps: rounding may take one or not, and the scores around it change with it.
+    least = 0.99 if network.startswith("frfnet") else 0.9999
+    found = {name: labels(backend, cut(100, 74))[0] for name, backend in backends.items()}
+    assert len(np.unique(found["torch"])) > 2
+    for name in OTHERS:
+        assert same(found[name], found["torch"]) >= least, name
