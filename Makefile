@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+JOBS ?= 2
 
 .PHONY: help demo test setup lint clean
 
@@ -17,8 +18,9 @@ help:
 demo: setup
 	$(BIN)/rt-seg demo --out out/demo
 
+# One thread for each test's arithmetic: what they compute is small, and two tests run at a time.
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .

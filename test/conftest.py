@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # What the backends make once is made once for all tests and the processes that they start, apart from the user's own.
 os.environ.setdefault("RT_SEG_CACHE", str(ROOT / "build" / "test_cache"))
+# Started in a shell's background, tests and their processes would inherit a Ctrl-C that nobody hears.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # for the tests that import ONNX Runtime themselves
 
 

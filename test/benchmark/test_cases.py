@@ -17,7 +17,7 @@ def grid(**changes):
 
 
 def test_every_combination_is_a_case_and_each_naive_node_comes_once():
-    cases = plan(grid(sizes=[(96, 128), (180, 240)], precisions=["fp32", "bf16"], batches=[1, 2])).cases
+    cases = plan(grid(sizes=[(96, 128), (180, 240)], backends=["torch", "auto"], batches=[1, 2])).cases
     ours, naive = [c for c in cases if not c.naive], [c for c in cases if c.naive]
     assert len(ours) == len(set(ours)) == 8
     assert [c.size for c in naive] == [(96, 128), (180, 240)]

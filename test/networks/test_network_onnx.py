@@ -32,6 +32,8 @@ def check_export(net: SegmentationNetwork, path: Path, *, by_tracing: bool) -> N
     assert scores.shape == expected.shape
     near = np.abs(scores - expected) <= 1e-4 * max(1.0, np.abs(expected).max())
     same = scores.argmax(1) == expected.argmax(1)
+    first, second = np.sort(expected, 1)[:, -1], np.sort(expected, 1)[:, -2]
+    same |= first - second <= 2e-4 * max(1.0, np.abs(expected).max())  # as good as equal: either class will do
     if isinstance(net, FRFNet):  # FFM's masks are steps: rounding may take one or not, and changes what is around it
         assert near.mean() >= 0.9 and same.mean() >= 0.99
     else:

@@ -99,7 +99,8 @@ def test_every_output_of_a_frame(graph, node, expected):
     stats = got["stats"]
     assert (stats.image_height, stats.image_width) == (HEIGHT, WIDTH)
     assert (stats.working_height, stats.working_width) == (HEIGHT, WIDTH)
-    assert (stats.camera, stats.label_space, stats.backend, stats.device) == ("camera", "camvid11", "torch", "cpu")
+    assert (stats.camera, stats.label_space, stats.device) == ("camera", "camvid11", "cpu")
+    assert stats.backend == Segmenter(SegmenterConfig(allow_random_weights=True, device="cpu")).backend.name
     assert stats.model.startswith("cgnet") and stats.precision == "fp32"
     assert stats.network_ms > 0 and 0 < stats.total_ms <= stats.age_ms + 1
     stages = ("decode", "wait", "preprocess", "network", "postprocess", "publish")
