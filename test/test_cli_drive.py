@@ -92,6 +92,7 @@ def test_what_cannot_be_done_is_said(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "--seed" in refused(capsys, "from-camvid", tmp_path / "c", out, "--seed", 3)
     assert "DIR OUT" in refused(capsys, "from-camvid", out)
     assert "synth OUT" in refused(capsys, "synth", out, out)
+    assert "end it in .db3" in refused(capsys, "synth", tmp_path / "o.mcap", "--storage", "sqlite3")
     assert not out.exists()
 
 

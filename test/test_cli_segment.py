@@ -205,6 +205,7 @@ def test_a_video_that_breaks_off_is_told(here, video, capsys):
         (["street.png", "--bag", "x.mcap"], "--bag needs a rosbag2"),
         (["street.png", "--no-labels", "--no-color", "--no-overlay"], "nothing to write"),
         (["street.png", "--out", "notes.txt"], "is a file"),
+        (["street.png", "--size", "96x128", "--ratio", "0.5"], "--size 96x128 and --ratio 0.5 both name a size"),
         (["street.png", "--overlay-alpha", "2"], "--overlay-alpha is 2.0"),
         (["street.png", "--downsampling-ratio", "0"], "downsampling_ratio is 0.0"),
         (["street.png", "--size", "2x2"], "use 64 to"),

@@ -72,6 +72,8 @@ class BagWriter:
         single = {".mcap": "mcap", ".db3": "sqlite3"}.get(self.path.suffix)
         if storage not in STORAGES:
             raise UserError(f"unknown storage '{storage}' for a recording; there are: {', '.join(STORAGES)}")
+        if single == "mcap" and storage == "sqlite3":
+            raise UserError(f"{path} ends in .mcap, but the storage asked for is sqlite3: end it in .db3, or nothing")
         self._single = single is not None
         self.storage: Storage = single or storage  # type: ignore[assignment]
         self._overwrite = overwrite

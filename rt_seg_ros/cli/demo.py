@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 import cv2
@@ -61,6 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the demo; return the exit status."""
     console = Console()
+    if not 0 < args.rate < math.inf:
+        raise UserError(f"--rate is {args.rate:g}; it must be above 0 (1: as recorded)")
     card = find_model(args.model, allow_random_weights=args.allow_random_weights)  # refuse before anything is rendered
     space = card.load_label_space()
     if space.name != load_label_space("camvid11").name:

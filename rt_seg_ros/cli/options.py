@@ -6,6 +6,7 @@ import argparse
 import re
 
 from rt_seg_ros.backends import BACKENDS, PRECISIONS
+from rt_seg_ros.errors import UserError
 from rt_seg_ros.pipeline import SegmenterConfig
 
 
@@ -81,6 +82,8 @@ def segmenter_config(args: argparse.Namespace, model: str | None = None) -> Segm
     :raises UserError: for a value out of range.
     """
     height, width = args.size or (0, 0)
+    if args.size and args.downsampling_ratio != 1:
+        raise UserError(f"--size {height}x{width} and --ratio {args.downsampling_ratio:g} both name a size; give one")
     config = SegmenterConfig(
         model=model if model is not None else args.model,
         weights=args.weights,

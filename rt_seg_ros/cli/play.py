@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import signal
 import sys
 import threading
@@ -55,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
     """Play the recording; return the exit status."""
     from rt_seg_ros.bags.reader import open_bag
 
+    if not 0 <= args.wait < math.inf:
+        raise UserError(f"--wait is {args.wait:g}; use seconds, 0 or more")
     with open_bag(args.bag) as bag:
         if bag.damage:
             print(f"{args.bag}: {bag.damage}", file=sys.stderr)

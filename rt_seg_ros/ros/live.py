@@ -82,7 +82,7 @@ def run_live(
     out.mkdir(parents=True, exist_ok=True)
     node_log, player_log, stamps = out / "node.log", out / "player.log", out / "stamps.csv"
     domain, lock = take_domain()
-    environment = _environment(domain)
+    environment = graph_environment(domain)
     # The middleware reads these when a context is made, in this process as in the others.
     with lock, _environment_variables(environment):
         context = rclpy.Context()  # of its own: the caller may have one, in another domain
@@ -104,7 +104,7 @@ def run_live(
             arguments += [f"qos_overrides.{topic}.publisher.reliability:=reliable" for topic in topics]
             node_command += [word for argument in arguments for word in ("-p", argument)]
             with (
-                _process(node_command, environment, node_log) as node,
+                running(node_command, environment, node_log) as node,
                 BagWriter(out / "result.mcap", overwrite=True) as writer,
             ):
                 recorder = Recorder(recorder_node, writer, topics, reliable=True)
@@ -116,7 +116,7 @@ def run_live(
                 play_begin = time.monotonic()
                 meter = Meter(node.pid, gpu_before)
                 answers = _Pulse(lambda: sum(recorder.counts.values()))
-                with meter, _process(command, environment, player_log) as player:
+                with meter, running(command, environment, player_log) as player:
                     while player.poll() is None:
                         _check(node, node_log)
                         answers.look()
@@ -192,7 +192,7 @@ def take_domain() -> tuple[int, IO[str]]:
     raise UserError(f"no ROS domain is free: 99 runs hold locks in {tempfile.gettempdir()}")
 
 
-def _environment(domain: int) -> dict[str, str]:
+def graph_environment(domain: int) -> dict[str, str]:
     """Return the processes' environment: only this machine, and a domain of their own."""
     # Jazzy still knows Humble's variable, but complains of it.
     local = (
@@ -223,7 +223,7 @@ def _environment_variables(wanted: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def _process(command: Sequence[str], environment: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def running(command: Sequence[str], environment: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Run a process; at the end ask it to stop as Ctrl-C would, and make sure that it is gone."""
     with log.open("wb") as output:
         process = subprocess.Popen(

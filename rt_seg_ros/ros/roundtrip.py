@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> int:
     """Do the turn that an order file describes, and write the answer."""
     order = Order.read(Path(arguments[0]))
     domain, lock = live.take_domain()
-    os.environ.update(live._environment(domain))  # of this process and of the node, which inherits it
+    os.environ.update(live.graph_environment(domain))  # of this process and of the node, which inherits it
     with lock, tempfile.TemporaryDirectory(prefix="rt_seg_roundtrip_") as folder:
         try:
             answer = _take_turn(order, Path(folder))
@@ -73,7 +73,7 @@ def main(arguments: list[str]) -> int:
 def _take_turn(order: Order, folder: Path) -> Answer:
     command, topics = _command(order.case, folder)
     spawned = time.monotonic()
-    with live._process(command, os.environ, folder / "node.log") as process:
+    with live.running(command, os.environ, folder / "node.log") as process:
         client = _Client(order, topics, process, folder / "node.log")
         try:
             return client.measure(spawned)

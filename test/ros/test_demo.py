@@ -20,7 +20,7 @@ pytestmark = pytest.mark.ros
 
 
 def test_every_frame_is_accounted_for_and_shown(tmp_path, capsys):
-    status = cli.main(["demo", "--out", str(tmp_path), "--frames", "12", "--rate", "0.4", "--size", "180x240"])
+    status = cli.main(["demo", "--out", str(tmp_path), "--frames", "12", "--rate", "0.2", "--size", "180x240"])
     out = capsys.readouterr().out
     assert status == 0, out
     row = [int(n) for n in re.search(r"│ +12 │(.*)│", out).group(1).split("│")]
@@ -40,6 +40,11 @@ def test_every_frame_is_accounted_for_and_shown(tmp_path, capsys):
         assert bag.topics["/segmentation/class_masks"].count == processed
         labels = [labels for _, _, labels in bag.labels("/segmentation/label")]
     assert all(one.shape == (180, 240) for one in labels)
+
+
+def test_a_rate_that_cannot_be_is_refused_before_anything_is_rendered(tmp_path, capsys):
+    assert cli.main(["demo", "--out", str(tmp_path / "out"), "--rate", "0"]) == 2
+    assert "--rate is 0" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

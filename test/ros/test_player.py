@@ -104,6 +104,7 @@ def test_nobody_need_listen(graph_domain, drive):
     [
         (("--topics", "/nowhere"), "it has: /drive/image_raw, /drive/label"),
         (("--rate", "0"), "expected a number above 0"),
+        (("--wait=-1",), "--wait is -1"),
         (("--stamps", "/nowhere/at/all.csv"), "cannot be written"),
     ],
 )
