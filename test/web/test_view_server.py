@@ -134,7 +134,7 @@ def test_pictures_and_figures_come_as_they_are_made(serve):
         assert ids.size == HEIGHT * WIDTH and {int(i) for i in about["counts"]} == set(ids.tolist())
         assert one.image[:2] == b"\xff\xd8"
     samples = [sample for one in news for sample in one.samples]
-    assert len(samples) >= 4 and all(total >= network > 0 for _, total, network, *_ in samples)
+    assert len(samples) >= 2 and all(total >= network > 0 for _, total, network, *_ in samples)
     last = samples[-1]
     assert last[4] >= last[5] + last[6] + last[7]
     assert server.board.state.classes[3]["name"] == "road"
