@@ -6,11 +6,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 JOBS ?= 2
 
-.PHONY: help demo test setup lint clean
+.PHONY: help demo test soak setup lint clean
 
 help:
 	@echo "make demo    set up, run the real ROS 2 node on a rendered drive, show the result"
 	@echo "make test    set up, run all tests"
+	@echo "make soak    the node under faults for MINUTES=30, then fuzz and drills; writes out/soak"
 	@echo "make lint    style and types"
 	@echo "make setup   only set up ($(VENV); PYTHON=python3.12 to choose the interpreter)"
 	@echo "make clean   remove what the above made"
@@ -21,6 +22,15 @@ demo: setup
 # One thread for each test's arithmetic: what they compute is small, and two tests run at a time.
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+MINUTES ?= 30
+SEED ?= 1
+TRANSITIONS ?= 1000
+CHANGES ?= 10000
+FUZZ ?= 100000
+soak: setup
+	$(BIN)/python test/soak --minutes $(MINUTES) --seed $(SEED) --transitions $(TRANSITIONS) --changes $(CHANGES) \
+	  --fuzz $(FUZZ) --out out/soak
 
 lint: setup
 	$(BIN)/ruff check .

@@ -22,6 +22,9 @@ Order = Literal["bgr", "rgb", "bgra", "rgba", "mono"]
 #: Larger images are refused before anything is allocated for them.
 MAX_PIXELS = 64_000_000
 
+# A progressive JPEG has about ten scans; each of thousands, a few bytes long, would cost a pass over all pixels.
+_MOST_SCANS = 64
+
 _CHANNELS: dict[str, int] = {"bgr": 3, "rgb": 3, "bgra": 4, "rgba": 4, "mono": 1}
 _TO_BGR: dict[str, int] = {
     "rgb": cv2.COLOR_RGB2BGR,
@@ -230,7 +233,7 @@ def _through_cv_bridge(encoding: str, height: int, width: int, step: int, data: 
     if bridge is None:
         raise ImageRejected(
             "encoding",
-            f"encoding '{encoding}' is not known (known: {', '.join(known_encodings())}; more with cv_bridge)",
+            f"encoding {_shown(encoding)} is not known (known: {', '.join(known_encodings())}; more with cv_bridge)",
         )
     from sensor_msgs.msg import Image  # beside cv_bridge it is always there
 
@@ -239,7 +242,12 @@ def _through_cv_bridge(encoding: str, height: int, width: int, step: int, data: 
     try:
         return Frame(np.ascontiguousarray(bridge.imgmsg_to_cv2(message, "bgr8")))
     except Exception as error:
-        raise ImageRejected("encoding", f"encoding '{encoding}': cv_bridge says {error}") from error
+        raise ImageRejected("encoding", f"encoding {_shown(encoding)}: cv_bridge says {error}") from error
+
+
+def _shown(text: str) -> str:
+    """Return what a message says, fit for one line of a log."""
+    return repr(text if len(text) <= 40 else f"{text[:40]}...")
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -262,9 +270,13 @@ def frame_from_compressed(data: Any, max_pixels: int | None = MAX_PIXELS) -> Fra
     if max_pixels is not None:
         # As the sensor has it: turned by EXIF, it would fit neither its calibration nor other topics.
         flags |= cv2.IMREAD_IGNORE_ORIENTATION
-        height, width = _promised_size(buffer.tobytes())
+        packed = buffer.tobytes()
+        height, width = _promised_size(packed)
         if height * width > max_pixels:
             raise ImageRejected("too_large", f"image of {width}x{height} pixels; the limit is {max_pixels} pixels")
+        scans = packed.count(b"\xff\xda") if packed[:2] == b"\xff\xd8" else 0
+        if scans > _MOST_SCANS:
+            raise ImageRejected("corrupt", f"a JPEG of {scans} scans; the limit is {_MOST_SCANS}")
     try:
         pixels = cv2.imdecode(buffer, flags)
     except cv2.error as error:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rt_seg_ros.backends import create_backend
+from rt_seg_ros.backends import create_backend, other_backends
 from rt_seg_ros.backends.base import Backend
+from rt_seg_ros.backends.fallback import FallbackBackend
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.images import Frame, as_frame
 from rt_seg_ros.labels import LabelSpace
@@ -111,16 +113,22 @@ class Segmentation:
 class Segmenter:
     """A loaded model and the way frames take through it.
 
+    :param fall_back: where the backend fails in the middle of a run, go on with the next one that works, and tell it in
+        ``backend.trouble``; otherwise the failure is raised
     :raises UserError: a config that cannot be had: see :meth:`SegmenterConfig.check`,
         :func:`rt_seg_ros.zoo.find_model` and :func:`rt_seg_ros.backends.create_backend`
     """
 
-    def __init__(self, config: SegmenterConfig | None = None) -> None:
+    def __init__(self, config: SegmenterConfig | None = None, fall_back: bool = False) -> None:
         config = config or SegmenterConfig()
         config.check()
         card = find_model(config.model, config.label_space, config.weights, config.allow_random_weights)
         space = card.load_label_space()
         backend = create_backend(card, config.backend, config.device, config.precision, config.threads)
+        self._fall_back = fall_back
+        if fall_back:
+            others = partial(other_backends, card, config.device, config.precision, config.threads)
+            backend = FallbackBackend(backend, others, config.backend == "auto")
         self._assign(config, card, space, backend)
 
     def _assign(self, config: SegmenterConfig, card: ModelCard, space: LabelSpace, backend: Backend) -> None:
@@ -135,9 +143,10 @@ class Segmenter:
         :raises UserError: as the constructor does; this segmenter is untouched by it
         """
         if any(getattr(config, name) != getattr(self.config, name) for name in _LOADED):
-            return Segmenter(config)
+            return Segmenter(config, self._fall_back)
         config.check()
         other = object.__new__(Segmenter)
+        other._fall_back = self._fall_back
         other._assign(config, self.card, self.label_space, self.backend)
         return other
 

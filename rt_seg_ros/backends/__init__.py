@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+from collections.abc import Collection, Iterator
 from types import ModuleType
 
 from rt_seg_ros.backends.base import Backend, BatchResult, Unavailable
@@ -21,7 +22,16 @@ from rt_seg_ros.backends.cuda_driver import missing_gpu
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.zoo import ModelCard
 
-__all__ = ["BACKENDS", "DEVICES", "PRECISIONS", "Backend", "BatchResult", "check_backend", "create_backend"]
+__all__ = [
+    "BACKENDS",
+    "DEVICES",
+    "PRECISIONS",
+    "Backend",
+    "BatchResult",
+    "check_backend",
+    "create_backend",
+    "other_backends",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -88,6 +98,36 @@ def check_backend(backend: str, device: str, precision: str) -> None:
                 raise
             passed_over.append(f"{name}: {reason}")
     raise _nothing(device, precision, passed_over)
+
+
+def other_backends(
+    card: ModelCard, device: str, precision: str, threads: int, without: Collection[tuple[str, str]]
+) -> Iterator[tuple[tuple[str, str], Backend]]:
+    """Build backends that can take the place of one that failed, each when it is asked for.
+
+    The order is that of ``auto``; the CPU's come last, whatever device is wanted. Where ``precision`` is not to be
+    had, it is fp32. What cannot be built is passed over, for whatever reason: a GPU that is lost raises anything.
+
+    :param without: (runtime, "cpu" or "cuda") of those to leave out
+    :return: each with its (runtime, "cpu" or "cuda")
+    """
+    on_gpu = () if device == "cpu" or missing_gpu() else _ON_GPU
+    gpu = device if device.startswith("cuda") else "cuda"
+    for name, on in [*((name, gpu) for name in on_gpu), *((name, "cpu") for name in _ON_CPU)]:
+        place = (name, on.partition(":")[0])
+        if place in without:
+            continue
+        module = _load(name)
+        for wanted in dict.fromkeys((precision, "fp32")):
+            try:
+                _check(module, on, wanted)
+                _check_ready(module, card, on, wanted)
+                created: Backend = module.create(card, on, wanted, threads)
+            except Exception as error:
+                _log.info("%s on %s, %s cannot take over: %s", name, on, wanted, error)
+                continue
+            yield place, created
+            break
 
 
 def _candidates(backend: str, device: str, passed_over: list[str]) -> list[tuple[str, str]]:

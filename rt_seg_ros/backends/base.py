@@ -44,6 +44,8 @@ class Backend(ABC):
     #: Frames that wait at the same time are faster together than one by one: so on a GPU, and not on a CPU, where one
     #: frame keeps all cores busy.
     batches: bool = False
+    #: What failed, where another serves in its place.
+    trouble: str = ""
 
     @abstractmethod
     def run(self, frames: Sequence[Frame], working: Size, sizes: Sequence[Size], confidence: bool) -> BatchResult:

@@ -13,7 +13,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from rt_seg_ros.images import MAX_PIXELS, Frame, ImageRejected
 from rt_seg_ros.msg import SegmentationStats
-from rt_seg_ros.pipeline import Segmentation, Segmenter
+from rt_seg_ros.pipeline import MIN_WORKING_SIDE, Segmentation, Segmenter
 from rt_seg_ros.ros import conversions, mailbox, qos
 from rt_seg_ros.ros.diagnostics import Health, Throttle
 from rt_seg_ros.ros.mailbox import Letter, Mailbox
@@ -233,6 +233,7 @@ class Camera:
                 return None
             stage = "conversion_failed"
             frame: Frame = self._convert(message, service.max_image_pixels)
+            _check_working_size(frame, service)
             if not listened:
                 self._next_glance = begin + _GLANCE_PERIOD
                 self.mailbox.dropped(mailbox.NO_SUBSCRIBER)
@@ -330,3 +331,18 @@ class Camera:
         if held_back is not None:
             more = f" ({held_back} more like it since the last report)" if held_back else ""
             self._log.warning(f"{message}{more}")
+
+
+def _check_working_size(frame: Frame, service: Service) -> None:
+    """Refuse an image that is small, but so narrow that the network would work at a size beyond the limit.
+
+    :raises ImageRejected: such a one
+    """
+    height, width = service.segmenter.working_size(frame.height, frame.width)
+    limit = max(service.max_image_pixels, MIN_WORKING_SIDE**2)
+    if not service.segmenter.config.input_height and height * width > limit:
+        raise ImageRejected(
+            "too_large",
+            f"an image of {frame.width}x{frame.height} pixels is segmented at {width}x{height}; "
+            f"the limit is {limit} pixels",
+        )

@@ -143,8 +143,14 @@ def camera_status(
 
     level, message = OK, "segmenting" if window.totals else "inactive"
     if active:
+        busy = now - counts.busy_since if counts.busy_since is not None else 0.0
         silence = now - (seen.arrival if seen.arrival is not None else health.since)
-        if window.rejected:
+        if limits.max_age and busy > limits.max_age:
+            level, message = (
+                WARN,
+                f"one frame has been in the network for {busy:.1f} s; max_age is {limits.max_age:g} s",
+            )
+        elif window.rejected:
             level, message = WARN, f"{window.rejected} images rejected; the last: {seen.last_rejection}"
         elif seen.unstamped:
             level, message = WARN, "the images have no stamp: the age of labels is unknown"
@@ -207,20 +213,24 @@ def model_status(
     *,
     error: str = "",
     failed_change: str = "",
+    trouble: str = "",
     preparing: str = "",
 ) -> DiagnosticStatus:
     """Return the status of the node and its model.
 
     :param error: why the node could not be configured or activated
     :param failed_change: why the last change of a parameter could not be carried out
+    :param trouble: what failed, while another serves in its place
     :param preparing: what is being prepared aside
     """
     level, message = OK, state
     if preparing:
         message = f"{state}; preparing {preparing}"
+    if trouble:
+        level, message = WARN, f"{message}; {trouble}"
     if failed_change:
-        level, message = WARN, f"{state}; a change failed: {failed_change}"
+        level, message = WARN, f"{message}; a change failed: {failed_change}"
     if error:
         level, message = ERROR, f"{state}: {error}"
-    pairs = [("state", state), *facts, ("preparing", preparing), ("last error", error or failed_change)]
+    pairs = [("state", state), *facts, ("preparing", preparing), ("last error", error or failed_change or trouble)]
     return DiagnosticStatus(level=level, name=name, message=message, hardware_id=hardware_id, values=key_values(pairs))

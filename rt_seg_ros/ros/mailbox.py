@@ -34,6 +34,8 @@ class Counts:
     rejected: Mapping[str, int] = field(default_factory=dict)
     waiting: int = 0
     in_hand: int = 0
+    #: When the frame in hand was taken (``time.monotonic()``).
+    busy_since: float | None = None
 
     @property
     def total_dropped(self) -> int:
@@ -65,6 +67,7 @@ class Mailbox:
         self._open = False
         self._slot: Letter | None = None
         self._in_hand = 0
+        self._taken: float | None = None
         self._period = 0.0
         self._not_before = 0.0
         self._reset()
@@ -131,6 +134,7 @@ class Mailbox:
             letter, self._slot = self._slot, None
             if letter is not None:
                 self._in_hand += 1
+                self._taken = time.monotonic()
             return letter
 
     def processed(self) -> None:
@@ -161,6 +165,7 @@ class Mailbox:
                 rejected=dict(self._rejected),
                 waiting=int(self._slot is not None),
                 in_hand=self._in_hand,
+                busy_since=self._taken if self._in_hand else None,
             )
 
 

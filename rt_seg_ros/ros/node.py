@@ -154,7 +154,7 @@ class SegmentationNode(LifecycleNode):
         config = parameters.segmenter_config(values)
         config.check()
         self.get_logger().info(f"loading model '{config.model}'")
-        segmenter = Segmenter(config)
+        segmenter = Segmenter(config, fall_back=True)
         segmenter.backend.live = True
         self._check_masks(values, segmenter.label_space)
         self._warm_up(segmenter)
@@ -301,7 +301,7 @@ class SegmentationNode(LifecycleNode):
     def _prepare(self, config: SegmenterConfig) -> Segmenter:
         """Build a segmenter; on the preparation's thread."""
         present = self._segmenter
-        segmenter = present.reconfigured(config) if present is not None else Segmenter(config)
+        segmenter = present.reconfigured(config) if present is not None else Segmenter(config, fall_back=True)
         segmenter.backend.live = True
         self._warm_up(segmenter)
         return segmenter
@@ -488,6 +488,7 @@ class SegmentationNode(LifecycleNode):
                 facts,
                 error=self._error,
                 failed_change=self._failed_change,
+                trouble=segmenter.backend.trouble if segmenter is not None else "",
                 preparing=preparing,
             )
         )

@@ -191,10 +191,12 @@ def stamp_of(message) -> tuple[int, int]:
 class NodeProcess:
     """The segmentation node in a process of its own."""
 
+    program: tuple[str, ...] = ("-m", "rt_seg_ros.ros.node")
+
     def __init__(self, graph: Graph, name: str = "segmentation", namespace: str = "", arguments=(), **values) -> None:
         self.graph = graph
         self.name = f"{namespace}/{name}"
-        command = [sys.executable, "-m", "rt_seg_ros.ros.node", "--ros-args", "-r", f"__node:={name}"]
+        command = [sys.executable, *self.program, "--ros-args", "-r", f"__node:={name}"]
         if namespace:
             command += ["-r", f"__ns:={namespace}"]
         for key, value in {**USUAL, **values}.items():

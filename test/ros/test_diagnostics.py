@@ -84,10 +84,23 @@ def test_bad_images_missing_stamps_and_remarks_are_told():
     assert status(health, remarks=["the topic carries something else"]).level == WARN
 
 
+def test_a_frame_that_stays_in_the_network_shows():
+    health = Health()
+    health.arrived(time.monotonic())
+    stuck = Counts(received=1, in_hand=1, busy_since=time.monotonic() - 3.0)
+    message = status(health, limits=Limits(0.0, 1.0), counts=stuck)
+    assert message.level == WARN and "one frame has been in the network for 3.0 s" in message.message
+    assert status(health, limits=Limits(0.0, 0.0), counts=stuck).level == OK
+    busy = Counts(received=1, in_hand=1, busy_since=time.monotonic())
+    assert status(health, limits=Limits(0.0, 1.0), counts=busy).level == OK
+
+
 def test_the_models_status_tells_what_failed():
     assert model_status("n", "", "active", []).level == OK
     assert "preparing model 'frfnet'" in model_status("n", "", "active", [], preparing="model 'frfnet'").message
     assert model_status("n", "", "active", [], failed_change="no weights").level == WARN
+    fallen_back = model_status("n", "", "active", [], trouble="openvino failed", preparing="model 'frfnet'")
+    assert fallen_back.level == WARN and fallen_back.message == "active; preparing model 'frfnet'; openvino failed"
     message = model_status("n", "", "unconfigured", [("model", "cgnet")], error="no weights")
     assert (message.level, message.message) == (ERROR, "unconfigured: no weights")
     assert facts(message) == {"state": "unconfigured", "model": "cgnet", "preparing": "", "last error": "no weights"}

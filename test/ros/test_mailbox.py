@@ -23,6 +23,7 @@ def test_the_oldest_gives_way_and_is_counted():
     assert box.take() is None
     counts = box.counts()
     assert (counts.received, counts.dropped, counts.in_hand) == (4, {mailbox.NEWER_FRAME: 3}, 1)
+    assert counts.busy_since is not None and counts.busy_since <= time.monotonic()
     box.processed()
     assert box.counts() == Counts(4, 1, {mailbox.NEWER_FRAME: 3}, {}, 0, 0)
 

@@ -1,0 +1,160 @@
+"""A backend that fails in the middle of a run: real runtimes, broken behind their backs."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+import cv2
+import numpy as np
+import pytest
+from backend_helpers import cut
+from breaking import break_backend
+
+from rt_seg_ros.backends import fallback, other_backends
+from rt_seg_ros.errors import UserError
+from rt_seg_ros.images import Frame, ImageRejected
+from rt_seg_ros.pipeline import Segmenter, SegmenterConfig
+
+CPU = ("openvino", "onnxruntime", "torch")
+SIZE = (96, 128)
+
+
+@pytest.fixture(autouse=True)
+def _runtimes():
+    for name in CPU[:2]:
+        pytest.importorskip(name)
+
+
+def segmenter(backend: str, fall_back: bool = True) -> Segmenter:
+    config = SegmenterConfig(backend=backend, device="cpu", allow_random_weights=True, threads=1)
+    return Segmenter(config, fall_back)
+
+
+@pytest.mark.parametrize(
+    ("backend", "takes_over"), [("openvino", "onnxruntime"), ("onnxruntime", "openvino"), ("torch", "openvino")]
+)
+def test_the_very_frame_is_segmented_by_the_next(caplog, backend, takes_over):
+    one, frame = segmenter(backend), cut(*SIZE)
+    one.segment(frame)
+    assert (one.backend_name, one.backend.trouble) == (backend, "")
+    break_backend(one.backend._serving)
+    labels = one.segment(frame).labels
+    assert one.backend_name == takes_over
+    assert np.array_equal(labels, segmenter(takes_over, False).segment(frame).labels)
+    one.segment(frame)
+    (said,) = (r for r in caplog.records if r.levelno >= logging.WARNING)
+    assert said.levelno == logging.WARNING and said.getMessage() == one.backend.trouble
+    assert one.backend.trouble.startswith(f"{backend} on cpu failed: RuntimeError: ")
+    assert one.backend.trouble.endswith(f"; {takes_over} on cpu, fp32 serves instead")
+    assert "\n" not in one.backend.trouble
+
+
+def test_asked_for_nothing_else_a_failure_is_raised():
+    one = segmenter("torch", fall_back=False)
+    one.segment(cut(*SIZE))
+    break_backend(one.backend)
+    with pytest.raises(RuntimeError, match="weight"):
+        one.segment(cut(*SIZE))
+
+
+def test_a_backend_that_was_named_and_never_worked_is_told_and_auto_goes_on():
+    named, auto = segmenter("torch"), segmenter("auto")
+    break_backend(named.backend._serving)
+    with pytest.raises(RuntimeError, match="weight"):
+        named.segment(cut(*SIZE))
+    break_backend(auto.backend._serving)
+    auto.segment(cut(*SIZE))
+    assert auto.backend_name == "onnxruntime" and "openvino on cpu failed" in auto.backend.trouble
+
+
+def test_a_frame_that_no_backend_takes_starts_no_chain_and_changes_nothing(monkeypatch, caplog):
+    one, frame = segmenter("torch"), cut(*SIZE)
+    one.segment(frame)
+    built = []
+    others = one.backend._others
+    monkeypatch.setattr(one.backend, "_others", lambda failed: (built.append(p[0]) or p for p in others(failed)))
+    with pytest.raises(ImageRejected):
+        one.segment(np.zeros((*SIZE, 2), np.uint8))
+    assert not built, "that was no fault of the backend"
+
+    def impossible():
+        return one.backend.run([Frame(np.zeros((0, 128, 3), np.uint8))], SIZE, [SIZE], False)
+
+    for _ in range(20):
+        with pytest.raises(cv2.error):
+            impossible()
+    assert [name for name, _ in built] == ["openvino", "onnxruntime"], "each was tried once"
+    assert one.backend_name == "torch" and not one.backend.trouble
+    assert sum("no backend can do it" in r.getMessage() for r in caplog.records) == 1
+    one.segment(frame)
+    # Once the pause is over they are tried again.
+    monkeypatch.setattr(one.backend, "_not_before", 0.0)
+    with pytest.raises(cv2.error):
+        impossible()
+    assert len(built) == 4 and one.backend._pause == 4 * fallback._FIRST_PAUSE
+
+
+def test_threads_that_meet_the_failure_at_once_change_over_once(caplog):
+    one, frame = segmenter("torch"), cut(*SIZE)
+    expected = segmenter("openvino", False).segment(frame).labels
+    one.segment(frame)
+    break_backend(one.backend._serving)
+    results = []
+    threads = [threading.Thread(target=lambda: results.append(one.segment(frame).labels)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 4 and all(np.array_equal(labels, expected) for labels in results)
+    assert sum(r.levelno == logging.WARNING for r in caplog.records) == 1
+
+
+def test_what_shares_the_network_shares_its_fate_and_another_config_begins_anew():
+    one, frame = segmenter("torch"), cut(*SIZE)
+    strict = one.reconfigured(SegmenterConfig(**{**vars(one.config), "confidence_threshold": 0.5}))
+    one.segment(frame)
+    break_backend(one.backend._serving)
+    strict.segment(frame)
+    assert one.backend.trouble and one.backend_name == "openvino"
+    again = one.reconfigured(SegmenterConfig(**{**vars(one.config), "threads": 2}))
+    again.segment(frame)
+    assert (again.backend_name, again.backend.trouble) == ("torch", "")
+
+
+def test_who_can_take_over_comes_in_autos_order_and_in_a_precision_that_is_to_be_had(monkeypatch):
+    card = segmenter("torch").card
+    assert [place for place, _ in other_backends(card, "cpu", "fp32", 1, {("openvino", "cpu")})] == [
+        ("onnxruntime", "cpu"),
+        ("torch", "cpu"),
+    ]
+    # No int8 model of this one is there; a GPU that is lost is passed over, whatever it raises.
+    monkeypatch.setattr("rt_seg_ros.backends.missing_gpu", lambda: "")
+    found = [(place, b.precision) for place, b in other_backends(card, "cuda:0", "int8", 1, {("torch", "cpu")})]
+    assert [(p, x) for p, x in found if p[1] == "cpu"] == [
+        (("openvino", "cpu"), "fp32"),
+        (("onnxruntime", "cpu"), "fp32"),
+    ]
+
+
+def test_it_does_not_build_what_is_not_needed():
+    built = []
+
+    def others(failed):
+        for name in ("onnxruntime", "torch"):
+            built.append(name)
+            yield (name, "cpu"), segmenter(name, False).backend
+
+    first = segmenter("openvino", False).backend
+    one = fallback.FallbackBackend(first, others, True)
+    frame = Frame(cut(*SIZE))
+    one.run([frame], SIZE, [SIZE], False)
+    assert built == []
+    break_backend(first)
+    one.run([frame], SIZE, [SIZE], False)
+    assert built == ["onnxruntime"] and one.name == "onnxruntime"
+
+
+def test_a_users_error_of_a_named_backend_is_still_one():
+    with pytest.raises(UserError):
+        Segmenter(SegmenterConfig(backend="openvino", device="cuda", allow_random_weights=True), fall_back=True)

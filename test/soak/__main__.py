@@ -1,0 +1,109 @@
+"""`python test/soak --minutes 30 --seed 1`: the long forms of the soak and of the fuzzer; the exit status tells."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+_TEST = Path(__file__).resolve().parents[1]
+sys.path[0:1] = [str(_TEST), str(_TEST / "ros")]
+os.environ.setdefault("RT_SEG_CACHE", str(_TEST.parent / "build" / "test_cache"))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--cameras", type=int, default=2, choices=(1, 2))
+    parser.add_argument("--backend", default="auto")
+    parser.add_argument("--transitions", type=int, default=0, help="lifecycle transitions to make besides")
+    parser.add_argument("--changes", type=int, default=0, help="live changes of parameters to make besides")
+    parser.add_argument(
+        "--fuzz", type=int, default=0, help="malformed messages to feed besides, half of them compressed"
+    )
+    parser.add_argument("--out", type=Path, default=Path("out/soak"), help="folder for soak.json")
+    options = parser.parse_args()
+
+    import rclpy
+
+    from rt_seg_ros.ros.live import take_domain
+
+    domain, lock = take_domain()
+    os.environ["ROS_DOMAIN_ID"] = str(domain)
+    os.environ[
+        "ROS_LOCALHOST_ONLY" if os.environ.get("ROS_DISTRO") == "humble" else "ROS_AUTOMATIC_DISCOVERY_RANGE"
+    ] = "1" if os.environ.get("ROS_DISTRO") == "humble" else "LOCALHOST"
+    with lock:
+        rclpy.init()
+        try:
+            held = _soak(options) if options.minutes else True
+            held &= _drill(options) if options.transitions or options.changes else True
+            held &= _fuzz(options) if options.fuzz else True
+            return 0 if held else 1
+        finally:
+            rclpy.try_shutdown()
+
+
+def _soak(options: argparse.Namespace) -> bool:
+    from soak.run import soak
+
+    from ros_harness import Graph
+
+    graph = Graph()
+    try:
+        report = soak(
+            graph,
+            60 * options.minutes,
+            options.seed,
+            options.backend,
+            options.cameras,
+            say=lambda t: print(t, flush=True),
+        )
+    finally:
+        graph.close()
+    report.save(options.out / "soak.json")
+    print(report.table())
+    return not report.problems
+
+
+def _drill(options: argparse.Namespace) -> bool:
+    from soak.drill import drill
+
+    from ros_harness import Graph
+
+    graph = Graph()
+    try:
+        problems = drill(graph, options.transitions, options.changes, options.seed, lambda t: print(t, flush=True))
+    finally:
+        graph.close()
+    print("\n".join([*(f"PROBLEM: {problem}" for problem in problems), "failed" if problems else "all held"]))
+    return not problems
+
+
+def _fuzz(options: argparse.Namespace) -> bool:
+    from soak.fuzz import fuzz
+
+    from rt_seg_ros.memory import keep_freed_memory
+
+    keep_freed_memory()
+    held = True
+    for compressed in (False, True):
+        begin = time.monotonic()
+        result = fuzz(options.fuzz // 2, options.seed, compressed)
+        growth = result.memory_after - result.memory_before
+        kind, seconds = "compressed" if compressed else "raw", time.monotonic() - begin
+        print(f"{result.count} malformed {kind} images in {seconds:.0f} s: {dict(result.reasons)}")
+        print(
+            f"the slowest {result.slowest * 1e3:.0f} ms; memory {growth / 1e6:+.1f} MB "
+            f"of {result.memory_before / 1e6:.1f}; {len(result.problems)} problems"
+        )
+        print("\n".join(result.problems[:20]))
+        held &= not result.problems and growth < 16 << 20
+    return held
+
+
+if __name__ == "__main__":
+    sys.exit(main())
