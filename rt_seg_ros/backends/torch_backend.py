@@ -50,7 +50,7 @@ def check(device: str, precision: str) -> str:
     if kind == "cpu" and not index:
         if precision == "fp16":
             raise UserError("precision 'fp16' is not to be had on the CPU with PyTorch; use fp32 or bf16")
-        if precision == "bf16" and not _cpu_has_bf16():
+        if precision == "bf16" and not cpu_has_bf16():
             raise UserError("precision 'bf16': this CPU has no instructions for it, and would be slower; use fp32")
         return device
     if kind != "cuda" or (index and not index.isdigit()):
@@ -64,7 +64,8 @@ def check(device: str, precision: str) -> str:
     return device
 
 
-def _cpu_has_bf16() -> bool:
+def cpu_has_bf16() -> bool:
+    """Tell whether this CPU has instructions for bfloat16; without them PyTorch computes it, but slowly."""
     try:
         flags = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
     except OSError:

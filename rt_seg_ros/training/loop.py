@@ -25,6 +25,7 @@ import yaml
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from rt_seg_ros.backends.torch_backend import cpu_has_bf16
 from rt_seg_ros.data.augment import Augmenter, AugmentOptions, Views, draw_views, generator
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.labels import load_label_space
@@ -183,6 +184,8 @@ class Trainer:
             about = describe_run(self.recipe, root, sources, self.validation, self.world, start)
             self.folder.begin(self.recipe, about, root)
             self.watcher.on_message(f"licence of the weights, by the recipe: {about['licence']}")
+            if self.device.type == "cpu" and self.recipe.run.precision == "bf16" and not cpu_has_bf16():
+                self.watcher.on_message("this CPU has no instructions for bf16: run.precision=fp32 is faster here")
 
     # -- the run ---------------------------------------------------------------------------------------------
 
