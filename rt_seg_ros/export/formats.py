@@ -94,7 +94,7 @@ def _prepare(card: ModelCard, options: GraphOptions) -> Callable[..., Any]:
     return lambda image: prepare(fit(image, options))
 
 
-#: By the name that ``--format`` takes. TensorRT's engines belong here too.
+#: By the name that ``--format`` takes. TensorRT's engines are made by ``export.engine``.
 FORMATS: Mapping[str, Format] = {
     "onnx": Format(".onnx", _onnx, "onnxruntime"),
     "openvino": Format(".xml", _openvino, "openvino"),
@@ -109,10 +109,10 @@ def format_of(name: str, out: Path | None) -> Format:
     if not name:
         named = [known for known, entry in FORMATS.items() if out is not None and out.suffix == entry.suffix]
         if not named:
-            raise UserError(f"--format is missing; there are: {', '.join(FORMATS)}")
+            raise UserError(f"--format is missing; there are: {', '.join((*FORMATS, 'tensorrt'))}")
         name = named[0]
     if name not in FORMATS:
-        raise UserError(f"no format '{name}'; there are: {', '.join(FORMATS)}")
+        raise UserError(f"no format '{name}'; there are: {', '.join((*FORMATS, 'tensorrt'))}")
     if out is not None and out.suffix != FORMATS[name].suffix:
         raise UserError(f"--out {out}: a file of format '{name}' ends in {FORMATS[name].suffix}")
     return FORMATS[name]

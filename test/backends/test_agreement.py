@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import lru_cache
 
 import numpy as np
 import pytest
@@ -13,12 +14,13 @@ from rt_seg_ros.backends.graph_backend import GraphBackend
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.images import Frame
 from rt_seg_ros.networks import list_networks
-from rt_seg_ros.zoo import find_model
+from rt_seg_ros.zoo import find_model, list_models
 
 pytest.importorskip("openvino", reason="needs OpenVINO (pip install openvino)")
 pytest.importorskip("onnxruntime", reason="needs ONNX Runtime (pip install onnxruntime)")
 
 OTHERS = ("openvino", "onnxruntime")
+SHIPPED = [card.name for card in list_models()]
 
 
 @pytest.fixture(scope="module")
@@ -43,24 +45,35 @@ def labels(backend, *images, sizes=None, confidence=False):
     return (result.labels, result.confidences) if confidence else result.labels
 
 
-def test_fp32_on_real_frames(backend, torch_backend):
-    for number in range(2):
-        (ours,), (our_confidence,) = labels(backend, street(number), confidence=True)
-        (theirs,), (their_confidence,) = labels(torch_backend, street(number), confidence=True)
-        assert same(ours, theirs) >= 0.9999
-        assert np.abs(our_confidence.astype(int) - their_confidence).max() <= 1
-        assert len(np.unique(ours)) > 5
+@lru_cache(maxsize=2 * len(SHIPPED))
+def of_torch(model, number):
+    """Return labels and confidences of a rendered frame by PyTorch in fp32."""
+    return labels(create_backend(find_model(model), "torch", "cpu"), street(number), confidence=True)
 
 
-def test_bf16_on_real_frames(card, torch_backend):
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("model", SHIPPED)
+@pytest.mark.parametrize("name", OTHERS)
+def test_fp32_on_rendered_frames_with_the_shipped_weights(name, model, number):
+    backend = create_backend(find_model(model), name, "cpu")
+    assert (backend.name, backend.precision) == (name, "fp32")
+    (ours,), (our_confidence,) = labels(backend, street(number), confidence=True)
+    (theirs,), (their_confidence,) = of_torch(model, number)
+    assert same(ours, theirs) >= 0.9999
+    assert (np.abs(our_confidence.astype(int) - their_confidence) <= 1).mean() >= 0.9999
+    assert len(np.unique(ours)) > 5
+
+
+@pytest.mark.parametrize("model", SHIPPED)
+def test_bf16_on_rendered_frames_with_the_shipped_weights(model):
     try:
-        backend = create_backend(card, "openvino", "cpu", "bf16")
+        backend = create_backend(find_model(model), "openvino", "cpu", "bf16")
     except UserError as error:
         assert "bf16" in str(error) and "fp32" in str(error)
         pytest.skip(str(error))
     assert backend.precision == "bf16"
     for number in range(2):
-        (ours,), (theirs,) = labels(backend, street(number)), labels(torch_backend, street(number))
+        (ours,), ((theirs,), _) = labels(backend, street(number)), of_torch(model, number)
         assert 0.99 <= same(ours, theirs) < 1.0  # were they all the same, it would not be bf16
 
 
