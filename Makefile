@@ -21,7 +21,7 @@ demo: setup
 
 # One thread for each test's arithmetic: what they compute is small, and two tests run at a time.
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 MINUTES ?= 30
 SEED ?= 1

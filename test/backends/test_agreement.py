@@ -137,8 +137,9 @@ def test_every_network(network, tmp_path):
     """At a size that no grid and no stride divides."""
     card = lived_in_card(network, tmp_path)
     backends = {name: create_backend(card, name, "cpu") for name in ("torch", *OTHERS)}
-    # FFM's masks are steps: rounding may take one or not, and the scores around it change with it.
-    least = 0.99 if network.startswith("frfnet") else 0.9999
+    # Random weights leave classes nearly equal, so that rounding decides a pixel here and there. And FFM's masks are
+    # steps: rounding may take one or not, and the scores around it change with it.
+    least = 0.99 if network.startswith("frfnet") else 0.999
     found = {name: labels(backend, cut(100, 74))[0] for name, backend in backends.items()}
     assert len(np.unique(found["torch"])) > 2
     for name in OTHERS:
