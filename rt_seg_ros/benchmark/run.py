@@ -30,7 +30,7 @@ from rt_seg_ros.benchmark.spec import Answer, Order
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.evaluation.usage import gpu_number, machine
 from rt_seg_ros.resampling import Size
-from rt_seg_ros.zoo import ModelCard
+from rt_seg_ros.zoo import ModelCard, card_score
 
 #: Called with the turns to come, what is done, and their number; passes them on, as a progress bar does.
 Watch = Callable[[Iterable[Any], str, int], Iterable[Any]]
@@ -295,11 +295,9 @@ def _ratio(ours: Sequence[Answer], theirs: Sequence[Answer], what: str) -> float
 
 
 def score(card: ModelCard) -> tuple[float | None, str]:
-    """Return the mean IoU in percent that a card tells first, and the data it was measured on; None without any."""
-    for data, figures in card.scores.items():
-        if isinstance(figures, Mapping) and isinstance(figures.get("miou"), (int, float)):
-            return float(figures["miou"]), str(data)
-    return None, ""
+    """Return the mean IoU in percent of a card (:func:`card_score`), and the data it is of; None without any."""
+    found = card_score(card)
+    return (found.miou, found.data) if found is not None else (None, "")
 
 
 def _add_floors(place: Path, rows: Sequence[Row]) -> list[dict[str, Any]]:
