@@ -42,6 +42,14 @@ class BoundaryScore:
         self.num_classes = num_classes
         #: int64 (4, C): predicted edge pixels, those of them that match, true edge pixels, those of them that match.
         self.counts: NDArray[np.int64] = np.zeros((4, num_classes), np.int64)
+        ids = np.arange(256)
+        # From a class to its bit, sixteen classes a table; ids beyond them have none.
+        self._tables = [
+            np.where((ids >= first) & (ids < min(first + 16, num_classes)), 1 << np.clip(ids - first, 0, 15), 0).astype(
+                np.uint16
+            )
+            for first in range(0, num_classes, 16)
+        ]
 
     def update(self, truth: Labels, prediction: Labels) -> float | None:
         """Count one frame.
@@ -52,27 +60,25 @@ class BoundaryScore:
         """
         counts = np.zeros_like(self.counts)
         reach = tolerance_pixels(*truth.shape)
-        window = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
-        void = cv2.inRange(truth, self.num_classes, UNLABELLED)
+        # With a border as wide as the tolerance, what is near a pixel lies at the same offsets everywhere.
+        borders = reach, reach, reach, reach, cv2.BORDER_REPLICATE
+        true_labels, labels = cv2.copyMakeBorder(truth, *borders), cv2.copyMakeBorder(prediction, *borders)
+        void = cv2.inRange(true_labels, self.num_classes, UNLABELLED)
         has_void = cv2.countNonZero(void) > 0
-        # The class where there is an edge of it, 255 elsewhere.
-        true_edges = _edges(truth, void if has_void else None)
-        edges = _edges(prediction, None)
-        judged = cv2.bitwise_or(edges, cv2.dilate(void, window)) if has_void else edges
-        # What is drawn close to is any predicted edge, also one that precision leaves out.
-        present = [_histogram(image)[: self.num_classes] for image in (judged, true_edges, edges)]
-        counts[0], counts[2] = present[0], present[1]
-        for c in np.flatnonzero(present[1]):
-            if not present[2][c]:
-                continue
-            true = cv2.inRange(true_edges, int(c), int(c))
-            # Nothing farther away than the tolerance matches: most classes fill a small part of the image.
-            area = _around(true, reach)
-            true, found = true[area], cv2.inRange(edges[area], int(c), int(c))
-            counts[3, c] = cv2.countNonZero(cv2.bitwise_and(true, cv2.dilate(found, window)))
-            if present[0][c]:
-                found = cv2.inRange(judged[area], int(c), int(c)) if has_void else found
-                counts[1, c] = cv2.countNonZero(cv2.bitwise_and(found, cv2.dilate(true, window)))
+        true_at = _edges(true_labels, reach, self.num_classes, towards_unknown=not has_void)
+        at = _edges(labels, reach, self.num_classes, towards_unknown=True)
+        true_classes, classes = true_labels.ravel()[true_at], labels.ravel()[at]
+        found, right = np.zeros(true_at.shape, bool), np.zeros(at.shape, bool)
+        for table in self._tables:
+            bits, true_bits = table[classes], table[true_classes]
+            found |= (_spread(at, bits, labels.shape, reach)[true_at] & true_bits) != 0
+            right |= (_spread(true_at, true_bits, labels.shape, reach)[at] & bits) != 0
+        if has_void:  # what is drawn close to above is any predicted edge, also one that precision leaves out
+            near_void = cv2.dilate(void, np.ones((2 * reach + 1, 2 * reach + 1), np.uint8))
+            judged = near_void.ravel()[at] == 0
+            classes, right = classes[judged], right[judged]
+        for row, of_row in enumerate((classes, classes[right], true_classes, true_classes[found])):
+            counts[row] = np.bincount(of_row, minlength=self.num_classes)
         self.counts += counts
         there = counts[2] > 0
         return float(_f(counts)[there].mean()) if there.any() else None
@@ -94,29 +100,51 @@ def _f(counts: NDArray[np.int64]) -> NDArray[np.float64]:
         return np.nan_to_num(2 * precision * recall / (precision + recall))
 
 
-def _around(mask: Labels, margin: int) -> tuple[slice, slice]:
-    """Return rows and columns of what is set in a mask, with a margin."""
-    x, y, width, height = cv2.boundingRect(mask)
-    return slice(max(0, y - margin), y + height + margin), slice(max(0, x - margin), x + width + margin)
+def _edges(labels: Labels, border: int, num_classes: int, towards_unknown: bool) -> NDArray[np.intp]:
+    """Return where a pixel of a class has a neighbour with another label, as indices into the flat image.
 
-
-def _edges(labels: Labels, void: Labels | None) -> Labels:
-    """Return each edge pixel's class, and 255 where there is no edge.
-
-    :param void: 255 where a pixel makes no edge, neither its own nor its neighbour's
+    :param labels: uint8 (H, W), with a border that repeats the outermost pixels, in which no edges are looked for
+    :param towards_unknown: whether a neighbour may also be of no class
     """
-    none = np.full(labels.shape, 255, np.uint8)
-    across = cv2.compare(labels[:, 1:], labels[:, :-1], cv2.CMP_EQ)
-    down = cv2.compare(labels[1:], labels[:-1], cv2.CMP_EQ)
-    if void is not None:
-        across |= void[:, 1:] | void[:, :-1]
-        down |= void[1:] | void[:-1]
-    none[:, 1:] &= across
-    none[:, :-1] &= across
-    none[1:] &= down
-    none[:-1] &= down
-    return cv2.bitwise_or(labels, none)  # type: ignore[return-value]
+    flat = labels.ravel()
+    known = flat < num_classes
+    edge = np.zeros(flat.size, bool)
+    for step in (1, labels.shape[1]):  # the next in the row, then in the column
+        differ = flat[step:] != flat[:-step]
+        if not towards_unknown:
+            differ &= known[step:]
+            differ &= known[:-step]
+        edge[step:] |= differ
+        edge[:-step] |= differ
+    edge &= known
+    image = edge.reshape(labels.shape)
+    image[:border] = image[-border:] = False
+    image[:, :border] = image[:, -border:] = False
+    return np.flatnonzero(edge)
 
 
-def _histogram(image: Labels) -> NDArray[np.int64]:
-    return cv2.calcHist([image], [0], None, [256], [0, 256]).reshape(-1).astype(np.int64)
+def _spread(at: NDArray[np.intp], sets: NDArray[np.uint16], shape: tuple[int, ...], reach: int) -> NDArray[np.uint16]:
+    """Return for each pixel the classes within ``reach`` rows and columns of it.
+
+    Each step doubles how many neighbours are joined: a window of 9 takes four steps each way, for all classes at once.
+
+    :param at: where there are any, as indices into the flat image; none within ``reach`` of its sides
+    :param sets: uint16, which there, one bit a class
+    :param shape: (H, W) of the image
+    :return: uint16, by the same indices; what stands within ``reach`` of the sides means nothing
+    """
+    stride = shape[1]
+    # Joining takes in what is right and below: all is moved that way by the reach, so that the window lies around.
+    moved = reach * (stride + 1)
+    size = shape[0] * stride + moved
+    now, then = np.zeros(size, np.uint16), np.empty(size, np.uint16)
+    now[at + moved] = sets
+    for offset in (1, stride):
+        joined = 1
+        while joined < 2 * reach + 1:
+            step = min(joined, 2 * reach + 1 - joined)
+            size -= step * offset
+            np.bitwise_or(now[:size], now[step * offset :][:size], out=then[:size])
+            now, then = then, now
+            joined += step
+    return now

@@ -170,7 +170,10 @@ class _Run:
         truth = entry.truth
         if truth is not None and truth.shape != labels.shape:
             truth = entry.item.truth((labels.shape[0], labels.shape[1]))
+        begin = time.thread_time()
         scores = self._evaluation.scores.update(labels, truth)
+        if truth is not None:
+            self._evaluation.scoring.add((time.thread_time() - begin) * 1e3)
         if self._table is not None:
             self._table.add(self._evaluation.name, entry.item, scores, timings)
 

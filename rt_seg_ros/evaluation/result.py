@@ -46,9 +46,10 @@ class Evaluation:
     """One model on one set of frames.
 
     ``name``: what the model is called here; ``stages``: milliseconds of each frame by stage, in their order;
-    ``seconds``: from the first frame to the last result; ``busy_seconds``: of those, inside the pipeline; ``sizes``:
-    of each frame's (height, width), how many frames had it and at what size the network saw them; ``problems``: what
-    could not be written, in words.
+    ``seconds``: from the first frame to the last result; ``busy_seconds``: of those, inside the pipeline;
+    ``scoring``: CPU time of each frame's scores, offline, on a thread beside the network; ``sizes``: of each frame's
+    (height, width), how many frames had it and at what size the network saw them; ``problems``: what could not be
+    written, in words.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Evaluation:
     seconds: float = 0.0
     busy_seconds: float = 0.0
     load_seconds: float = 0.0
+    scoring: Distribution = field(default_factory=Distribution)
     usage: Usage = field(default_factory=Usage)
     machine: dict[str, Any] = field(default_factory=dict)
     rejections: dict[str, int] = field(default_factory=dict)
@@ -170,6 +172,7 @@ class Evaluation:
             "seconds": round(self.seconds, 3),
             "load_seconds": round(self.load_seconds, 3),
             "latency_ms": {stage: values.to_dict() for stage, values in self.stages.items()},
+            "scoring_cpu_ms": self.scoring.to_dict() if self.scoring.count else None,
             "usage": self.usage.to_dict(),
             "pixels": matrix.pixels,
             "coverage": scores.coverage,

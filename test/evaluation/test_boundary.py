@@ -91,6 +91,27 @@ def test_it_is_what_its_definition_says(void):
     assert score.mean() == pytest.approx(expected.mean())
 
 
+@pytest.mark.parametrize(("height", "width"), [(1, 40), (40, 1), (1, 1), (3, 200)])
+def test_narrow_images_have_edges_too(height, width):
+    truth = np.zeros((height, width), np.uint8)
+    truth[height // 2 :, width // 2 :] = 1
+    assert BoundaryScore(2).update(truth, truth) == (None if height == width else 1.0)
+
+
+@pytest.mark.parametrize("first", [0, 10, 14, 16, 30, 250])
+def test_many_classes_are_told_apart(first):
+    """Classes are looked at sixteen at once: what lies in different sixteens is as different as within."""
+    truth = np.full((40, 60), first, np.uint8)
+    truth[:, 30:] = first + 3
+    score = BoundaryScore(255)
+    assert score.update(truth, truth) == 1.0
+    wrong = np.where(truth == first, first + 1, first + 2).astype(np.uint8)
+    assert score.update(truth, wrong) == 0.0
+    f = score.per_class()
+    assert f[[first, first + 3]] == pytest.approx(2 / 3) and f[[first + 1, first + 2]].tolist() == [0, 0]
+    assert np.isnan(np.delete(f, range(first, first + 4))).all()
+
+
 def test_within_the_tolerance_is_right_and_beyond_it_is_wrong():
     height, width = 240, 320  # diagonal 400: 3 pixels
     assert tolerance_pixels(height, width) == 3 and tolerance_pixels(360, 480) == 4 and tolerance_pixels(20, 20) == 1
