@@ -102,6 +102,13 @@ def test_int8_of_openvino_is_kept_for_the_backend(export, photos):
     assert same(labels, torch_labels(image)) > 0.9
 
 
+def test_int8_of_openvino_stays_out_of_what_does_not_bear_it(export):
+    """FRFNet keeps its labels only with its sums and products in float: by NNCF's own choice they are lost."""
+    pytest.importorskip("nncf", reason="needs NNCF (pip install nncf)")
+    status, text = export("--model", "frfnet", "--format", "openvino", "--precision", "int8")
+    assert status == 0 and 97 < agreement(text) < 100, text
+
+
 def test_int8_of_onnx_is_a_file_and_kept_for_its_backend(export, tmp_path):
     out = tmp_path / "net.onnx"
     status, text = export("--model", "cgnet", "--out", out, "--precision", "int8")
