@@ -25,12 +25,14 @@ test: setup
 
 MINUTES ?= 30
 SEED ?= 1
+KILLS ?= 20
+FAILURES ?= 20
 TRANSITIONS ?= 1000
 CHANGES ?= 10000
 FUZZ ?= 100000
 soak: setup
-	$(BIN)/python test/soak --minutes $(MINUTES) --seed $(SEED) --transitions $(TRANSITIONS) --changes $(CHANGES) \
-	  --fuzz $(FUZZ) --out out/soak
+	$(BIN)/python test/soak --minutes $(MINUTES) --seed $(SEED) --kills $(KILLS) --failures $(FAILURES) \
+	  --transitions $(TRANSITIONS) --changes $(CHANGES) --fuzz $(FUZZ) --out out/soak
 
 lint: setup
 	$(BIN)/ruff check .

@@ -228,6 +228,16 @@ class NodeProcess:
         assert not self._ended(), f"the node ended:\n{self.log()}"
         return self.graph.call(GetState, f"{self.name}/get_state", GetState.Request()).current_state.label
 
+    def wait_answer(self, timeout: float = TIMEOUT) -> None:
+        """Wait until this process answers: where one of its name was killed, the first questions may go to that one."""
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                self.graph.call(GetState, f"{self.name}/get_state", GetState.Request(), timeout=3.0)
+                return
+            except AssertionError:
+                assert time.monotonic() < deadline and not self._ended(), f"no answer; log:\n{self.log()}"
+
     def transition(self, label: str) -> bool:
         request = ChangeState.Request(transition=Transition(label=label))
         return self.graph.call(ChangeState, f"{self.name}/change_state", request).success
@@ -308,3 +318,15 @@ class NodeProcess:
         finally:
             self.last_log = self.log()
             self._log.close()
+
+
+class BreakableNode(NodeProcess):
+    """The node, whose serving backend can be broken behind its back."""
+
+    program = (str(Path(__file__).with_name("breakable_node.py")),)
+
+    def break_backend(self, name: str) -> None:
+        said = f"broken: {name}"
+        before = self.log().count(said)
+        self.process.send_signal(signal.SIGUSR1)
+        self.graph.wait(lambda: self.log().count(said) > before or self._ended(), f"'{said}' in the log")

@@ -7,14 +7,12 @@ pytest.importorskip("rt_seg_ros.msg", reason="needs this package's messages buil
 pytest.importorskip("openvino", reason="needs OpenVINO, to fall back from")
 pytest.importorskip("onnxruntime", reason="needs ONNX Runtime, to fall back to")
 
-import signal
 import time
-from pathlib import Path
 
 import numpy as np
 from sensor_msgs.msg import Image
 
-from ros_harness import HEIGHT, WIDTH, NodeProcess, picture, stamp_of
+from ros_harness import HEIGHT, WIDTH, BreakableNode, picture, stamp_of
 from rt_seg_ros.msg import SegmentationStats
 from rt_seg_ros.pipeline import Segmenter, SegmenterConfig
 from rt_seg_ros.ros import qos
@@ -22,14 +20,6 @@ from rt_seg_ros.ros import qos
 pytestmark = pytest.mark.ros
 
 RELIABLE = qos.sensor_data(qos.RELIABLE)
-
-
-class BreakableNode(NodeProcess):
-    program = (str(Path(__file__).with_name("breakable_node.py")),)
-
-    def break_backend(self, name: str) -> None:
-        self.process.send_signal(signal.SIGUSR1)
-        self.wait_log(f"broken: {name}")
 
 
 @pytest.fixture

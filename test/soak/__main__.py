@@ -6,7 +6,12 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ros_harness import Graph
 
 _TEST = Path(__file__).resolve().parents[1]
 sys.path[0:1] = [str(_TEST), str(_TEST / "ros")]
@@ -19,6 +24,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--cameras", type=int, default=2, choices=(1, 2))
     parser.add_argument("--backend", default="auto")
+    parser.add_argument("--kills", type=int, default=0, help="times to kill the node and start it again besides")
+    parser.add_argument("--failures", type=int, default=0, help="times to break the backend that serves besides")
     parser.add_argument("--transitions", type=int, default=0, help="lifecycle transitions to make besides")
     parser.add_argument("--changes", type=int, default=0, help="live changes of parameters to make besides")
     parser.add_argument(
@@ -40,6 +47,8 @@ def main() -> int:
         rclpy.init()
         try:
             held = _soak(options) if options.minutes else True
+            held &= _kill(options) if options.kills else True
+            held &= _fail(options) if options.failures else True
             held &= _drill(options) if options.transitions or options.changes else True
             held &= _fuzz(options) if options.fuzz else True
             return 0 if held else 1
@@ -60,7 +69,7 @@ def _soak(options: argparse.Namespace) -> bool:
             options.seed,
             options.backend,
             options.cameras,
-            say=lambda t: print(t, flush=True),
+            say=_say,
         )
     finally:
         graph.close()
@@ -69,18 +78,39 @@ def _soak(options: argparse.Namespace) -> bool:
     return not report.problems
 
 
+def _kill(options: argparse.Namespace) -> bool:
+    from soak.killed import kill
+
+    return _held(lambda graph: kill(graph, options.kills, options.seed, options.backend, options.cameras, _say))
+
+
+def _fail(options: argparse.Namespace) -> bool:
+    from soak.failing import fail
+
+    return _held(lambda graph: fail(graph, options.failures, options.seed, options.cameras, False, _say))
+
+
 def _drill(options: argparse.Namespace) -> bool:
     from soak.drill import drill
 
+    return _held(lambda graph: drill(graph, options.transitions, options.changes, options.seed, _say))
+
+
+def _held(part: Callable[[Graph], list[str]]) -> bool:
+    """Run a part in a graph of its own, tell what did not hold, and return whether all did."""
     from ros_harness import Graph
 
     graph = Graph()
     try:
-        problems = drill(graph, options.transitions, options.changes, options.seed, lambda t: print(t, flush=True))
+        problems = part(graph)
     finally:
         graph.close()
-    print("\n".join([*(f"PROBLEM: {problem}" for problem in problems), "failed" if problems else "all held"]))
+    _say("\n".join([*(f"PROBLEM: {problem}" for problem in problems), "failed" if problems else "all held"]))
     return not problems
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
 
 
 def _fuzz(options: argparse.Namespace) -> bool:

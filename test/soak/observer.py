@@ -42,6 +42,7 @@ class Observer:
         self.labels: Counter[tuple[Origin, str]] = Counter()
         self.unmatched = 0
         self.twice = 0
+        self.oldest: tuple[int, int] | None = None  # stamp of a label, since this was last set to None
         self.latencies: list[tuple[float, float]] = []  # total and wait, milliseconds
         self.counts: Counter[str] = Counter()
         self._lock = threading.Lock()
@@ -58,6 +59,7 @@ class Observer:
         with self._lock:
             self.twice += stamp == self._last
             self._last = stamp
+            self.oldest = min(self.oldest or stamp, stamp)
             digest = hashlib.sha256(message.data).hexdigest()
             self._digests[stamp] = message.header.frame_id, f"{message.height}x{message.width} {digest}"
             self._pair(stamp)

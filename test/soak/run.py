@@ -22,6 +22,7 @@ from ros_harness import Graph, NodeProcess
 #: A killed participant is forgotten after its lease, and what the middleware holds for it is let go (seconds).
 _LEASE = 60.0
 GROWTH, GROWTH_IF_BRIEF = 0.02, 0.5
+CAMERAS = ("front", "rear")
 
 
 @dataclass
@@ -97,7 +98,7 @@ def soak(
     :param seconds: after the warm-up, in which each fault comes, and which takes a fifth of it, at most two minutes
     :param brief: each fault once and no more, without a warm-up: memory is held to no more than not to run away
     """
-    names = ["front", "rear"][:cameras]
+    names = list(CAMERAS[:cameras])
     node = start(graph, "soaked", names, backend)
     report = Report(seed)
     bench = None
@@ -112,13 +113,15 @@ def soak(
     return report
 
 
-def start(graph: Graph, name: str, cameras: list[str], backend: str = "auto") -> NodeProcess:
+def start(
+    graph: Graph, name: str, cameras: list[str], backend: str = "auto", kind: type[NodeProcess] = NodeProcess
+) -> NodeProcess:
     """Start a node with cameras of these names."""
     topics = ",".join(f"'/{camera}/image_raw'" for camera in cameras)
     # A stalled subscriber can hold up only what waits for it.
     overlays = [f"/{name}/{camera}/overlay" if len(cameras) > 1 else f"/{name}/overlay" for camera in cameras]
     reliable = [w for o in overlays for w in ("-p", f"qos_overrides.{o}.publisher.reliability:=reliable")]
-    return NodeProcess(
+    return kind(
         graph,
         name,
         arguments=reliable,
@@ -186,6 +189,15 @@ def flowing(bench: Bench) -> None:
         )
 
 
+def check_labels(bench: Bench) -> int:
+    """Hold all labels against offline inference; return how many there were."""
+    for observer in bench.observers:
+        wrong = observer.wrong_labels()
+        bench.expect(not wrong, f"wrong labels: {'; '.join(wrong[:5])}")
+        bench.expect(not observer.twice, f"{observer.twice} labels of {observer.name} came twice")
+    return sum(sum(observer.labels.values()) for observer in bench.observers)
+
+
 def _both_sizes(bench: Bench) -> None:
     """Have each size come once more: the same is loaded at both times of measuring."""
     for camera in bench.cameras:
@@ -224,10 +236,7 @@ def _judge(bench: Bench, report: Report, brief: bool) -> None:
     counts: Counter[str] = Counter()
     for observer in bench.observers:
         counts.update(observer.counts)
-        wrong = observer.wrong_labels()
-        bench.expect(not wrong, f"wrong labels: {'; '.join(wrong[:5])}")
-        bench.expect(not observer.twice, f"{observer.twice} labels of {observer.name} came twice")
-        report.labels_compared += sum(observer.labels.values())
+    report.labels_compared = check_labels(bench)
     report.frames = {name: counts[name] for name in COUNTS}
     report.reasons = {name: n for name, n in counts.items() if ": " in name}
     bench.expect(report.labels_compared > 0.5 * counts["processed"], "most labels were not seen")
