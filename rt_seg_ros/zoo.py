@@ -20,6 +20,7 @@ import yaml
 
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.labels import LabelSpace, load_label_space
+from rt_seg_ros.pickles import is_pickle
 from rt_seg_ros.resources import models_dir
 
 if TYPE_CHECKING:  # torch costs a second to import, and a node on another runtime never needs it
@@ -191,8 +192,11 @@ def read_weights_header(path: Path) -> ModelCard:
 
     :raises UserError: missing, not safetensors (a pickle is never opened), or without this package's metadata.
     """
-    if path.suffix != ".safetensors":
-        raise UserError(f"weights {path}: only .safetensors files are loaded; pickles can run code and are refused")
+    if is_pickle(path):
+        raise UserError(
+            f"weights {path}: only .safetensors files are loaded; pickles can run code and are refused "
+            "(rt-seg takes the tensors of one with --allow-pickle)"
+        )
     if not path.is_file():
         raise UserError(f"weights {path}: there is no such file")
     metadata = _safetensors_header(path).get("__metadata__", {})
@@ -305,22 +309,34 @@ def build_network(card: ModelCard) -> SegmentationNetwork:
         state = load_file(card.weights)
     except (SafetensorError, OSError) as error:
         raise UserError(f"weights {card.weights}: cannot be read: {error}") from error
-    expected = network.state_dict()
-    problems = [f"missing {key}" for key in expected if key not in state and not key.endswith("num_batches_tracked")]
-    problems += [f"unknown {key}" for key in state if key not in expected]
-    problems += [
-        f"{key} is {tuple(value.shape)}, expected {tuple(expected[key].shape)}"
-        for key, value in state.items()
-        if key in expected and value.shape != expected[key].shape
-    ]
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise UserError(f"weights {card.weights} do not fit network '{card.network}': {'; '.join(problems[:3])}{more}")
+    shapes = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+    check_tensors(state, shapes, card.network, f"weights {card.weights}")
     network.load_state_dict(
         {k: v.float() if v.is_floating_point() else v for k, v in state.items()},
         strict=False,  # only num_batches_tracked may be missing, as checked above
     )
     return network
+
+
+def check_tensors(
+    state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], network: str, where: str
+) -> None:
+    """Hold tensors against those that a network has; ``num_batches_tracked`` may be missing.
+
+    :param expected: shapes by name
+    :param where: what the tensors are, as in ``weights FILE``
+    :raises UserError: naming those that are missing, unknown or of another shape
+    """
+    problems = [f"missing {key}" for key in expected if key not in state and not key.endswith("num_batches_tracked")]
+    problems += [f"unknown {key}" for key in state if key not in expected]
+    problems += [
+        f"{key} is {tuple(value.shape)}, expected {expected[key]}"
+        for key, value in state.items()
+        if key in expected and tuple(value.shape) != expected[key]
+    ]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise UserError(f"{where} do not fit network '{network}': {'; '.join(problems[:3])}{more}")
 
 
 def save_weights(

@@ -18,7 +18,7 @@ from rt_seg_ros.benchmark.cases import INPUTS, OUTPUTS, Case, Grid, plan
 from rt_seg_ros.benchmark.parts import measure_parts, parts_markdown, parts_table
 from rt_seg_ros.benchmark.report import check_picture, markdown, notes, save_csv, save_json, save_picture, table
 from rt_seg_ros.benchmark.run import Effort, measure
-from rt_seg_ros.cli.options import size
+from rt_seg_ros.cli.options import add_weights_options, chosen_weights, size
 from rt_seg_ros.cli.progress import progress
 from rt_seg_ros.data.synth import SyntheticDrive
 from rt_seg_ros.errors import UserError
@@ -115,7 +115,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     grid.add_argument("--source", type=Path, metavar="PATH", help="frames: images, a video or a recorded drive "
                       "(default: a rendered street)")  # fmt: skip
-    grid.add_argument("--weights", default="", metavar="FILE", help="weights of your own (.safetensors)")
+    add_weights_options(grid)
     grid.add_argument("--label-space", default="", metavar="NAME", help="classes (default: the weights' own)")
     grid.add_argument(
         "--allow-random-weights", action="store_true",
@@ -191,9 +191,10 @@ def _parts(args: argparse.Namespace, cases: Sequence[Case], frames: Frames, roun
 
 
 def _grid(args: argparse.Namespace) -> Grid:
+    models = _models(args.model, args.allow_random_weights)
     return Grid(
         mode="network" if args.network_only else "node" if args.node else "pipeline",
-        models=_models(args.model, args.allow_random_weights),
+        models=models,
         sizes=args.size,
         ratios=args.ratio,
         backends=args.backend,
@@ -204,7 +205,7 @@ def _grid(args: argparse.Namespace) -> Grid:
         device=args.device,
         input=args.input,
         outputs=args.outputs,
-        weights=args.weights,
+        weights=chosen_weights(args, models[0]),
         label_space=args.label_space,
         allow_random_weights=args.allow_random_weights,
         naive=args.naive,

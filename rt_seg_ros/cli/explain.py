@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from rt_seg_ros.cli.options import size
+from rt_seg_ros.cli.options import add_weights_options, chosen_weights, size
 from rt_seg_ros.cli.progress import progress
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.resampling import Normaliser
@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--size", type=size, metavar="HxW", help="let the networks work at this size (default: IMAGE's)"
     )
-    parser.add_argument("--weights", default="", metavar="FILE", help="weights of your own, for a single model")
+    add_weights_options(parser)
     parser.add_argument(
         "--label-space", default="", metavar="NAME", help="names of the classes (default: the weights')"
     )
@@ -83,7 +83,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--weights {args.weights} fits one model; --model names {len(models)}")
     if args.batch < 0:
         raise UserError(f"--batch is {args.batch}; use 1 or more, or 0")
-    cards = [find_model(name, args.label_space, args.weights, args.allow_random_weights) for name in models]
+    weights = chosen_weights(args, models[0])
+    cards = [find_model(name, args.label_space, weights, args.allow_random_weights) for name in models]
     if not args.list_layers:
         if not args.class_name:
             space = cards[0].load_label_space()

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from rt_seg_ros.cli import export_tensorrt
-from rt_seg_ros.cli.options import size
+from rt_seg_ros.cli.options import add_weights_options, chosen_weights, size
 from rt_seg_ros.cli.progress import progress
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.graphs.options import OPSETS, OUTPUTS, GraphOptions
@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
     model = parser.add_argument_group("the model")
     model.add_argument("--model", default="cgnet", metavar="NAME", help="model, see rt-seg models (default: cgnet)")
-    model.add_argument("--weights", default="", metavar="FILE", help="weights of your own (.safetensors)")
+    add_weights_options(model)
     model.add_argument("--label-space", default="", metavar="NAME", help="names and colours of the classes")
     model.add_argument("--allow-random-weights", action="store_true", help="export a network without weights")
     what = parser.add_argument_group("the file")
@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
     export_tensorrt.check_absent(args)
     options = GraphOptions(size=args.size, batch=args.batch, outputs=args.outputs, opset=args.opset)
     options.check()
-    card = find_model(args.model, args.label_space, args.weights, args.allow_random_weights)
+    card = find_model(args.model, args.label_space, chosen_weights(args, args.model), args.allow_random_weights)
 
     from rt_seg_ros.export.exporting import check_out, export_model
     from rt_seg_ros.export.formats import format_of

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import argparse
 import re
+from pathlib import Path
 
 from rt_seg_ros.backends import BACKENDS, PRECISIONS
 from rt_seg_ros.errors import UserError
+from rt_seg_ros.pickles import is_pickle
 from rt_seg_ros.pipeline import SegmenterConfig
+from rt_seg_ros.zoo import find_model
+
+ALLOW_PICKLE = "take --weights of another form too, a run's best.pt or a state dict; only tensors are read of it"
 
 
 def size(text: str) -> tuple[int, int]:
@@ -16,6 +21,29 @@ def size(text: str) -> tuple[int, int]:
     if match is None or not int(match[1]) or not int(match[2]):
         raise argparse.ArgumentTypeError(f"'{text}' is no size: write HEIGHTxWIDTH, as in 360x480")
     return int(match[1]), int(match[2])
+
+
+def add_weights_options(group: argparse._ActionsContainer) -> None:
+    """Declare what :func:`chosen_weights` takes."""
+    group.add_argument(
+        "--weights", default="", metavar="FILE", help="weights of your own (.safetensors) in place of the package's"
+    )
+    group.add_argument("--allow-pickle", action="store_true", help=ALLOW_PICKLE)
+
+
+def chosen_weights(args: argparse.Namespace, model: str) -> str:
+    """Return the file of weights to use; where that is a pickle and may be, one with the same tensors.
+
+    :param model: the model that they are for
+    :raises UserError: as :func:`rt_seg_ros.training.pickled.weights_from_pickle`
+    """
+    weights: str = args.weights
+    if not weights or not args.allow_pickle or not is_pickle(weights):
+        return weights
+    from rt_seg_ros.training.pickled import weights_from_pickle
+
+    network = find_model(model, allow_random_weights=True).network
+    return str(weights_from_pickle(Path(weights), network, args.label_space))
 
 
 def add_model_options(parser: argparse.ArgumentParser, several_models: bool = False) -> None:
@@ -29,9 +57,7 @@ def add_model_options(parser: argparse.ArgumentParser, several_models: bool = Fa
         group.add_argument(
             "--model", default=default.model, metavar="NAME", help="model, see rt-seg models (default: %(default)s)"
         )
-    group.add_argument(
-        "--weights", default="", metavar="FILE", help="weights of your own (.safetensors) in place of the package's"
-    )
+    add_weights_options(group)
     group.add_argument(
         "--label-space",
         default="",
@@ -86,7 +112,7 @@ def segmenter_config(args: argparse.Namespace, model: str | None = None) -> Segm
         raise UserError(f"--size {height}x{width} and --ratio {args.downsampling_ratio:g} both name a size; give one")
     config = SegmenterConfig(
         model=model if model is not None else args.model,
-        weights=args.weights,
+        weights=chosen_weights(args, model if model is not None else args.model),
         label_space=args.label_space,
         backend=args.backend,
         device=args.device,

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
+from rt_seg_ros.cli.options import ALLOW_PICKLE
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.training.watcher import Progress, Watcher
 
@@ -33,7 +34,7 @@ examples:
   rt-seg train cgnet_camvid --data camvid schedule.epochs=50 run.device=cpu
   rt-seg train cgnet_camvid --data camvid data.train.1.weight=0.3 'augment.crop=[240, 320]'
   rt-seg train cgnet_camvid --data mine --weights cgnet       go on from weights: the package's, or a file's
-  rt-seg train csrnet_light_camvid_paper --data camvid --backbone-weights resnet18.pth
+  rt-seg train csrnet_light_camvid_paper --data camvid --backbone-weights resnet18.pth --allow-pickle
   rt-seg train mine.yaml --data pictures                      a recipe of your own; 'inherits: cgnet_camvid' in it
   rt-seg train --resume runs/cgnet_camvid-20260101-120000     continue after Ctrl-C, or a crash
   rt-seg train --resume RUN --export-weights my.safetensors   write a run's best weights, train no further
@@ -83,6 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="begin with this backbone: torchvision's ResNet-18 for CSRNet, the authors' STDC for Cross-CBAM",
     )
+    parser.add_argument("--allow-pickle", action="store_true", help=f"{ALLOW_PICKLE}; also of --backbone-weights")
     parser.add_argument("--export-weights", type=Path, metavar="FILE", help="write the best weights here, with a card")
     parser.add_argument(
         "--time-steps",
@@ -120,6 +122,8 @@ def run(args: argparse.Namespace) -> int:
         overrides.append(f"network.weights={json.dumps(args.weights)}")  # JSON is YAML on one line
     if args.backbone_weights:
         overrides.append(f"network.backbone_weights={json.dumps(str(args.backbone_weights))}")
+    if args.allow_pickle:
+        overrides.append("network.allow_pickle=true")
     recipe = load_recipe(names[0], overrides)
     if args.time_steps is not None:
         return _time_steps(recipe, args.data, args.time_steps)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.networks.layers import resize
+from rt_seg_ros.pickles import read_tensors
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -105,16 +105,17 @@ class SegmentationNetwork(nn.Module):
                     fold()
         return self
 
-    def load_backbone(self, path: str | Path) -> None:
+    def load_backbone(self, path: str | Path, allow_pickle: bool = False) -> None:
         """Load pre-trained weights into the backbone.
 
-        :param path: a ``.safetensors`` file, or a PyTorch checkpoint, of which only tensors are read
-        :raises UserError: no backbone to load, unreadable file, or tensors that do not fit (by name)
+        :param path: a ``.safetensors`` file
+        :param allow_pickle: or a PyTorch checkpoint, of which only tensors are read
+        :raises UserError: no backbone to load, unreadable or unwanted file, or tensors that do not fit (by name)
         """
         backbone = getattr(self, "backbone", None)
         if backbone is None or not hasattr(backbone, "translate"):
             raise UserError(f"{type(self).__name__} has no backbone that takes pre-trained weights (asked: {path})")
-        state = backbone.translate(_read_checkpoint(Path(path)))
+        state = backbone.translate(read_tensors(Path(path), "backbone weights", allow_pickle))
         expected = backbone.state_dict()
         problems = [
             f"missing {key}" for key in expected if key not in state and not key.endswith("num_batches_tracked")
@@ -131,26 +132,3 @@ class SegmentationNetwork(nn.Module):
                 f"backbone weights {path} do not fit {type(backbone).__name__}: {'; '.join(problems[:10])}{more}"
             )
         backbone.load_state_dict({**expected, **state})
-
-
-def _read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """Tensors by name from a checkpoint file, out of the wrappings that trainers put around them."""
-    if not path.is_file():
-        raise UserError(f"backbone weights {path}: no such file")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            content: Any = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # unpickling and zip reading raise whatever they like on a damaged file
-        first_line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"backbone weights {path}: cannot be read as a checkpoint: {first_line}") from error
-    for wrapping in ("state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(wrapping), Mapping):
-            content = content[wrapping]
-    if not isinstance(content, Mapping):
-        raise UserError(f"backbone weights {path}: holds a {type(content).__name__}, not tensors by name")
-    tensors = {str(key).removeprefix("module."): value for key, value in content.items()}
-    return {key: value for key, value in tensors.items() if isinstance(value, Tensor)}

@@ -37,6 +37,7 @@ class NetworkSection(_Section):
     options: dict[str, Any] = Field(default={}, description="its options")
     weights: str | None = Field(default=None, description="start from these: a model's name or a .safetensors file")
     backbone_weights: str | None = Field(default=None, description="pre-trained backbone, a local file")
+    allow_pickle: bool = Field(default=False, description="take these two from pickles too, of which tensors are read")
 
 
 class SynthSection(_Section):

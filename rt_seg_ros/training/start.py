@@ -10,6 +10,8 @@ import torch
 
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.networks import SegmentationNetwork, create_network
+from rt_seg_ros.pickles import is_pickle
+from rt_seg_ros.training.pickled import weights_from_pickle
 from rt_seg_ros.training.recipe import Recipe
 from rt_seg_ros.zoo import ModelCard, build_network, find_model
 
@@ -54,19 +56,26 @@ def make_networks(
     else:
         network = copy.deepcopy(deployed)
     if with_weights and section.backbone_weights:
-        network.load_backbone(Path(section.backbone_weights).expanduser())
+        network.load_backbone(Path(section.backbone_weights).expanduser(), section.allow_pickle)
     if with_weights and section.weights:
-        load_start(section.weights, section.name, network)
+        load_start(recipe, network)
     return network, deployed
 
 
-def start_card(weights: str, network: str) -> ModelCard:
-    """Return the card of a recipe's ``network.weights``: a model's name, or a .safetensors file.
+def start_card(recipe: Recipe) -> ModelCard:
+    """Return the card of a recipe's ``network.weights``: a model's name, or a file.
 
-    :raises UserError: as :func:`rt_seg_ros.zoo.find_model`
+    :raises UserError: as :func:`rt_seg_ros.zoo.find_model`, and for a pickle, where the recipe takes one, as
+        :func:`rt_seg_ros.training.pickled.weights_from_pickle`
     """
-    path = Path(weights).expanduser()
-    return find_model(network, weights=path) if path.suffix else find_model(weights)
+    section = recipe.network
+    assert section.weights
+    path = Path(section.weights).expanduser()
+    if not path.suffix:
+        return find_model(section.weights)
+    if section.allow_pickle and is_pickle(path):
+        path = weights_from_pickle(path, section.name, recipe.label_space, section.options)
+    return find_model(section.name, weights=path)
 
 
 def describe_start(recipe: Recipe) -> dict[str, Any] | None:
@@ -76,17 +85,17 @@ def describe_start(recipe: Recipe) -> dict[str, Any] | None:
     """
     if not recipe.network.weights:
         return None
-    card = start_card(recipe.network.weights, recipe.network.name)
+    card = start_card(recipe)
     return {"model": card.name, "sha256": card.sha256, "scores": dict(card.scores), **card.details}
 
 
-def load_start(weights: str, name: str, network: SegmentationNetwork) -> None:
+def load_start(recipe: Recipe, network: SegmentationNetwork) -> None:
     """Load a model's weights into the network that is trained; its auxiliary heads begin anew.
 
-    :param name: the network's name
     :raises UserError: no such model or file, or weights of another network or number of classes
     """
-    card = start_card(weights, name)
+    weights, name = recipe.network.weights, recipe.network.name
+    card = start_card(recipe)
     state = build_network(card).state_dict()
     expected = network.state_dict()
     wrong = [key for key, value in state.items() if key not in expected or value.shape != expected[key].shape]

@@ -65,7 +65,12 @@ def test_backbone_weights_of_torchvision_load_in_csrnet(streets, tmp_path):
     state = resnet(tmp_path / "resnet18.pth")
     recipe = load_recipe(
         "csrnet_light_camvid",
-        [*SMALL[1:], *TRAIN_ALONE, f"network.backbone_weights={tmp_path / 'resnet18.pth'}"],
+        [
+            *SMALL[1:],
+            *TRAIN_ALONE,
+            f"network.backbone_weights={tmp_path / 'resnet18.pth'}",
+            "network.allow_pickle=true",
+        ],
     )
     trainer = Trainer(recipe, streets, tmp_path / "run")
     loaded = trainer.network.backbone.state_dict()
@@ -79,7 +84,7 @@ def test_backbone_weights_that_do_not_fit_are_told_by_name_before_data_are_read(
     state["layer1.0.conv1.weight"] = torch.zeros(64, 64, 1, 1)
     del state["bn1.bias"]
     torch.save(state, tmp_path / "bad.pth")
-    nowhere = ["--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run")]
+    nowhere = ["--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run"), "--allow-pickle"]
     assert main(["train", "csrnet_light_camvid", *nowhere, "--backbone-weights", str(tmp_path / "bad.pth")]) == 2
     told = capsys.readouterr().err
     assert "missing bn1.bias" in told and "layer1.0.conv1.weight is (64, 64, 1, 1), expected (64, 64, 3, 3)" in told

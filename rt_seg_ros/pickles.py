@@ -1,0 +1,96 @@
+"""Tensors out of a file, also out of a pickle: that only where it was asked for, and without running what it holds."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import TYPE_CHECKING, Any
+
+from rt_seg_ros.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SAFE_SUFFIX = ".safetensors"
+#: What trainers wrap tensors in.
+_WRAPPINGS = ("state_dict", "model")
+
+
+def is_pickle(path: str | Path) -> bool:
+    """Whether a file of weights would have to be unpickled: all that is not called ``.safetensors``."""
+    return Path(path).suffix != SAFE_SUFFIX
+
+
+def read_pickle(path: Path, what: str) -> Any:
+    """Read what PyTorch saved, onto the CPU; nothing but tensors, numbers, texts and containers of them is made.
+
+    :param what: what the file is to the user, as in ``weights``
+    :raises UserError: missing or damaged, or something else in it, such as code
+    """
+    import torch
+
+    if not path.is_file():
+        raise UserError(f"{what} {path}: no such file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a protocol that PyTorch itself does not write
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # unpickling and zip reading raise whatever they like on a damaged file
+        if held := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            raise UserError(
+                f"{what} {path}: refused: the pickle holds '{held[1]}', code that would run; "
+                f"have its tensors saved as {SAFE_SUFFIX}"
+            ) from error
+        # PyTorch's own words advise to load it without care.
+        reason = "no tensors that PyTorch saved" if isinstance(error, UnpicklingError) else _first_line(error)
+        raise UserError(f"{what} {path}: cannot be read as a checkpoint: {reason}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def read_tensors(path: Path, what: str, allow_pickle: bool) -> dict[str, Tensor]:
+    """Return tensors by name, out of the wrappings that trainers put around them.
+
+    :param allow_pickle: read another file than ``.safetensors`` too
+    :raises UserError: as :func:`read_pickle`; a pickle that was not asked for; no tensors by name in it
+    """
+    if is_pickle(path):
+        if not allow_pickle:
+            raise UserError(
+                f"{what} {path}: no {SAFE_SUFFIX} file, and pickles can hold code; to read its tensors alone: "
+                "--allow-pickle, in a recipe network.allow_pickle=true"
+            )
+        return tensors_in(read_pickle(path, what), f"{what} {path}")
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise UserError(f"{what} {path}: no such file")
+    try:
+        return tensors_in(load_file(path), f"{what} {path}")
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{what} {path}: cannot be read: {error}") from error
+
+
+def tensors_in(content: Any, where: str) -> dict[str, Tensor]:
+    """Return the tensors of a checkpoint by name; what else it holds is left out.
+
+    :raises UserError: it is no mapping, or has no tensors
+    """
+    from torch import Tensor
+
+    for wrapping in _WRAPPINGS:
+        if isinstance(content, Mapping) and isinstance(content.get(wrapping), Mapping):
+            content = content[wrapping]
+    if not isinstance(content, Mapping):
+        raise UserError(f"{where}: holds a {type(content).__name__}, not tensors by name")
+    named = {str(key).removeprefix("module."): value for key, value in content.items()}
+    tensors = {key: value for key, value in named.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise UserError(f"{where}: holds no tensors")
+    return tensors

@@ -1,0 +1,140 @@
+"""Weights that lie in a pickle, made into a file of this package's own form once: all that runs takes no other."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from rt_seg_ros.cache import Cache
+from rt_seg_ros.errors import UserError
+from rt_seg_ros.labels import list_label_spaces, load_label_space
+from rt_seg_ros.pickles import SAFE_SUFFIX, read_pickle, tensors_in
+from rt_seg_ros.training.checkpoint import BEST
+from rt_seg_ros.zoo import DEFAULT_LABEL_SPACE, DEFAULT_MEAN, DEFAULT_STD, check_tensors, save_weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_CONVERTED = Cache("pickles", keep=16)
+_FORMAT = 1
+_USUAL_SIZE = (360, 480)
+
+
+def weights_from_pickle(
+    path: Path, network: str, label_space: str = "", options: Mapping[str, Any] | None = None
+) -> Path:
+    """Return weights as safetensors (fp16) with a card, in the user's cache; the pickle's code is never run.
+
+    :param path: best.pt of a run folder, or what ``torch.save(network.state_dict())`` wrote
+    :param network: the network's name; a run's checkpoint must be of it
+    :param label_space: of a bare state dict; by default the package's own one of that many classes
+    :param options: of the network, for a bare state dict
+    :raises UserError: as :func:`rt_seg_ros.pickles.read_pickle`; another network; tensors that do not fit; values
+        beyond fp16's; a cache that cannot be written
+    """
+    where = f"weights {path}"
+    if not path.is_file():
+        raise UserError(f"{where}: no such file")
+    key = {
+        "format": _FORMAT,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "file": path.name,
+        "network": network,
+        "label_space": label_space,
+        "options": dict(options or {}),
+    }
+    name = f"{path.stem}{SAFE_SUFFIX}"
+    if _CONVERTED.load(network, key) is None:
+        content = read_pickle(path, "weights")
+        if isinstance(content, Mapping) and "recipe" in content:
+            state, about = _of_run(content, network, where)
+        else:
+            state = tensors_in(content, where)
+            about = _of_tensors(state, network, label_space, dict(options or {}), where)
+        _check(state, about, where)
+        with tempfile.TemporaryDirectory(prefix="rt_seg_pickle_") as folder:
+            file = Path(folder) / name
+            save_weights(file, state, **about, card={"source": path.name})
+            files = {made.name: made.read_bytes() for made in (file, file.with_suffix(".yaml"))}
+        if _CONVERTED.save(network, key, files) is None:
+            raise UserError(f"{where}: {_CONVERTED.folder} cannot be written, where its tensors are to be kept")
+    return _CONVERTED.path(network, key) / name
+
+
+def _of_run(content: Mapping[str, Any], network: str, where: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return what a checkpoint of a training run holds, and what its recipe says of it."""
+    from rt_seg_ros.training.recipe import parse_recipe
+
+    recipe = parse_recipe(yaml.safe_load(str(content["recipe"])), f"recipe in {where}")
+    if recipe.network.name != network:
+        raise UserError(f"{where} are of network '{recipe.network.name}', but model is '{network}'")
+    if not isinstance(content.get("weights"), Mapping):
+        raise UserError(f"{where}: to go on from (rt-seg train --resume), not to use; the run's weights are {BEST}")
+    return tensors_in(content["weights"], where), {
+        "network": network,
+        "options": recipe.network.options,
+        "num_classes": load_label_space(recipe.label_space).num_classes,
+        "label_space": recipe.label_space,
+        "mean": recipe.data.mean,
+        "std": recipe.data.std,
+        "input_size": recipe.data.size or recipe.augment.crop,
+    }
+
+
+def _of_tensors(
+    state: Mapping[str, Tensor], network: str, label_space: str, options: dict[str, Any], where: str
+) -> dict[str, Any]:
+    """Return what has to be assumed of a bare state dict, whose classifier tells the number of classes."""
+    classes = _count_classes(state, network, options, where)
+    known = [DEFAULT_LABEL_SPACE, *list_label_spaces()]
+    fitting = [label_space] if label_space else [n for n in known if load_label_space(n).num_classes == classes]
+    if not fitting:
+        raise UserError(f"{where} have {classes} classes, as no label space here; name yours (--label-space FILE)")
+    if load_label_space(fitting[0]).num_classes != classes:
+        raise UserError(
+            f"{where} have {classes} classes, label space '{label_space}' {load_label_space(label_space).num_classes}"
+        )
+    return {
+        "network": network,
+        "options": options,
+        "num_classes": classes,
+        "label_space": fitting[0],
+        "mean": DEFAULT_MEAN,
+        "std": DEFAULT_STD,
+        "input_size": _USUAL_SIZE,
+    }
+
+
+def _count_classes(state: Mapping[str, Tensor], network: str, options: dict[str, Any], where: str) -> int:
+    """Return the rows of the tensors whose rows are the classes."""
+    two, three = _shapes(network, 2, options), _shapes(network, 3, options)
+    of_classes = [key for key in two if two[key][:1] != three[key][:1]]
+    found = {len(state[key]) for key in of_classes if key in state and state[key].ndim}
+    if len(found) != 1:
+        raise UserError(f"{where} are not those of network '{network}': no classifier '{of_classes[0]}' in them")
+    return found.pop()
+
+
+def _shapes(network: str, classes: int, options: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    import torch
+
+    from rt_seg_ros.networks import create_network
+
+    with torch.device("meta"):  # only shapes
+        state = create_network(network, classes, **options).state_dict()
+    return {key: tuple(value.shape) for key, value in state.items()}
+
+
+def _check(state: Mapping[str, Tensor], about: Mapping[str, Any], where: str) -> None:
+    """Hold tensors against the network, while the user's own file can still be named."""
+    import torch
+
+    check_tensors(state, _shapes(about["network"], about["num_classes"], about["options"]), about["network"], where)
+    for key, value in state.items():
+        if value.is_floating_point() and not torch.isfinite(value.to(torch.float16)).all():
+            raise UserError(f"{where}: {key} has values that fp16 cannot hold, in which weights are kept")
