@@ -292,11 +292,12 @@ def _promised_size(data: bytes) -> tuple[int, int]:
     :raises ImageRejected: for another format, or a header that breaks off
     """
     if data[:8] == b"\x89PNG\r\n\x1a\n":
-        # OpenCV takes memory for as much as a chunk says that it holds: each must lie within the data.
-        at = 8
-        while at + 12 <= len(data) and data[at + 4 : at + 8] != b"IEND":
+        # OpenCV takes memory for as much as a chunk says that it holds, the last one too: each must lie within the data.
+        at, kind = 8, b""
+        while at + 12 <= len(data) and kind != b"IEND":
+            kind = data[at + 4 : at + 8]
             at += 12 + int.from_bytes(data[at : at + 4], "big")
-        if at + 12 <= len(data) and data[12:16] == b"IHDR":
+        if kind == b"IEND" and at <= len(data) and data[12:16] == b"IHDR":
             return int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
     elif data[:2] == b"\xff\xd8":
         at = 2

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from soak.malformed import LARGEST, Raw, draw, png_bomb, scan_bomb
+from soak.malformed import LARGEST, Raw, draw, lying_png, png_bomb, scan_bomb
 
 from rt_seg_ros import images
 from rt_seg_ros.images import Frame, ImageRejected, frame_from_compressed, frame_from_ros
@@ -128,6 +128,9 @@ def test_a_bomb_is_refused_before_it_goes_off(monkeypatch):
     monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("decoded"))
     assert outcome(frame_from_compressed, png_bomb(2000, 8000), LIMIT) == "too_large"
     assert outcome(frame_from_compressed, png_bomb(2**31 - 1, 2**31 - 1), LIMIT) == "too_large"
+    # As much memory is taken as the chunk says that it holds, and 2 GB of it cost seconds.
+    for chunk in (b"IHDR", b"IDAT", b"IEND"):
+        assert outcome(frame_from_compressed, lying_png(chunk, 2**31 - 1), LIMIT) == "corrupt"
     # Each scan costs a pass over all pixels: of a few bytes each, thousands would take minutes.
     assert outcome(frame_from_compressed, scan_bomb(5000), LIMIT) == "corrupt"
 

@@ -226,9 +226,14 @@ def scan_bomb(scans: int, side: int = 64) -> bytes:
 
 
 def _lying_chunk(rng: random.Random) -> bytes:
+    return lying_png(rng.choice((b"IDAT", b"IEND")), rng.choice((LARGEST, 2**31 - 1, 2**30, 10**6)))
+
+
+def lying_png(chunk: bytes, length: int) -> bytes:
+    """Return a PNG of which a chunk says that it is so many bytes long."""
     data = bytearray(cv2.imencode(".png", np.zeros((32, 48, 3), np.uint8))[1].tobytes())
-    at = data.index(b"IDAT") - 4
-    data[at : at + 4] = struct.pack(">I", rng.choice((LARGEST, 2**31 - 1, 2**30, 10**6)))
+    at = data.index(chunk) - 4
+    data[at : at + 4] = struct.pack(">I", length)
     return bytes(data)
 
 
