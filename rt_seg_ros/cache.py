@@ -22,6 +22,7 @@ _log = logging.getLogger(__name__)
 
 #: Names the folder, in place of the usual one.
 VARIABLE = "RT_SEG_CACHE"
+_NOWHERE = Path(os.devnull) / "rt_seg_ros"  # can neither be there nor be made
 _ABOUT = "about.json"
 _FORMAT = 1
 
@@ -29,7 +30,10 @@ Key = Mapping[str, Any]  # of what JSON can hold
 
 
 def cache_dir() -> Path:
-    """Return the folder: ``$RT_SEG_CACHE``, or ``rt_seg_ros`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
+    """Return the folder: ``$RT_SEG_CACHE``, or ``rt_seg_ros`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
+
+    A user without a home has none, and no folder that others share serves instead: nothing is kept.
+    """
     if own := os.environ.get(VARIABLE):
         return Path(own)
     base = os.environ.get("XDG_CACHE_HOME", "")
@@ -38,7 +42,7 @@ def cache_dir() -> Path:
     try:
         return Path.home() / ".cache" / "rt_seg_ros"
     except RuntimeError:  # a user without a home, as in some containers
-        return Path(tempfile.gettempdir()) / f"rt_seg_ros-{os.geteuid()}"
+        return _NOWHERE
 
 
 class Cache:
@@ -118,7 +122,13 @@ class Cache:
             self._put(aside, path)
             self._forget()
         except (OSError, ValueError) as error:
-            _log.warning("%s cannot be kept in %s, and will be made anew each time: %s", name, self.folder, error)
+            _log.warning(
+                "%s cannot be kept in %s, and will be made anew each time (%s names another folder): %s",
+                name,
+                self.folder,
+                VARIABLE,
+                error,
+            )
             return None
         finally:
             if aside is not None:

@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
+from pathlib import Path
 
 import pytest
 from backend_helpers import lived_in_card
@@ -43,6 +45,21 @@ def test_what_was_saved_is_loaded(cache):
 def test_it_is_for_its_owner_alone(cache):
     path = cache.save("a", KEY, {"x": b"1"})
     assert path.stat().st_mode & 0o777 == path.parent.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become a user without a home")
+def test_without_a_home_nothing_is_kept_in_a_folder_that_others_share():
+    program = (
+        "import os, pwd; from rt_seg_ros.cache import Cache, cache_dir; os.setuid(54321); cache = Cache('things');"
+        "print(cache.save('a', {}, {'x': b'1'}), cache.load('a', {}), cache.keys('a'), cache_dir())"
+    )
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.startswith("None None [] ") and "RT_SEG_CACHE names another" in done.stderr
+    assert tempfile.gettempdir() not in done.stdout + done.stderr
+    assert not list(Path(tempfile.gettempdir()).glob("rt_seg_ros*54321*"))
 
 
 @pytest.mark.parametrize(("name", "value"), [("weights", "abd"), ("options", {"m": 2}), ("size", (2, 1))])
