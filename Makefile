@@ -6,13 +6,14 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 JOBS ?= 2
 
-.PHONY: help demo test soak setup lint clean
+.PHONY: help demo test soak setup lint audit clean
 
 help:
 	@echo "make demo    set up, run the real ROS 2 node on a rendered drive, show the result"
 	@echo "make test    set up, run all tests"
 	@echo "make soak    the node under faults for MINUTES=30, then fuzz and drills; writes out/soak"
-	@echo "make lint    style and types"
+	@echo "make lint    style, what is unsafe in the code, types"
+	@echo "make audit   known vulnerabilities of what is installed, where a database of them can be reached"
 	@echo "make setup   only set up ($(VENV); PYTHON=python3.12 to choose the interpreter)"
 	@echo "make clean   remove what the above made"
 
@@ -37,6 +38,15 @@ soak: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+AUDIT := build/audit
+audit: setup $(AUDIT)/.ready
+	@$(AUDIT)/bin/python scripts/audit.py "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+
+$(AUDIT)/.ready: requirements/audit.txt
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/audit.txt
+	@touch $@
 
 setup: $(READY)
 	@$(BIN)/python scripts/build_messages.py

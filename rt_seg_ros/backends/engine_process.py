@@ -59,7 +59,7 @@ class EngineProcess:
             command = [sys.executable or "python3", "-m", "rt_seg_ros.backends.engine_process"]
             with errors.open("w", encoding="utf-8") as errors_file:
                 try:
-                    process = subprocess.Popen(
+                    process = subprocess.Popen(  # noqa: S603 - this package's own module, by this interpreter
                         command,
                         stdin=subprocess.PIPE,
                         stdout=subprocess.PIPE,

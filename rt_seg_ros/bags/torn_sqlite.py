@@ -90,7 +90,7 @@ class TornSqlite:
                 columns = "id, topic_type, encoding, encoded_message_definition"
                 yield from (
                     (int(row[0]), [str(v) for v in row[1:]])
-                    for row in database.execute(f"SELECT {columns} FROM message_definitions")
+                    for row in database.execute(f"SELECT {columns} FROM message_definitions")  # noqa: S608 - columns of this file
                 )
             except sqlite3.Error:
                 return  # Humble's recordings have no definitions

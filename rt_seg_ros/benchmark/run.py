@@ -218,7 +218,9 @@ def _run(module: str, order: Path, log: Path) -> str:
     with (
         log.open("wb") as output,
         _ended(
-            subprocess.Popen([sys.executable, "-m", module, str(order)], stdout=output, stderr=subprocess.STDOUT)
+            subprocess.Popen(  # noqa: S603 - this package's own module, by this interpreter
+                [sys.executable, "-m", module, str(order)], stdout=output, stderr=subprocess.STDOUT
+            )
         ) as process,
     ):
         process.wait()

@@ -55,9 +55,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--batch {args.batch}: 1 to 8 frames go together")
     if args.out is not None and args.out.suffix != SUFFIX:
         raise UserError(f"--out {args.out}: a file of format 'tensorrt' ends in {SUFFIX}")
-    card = find_model(
-        args.model, args.label_space, chosen_weights(args, args.model), args.allow_random_weights
-    )
+    card = find_model(args.model, args.label_space, chosen_weights(args, args.model), args.allow_random_weights)
 
     from rt_seg_ros.backends.engines import EngineSpec
     from rt_seg_ros.export.engine import export_engine, find_tensorrt

@@ -226,7 +226,7 @@ def _environment_variables(wanted: Mapping[str, str]) -> Iterator[None]:
 def running(command: Sequence[str], environment: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Run a process; at the end ask it to stop as Ctrl-C would, and make sure that it is gone."""
     with log.open("wb") as output:
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: S603 - a list of words, which no shell reads
             list(command), stdout=output, stderr=subprocess.STDOUT, env=dict(environment), start_new_session=True
         )
         try:

@@ -195,7 +195,8 @@ def commit() -> str:
     here = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str:
-        done = subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, timeout=20)
+        command = ["git", "-C", str(here), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20)  # noqa: S603 - fixed words, no shell
         if done.returncode:
             raise OSError(done.stderr)
         return done.stdout.strip()

@@ -85,7 +85,8 @@ class ViewServer(ThreadingHTTPServer):
     @property
     def url(self) -> str:
         """The address to open on this machine, with the token where one is asked for."""
-        host = {"": "localhost", "0.0.0.0": "localhost", "::": "localhost"}.get(self._host, self._host)
+        everywhere = ("", "0.0.0.0", "::")  # noqa: S104 - compared with
+        host = "localhost" if self._host in everywhere else self._host
         return self.url_at(host)
 
     @property
@@ -385,7 +386,8 @@ def _resolved(host: str, port: int) -> tuple[socket.AddressFamily, tuple[str, in
     if not 0 <= port <= 65535:
         raise UserError(f"--port is {port}; use 1 to 65535, or 0 for any that is free")
     try:
-        family, _, _, _, address = socket.getaddrinfo(host or "0.0.0.0", port, type=socket.SOCK_STREAM)[0]
+        asked = host or "0.0.0.0"  # noqa: S104 - only where the user gave an empty --host
+        family, _, _, _, address = socket.getaddrinfo(asked, port, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError) as error:
         raise UserError(f"--host {host}: no such address ({getattr(error, 'strerror', error)})") from error
     return family, (str(address[0]), port)
