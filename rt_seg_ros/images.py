@@ -292,7 +292,7 @@ def _promised_size(data: bytes) -> tuple[int, int]:
     :raises ImageRejected: for another format, or a header that breaks off
     """
     if data[:8] == b"\x89PNG\r\n\x1a\n":
-        # OpenCV takes memory for as much as a chunk says that it holds, the last one too: each must lie within the data.
+        # OpenCV takes memory for as much as a chunk says that it holds, also the last: each must lie within the data.
         at, kind = 8, b""
         while at + 12 <= len(data) and kind != b"IEND":
             kind = data[at + 4 : at + 8]
