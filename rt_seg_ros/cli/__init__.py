@@ -15,6 +15,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
+from types import ModuleType
 
 from rt_seg_ros import __version__
 from rt_seg_ros.errors import UserError
@@ -63,15 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     keep_freed_memory()
     try:
-        module = importlib.import_module(f"rt_seg_ros.cli.{name.replace('-', '_')}")
-        command = argparse.ArgumentParser(
-            prog=f"rt-seg {name}",
-            description=module.SUMMARY,
-            epilog=getattr(module, "EPILOG", None),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-        module.add_arguments(command)
+        module, command = command_parser(name)
         with _interrupted_by_termination():
             return int(module.run(command.parse_intermixed_args(arguments[1:])))
     except UserError as error:
@@ -91,6 +84,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # piped into head, say
         sys.stderr.close()
         return 0
+
+
+def command_parser(name: str) -> tuple[ModuleType, argparse.ArgumentParser]:
+    """Return a command's module, and the parser of its arguments.
+
+    :param name: one of :data:`COMMANDS`
+    """
+    module = importlib.import_module(f"rt_seg_ros.cli.{name.replace('-', '_')}")
+    parser = argparse.ArgumentParser(
+        prog=f"rt-seg {name}",
+        description=module.SUMMARY,
+        epilog=getattr(module, "EPILOG", None),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    module.add_arguments(parser)
+    return module, parser
 
 
 @contextmanager
