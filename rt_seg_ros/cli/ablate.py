@@ -31,7 +31,7 @@ examples:
   rt-seg ablate --list csrnet_table3                               its rows
   rt-seg ablate crosscbam_table5 --dry                             parameters and MACs beside the paper's
   rt-seg ablate cgnet_table2 --data camvid schedule.max_steps=3000
-  rt-seg ablate csrnet_table3 --rows light,light_no_spfm --data camvid network.backbone_weights=resnet18.pth
+  rt-seg ablate csrnet_table3 --rows light,light_no_spfm --data camvid network.backbone_weights=r18.safetensors
   rt-seg ablate 'frfnet*' --recipe frfnet_camvid_cpu --minutes-per-row 30 --data camvid --out runs/frfnet
 
 the folder (--out) holds for every table:
