@@ -23,6 +23,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from rt_seg_ros.documents import yaml_problem
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.resources import config_dir
 
@@ -123,7 +124,7 @@ def load_label_space(name_or_path: str | Path) -> LabelSpace:
     except OSError as error:
         raise UserError(f"label space file {path} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"label space file {path} is not valid YAML: {error}") from error
+        raise UserError(f"label space file {path} is not valid YAML: {yaml_problem(error)}") from error
     return _parse(document, path)
 
 

@@ -26,6 +26,7 @@ OUTPUT_RESOLUTIONS = ("input", "network")
 #: Networks divide by up to 32; below this a side leaves them nothing to work on.
 MIN_WORKING_SIDE = 64
 MAX_WORKING_SIDE = 8192
+MAX_THREADS = 1024  # runtimes crash on what no machine has
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,8 @@ class SegmenterConfig:
             raise UserError(f"confidence_threshold is {self.confidence_threshold}; use 0 to 1")
         if self.output_resolution not in OUTPUT_RESOLUTIONS:
             raise UserError(f"output_resolution is '{self.output_resolution}'; use {' or '.join(OUTPUT_RESOLUTIONS)}")
-        if self.threads < 0:
-            raise UserError(f"threads is {self.threads}; use 0 (the runtime's own choice) or more")
+        if not 0 <= self.threads <= MAX_THREADS:
+            raise UserError(f"threads is {self.threads}; use 1 to {MAX_THREADS}, or 0 (the runtime's own choice)")
 
     def check_sides(self) -> None:
         """Check ``input_height`` and ``input_width``, each by itself.

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from rt_seg_ros.documents import yaml_problem
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.labels import LabelSpace, load_label_space
 from rt_seg_ros.pickles import is_pickle
@@ -118,8 +119,10 @@ def read_card(path: Path) -> ModelCard:
     """
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"model card {path} cannot be read: {error}") from error
+    except OSError as error:
+        raise UserError(f"model card {path} cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"model card {path} cannot be read: {yaml_problem(error)}") from error
     return _card_from(document, path.stem, path.with_suffix(".safetensors"), str(path))
 
 

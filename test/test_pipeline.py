@@ -144,6 +144,7 @@ def test_uncertain_pixels_are_unlabelled(segmenter):
         ({"weights": "weights.pth"}, "pickle"),
         ({"allow_random_weights": False}, "no weights for label space 'cityscapes19' yet"),
         ({"threads": -1}, "threads is -1"),
+        ({"threads": 100_000}, "threads is 100000; use 1 to 1024"),
     ],
 )
 def test_what_cannot_be_had_is_refused_with_its_value(changes, said):

@@ -7,8 +7,10 @@ status); it is imported only when it is called.
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import logging
+import os
 import signal
 import sys
 import threading
@@ -38,6 +40,9 @@ COMMANDS = {
     "play": "publish a recorded drive over ROS 2",
 }
 
+#: What a disk or its owner refuses: no fault of the program's, wherever it comes up.
+_OF_THE_MACHINE = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG}
+
 _EPILOG = """\
 first steps:
   rt-seg demo                                 see it work, in a minute
@@ -66,7 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         module, command = command_parser(name)
         with _interrupted_by_termination():
-            return int(module.run(command.parse_intermixed_args(arguments[1:])))
+            status = int(module.run(command.parse_intermixed_args(arguments[1:])))
+            sys.stdout.flush()  # what cannot be written is told here, not at the interpreter's end
+            return status
     except UserError as error:
         print(f"rt-seg {name}: {error}", file=sys.stderr)
         return 2
@@ -84,6 +91,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # piped into head, say
         sys.stderr.close()
         return 0
+    except OSError as error:
+        if error.errno not in _OF_THE_MACHINE:
+            raise
+        _let_go_of_output()
+        where = f"{error.filename}: " if error.filename else "what was to be written: "
+        print(f"rt-seg {name}: {where}{error.strerror}", file=sys.stderr)
+        return 2
+
+
+def _let_go_of_output() -> None:
+    """Where standard output takes no more, let the interpreter not try once again at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def command_parser(name: str) -> tuple[ModuleType, argparse.ArgumentParser]:

@@ -20,6 +20,7 @@ from rt_seg_ros.drawing import error_map, overlay, panel
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.evaluation.frames import open_frames
 from rt_seg_ros.evaluation.pictures import choose, read_frames_again, read_rows
+from rt_seg_ros.evaluation.report import check_folder
 from rt_seg_ros.evaluation.result import Evaluation
 from rt_seg_ros.labels import load_label_space
 from rt_seg_ros.pipeline import SegmenterConfig
@@ -77,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     config.check()
 
     out: Path = args.out
-    out.mkdir(parents=True, exist_ok=True)
+    check_folder(out)
     drive = out / "drive.mcap"
     console.print(f"[bold]1[/]  rendering {args.frames} frames of a street, {args.size[1]}x{args.size[0]}")
     write_synthetic_drive(

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from rt_seg_ros.documents import yaml_problem
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.networks import create_network
 from rt_seg_ros.resources import config_dir
@@ -145,7 +146,7 @@ def load_table(path: Path) -> AblationTable:
     except OSError as error:
         raise UserError(f"ablation table {path} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"ablation table {path} is not valid YAML: {error}") from error
+        raise UserError(f"ablation table {path} is not valid YAML: {yaml_problem(error)}") from error
     if not isinstance(document, dict):
         raise UserError(f"ablation table {path}: a mapping of keys to values is needed")
     try:

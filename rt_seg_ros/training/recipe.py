@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from rt_seg_ros.documents import yaml_problem
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.resources import config_dir
 
@@ -263,7 +264,7 @@ def _with_ancestors(name_or_path: str | Path, descendants: tuple[Path, ...]) -> 
     except OSError as error:
         raise UserError(f"recipe {path} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"recipe {path} is not valid YAML: {error}") from error
+        raise UserError(f"recipe {path} is not valid YAML: {yaml_problem(error)}") from error
     if not isinstance(document, dict):
         raise UserError(f"recipe {path}: a mapping of keys to values is needed")
     parent = document.pop("inherits", None)
