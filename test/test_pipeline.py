@@ -132,7 +132,7 @@ def test_uncertain_pixels_are_unlabelled(segmenter):
         ({"backend": "tpu"}, "no backend 'tpu'"),
         ({"device": "npu"}, "no device 'npu'"),
         ({"precision": "fp8"}, "no precision 'fp8'"),
-        ({"precision": "fp16", "device": "cpu"}, "fp16"),
+        ({"precision": "fp16", "device": "cpu", "backend": "torch"}, "fp16"),
         ({"input_height": 360}, "give both"),
         ({"input_height": 8, "input_width": 8}, "input_height is 8"),
         ({"downsampling_ratio": 0.0}, "downsampling_ratio is 0.0"),

@@ -77,7 +77,7 @@ def test_another_ratio_size_and_model_without_a_gap(graph, node, camera, stats):
         ({"input_height": 16, "input_width": 16}, "input_height is 16"),
         ({"input_height": 10}, "input_height is 10"),
         ({"device": "cuda:97"}, "device 'cuda:97'"),
-        ({"device": "cpu", "precision": "fp16"}, "fp16"),
+        ({"device": "cpu", "backend": "onnxruntime", "precision": "fp16"}, "fp16"),
         ({"mask_classes": ["road", "unicorn"]}, "no class 'unicorn'"),
         ({"camera_topics": ["/other/image_raw"]}, "deactivate first"),
         ({"image_transport": "compressed"}, "deactivate first"),
