@@ -40,11 +40,12 @@ def test_a_node_that_was_killed_and_started_again_serves_who_was_there_before(st
 def test_the_launch_file_starts_a_killed_node_again(graph):
     pytest.importorskip("launch_ros", reason="needs launch_ros and ros2 launch, which are not among the wheels")
     command = ["ros2", "launch", str(ROOT / "launch" / "segment.launch.py"), "respawn:=true"]
-    arguments = ["model:=cgnet", "allow_random_weights:=true", "camera_topics:=/right/image_raw"]
+    # A name of its own: what a killed node leaves behind for a while answers nobody.
+    arguments = ["name:=relaunched", "model:=cgnet", "allow_random_weights:=true", "camera_topics:=/right/image_raw"]
     launch = subprocess.Popen([*command, *arguments], start_new_session=True)
     try:
         camera = graph.camera("/right/image_raw", reliability=qos.RELIABLE)
-        label = graph.collect(Image, "/segmentation/label")
+        label = graph.collect(Image, "/relaunched/label")
         graph.feed(camera, lambda: label, "a label")
         found = subprocess.run(
             ["pgrep", "-s", str(launch.pid), "-f", "segmentation_node"], capture_output=True, text=True, check=True
