@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 _TEST = Path(__file__).resolve().parents[1]
 sys.path[0:1] = [str(_TEST), str(_TEST / "ros")]
+# PyTorch keeps what oneDNN compiled for each shape, up to 1024 of them: a bound, but one that takes the fuzzer's
+# thousands of image sizes long to reach, and until then looks like a leak.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
 os.environ.setdefault("RT_SEG_CACHE", str(_TEST.parent / "build" / "test_cache"))
 
 
