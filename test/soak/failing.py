@@ -37,8 +37,9 @@ def fail(graph: Graph, failures: int, seed: int, cameras: int, brief: bool, say:
             before = at_rest(bench, None)
             say(f"after the warm-up: {before}")
         broken: Counter[str] = Counter()
-        for _ in range(failures):
-            broken.update(_fail_and_restore(bench, node, preferred, 1 if brief else rng.choice((1, 1, 2))))
+        for number in range(failures):
+            # Every third time what serves instead fails as well.
+            broken.update(_fail_and_restore(bench, node, preferred, 2 if number % 3 == 2 else 1))
         if not brief:
             after = at_rest(bench, before)
             say(f"at the end: {after}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import gc
 import os
 from collections import Counter
@@ -17,14 +15,8 @@ def resident(pid: int | str) -> int:
 
 
 def settled_resident() -> int:
-    """Return this process's resident memory without what waits to be collected, or lies free and is kept.
-
-    Of freed memory up to 256 MB stay for the next frame (rt_seg_ros.memory). How much of that there is tells how large
-    the largest frame was and where in the heap it found room, so it grows in steps, and none of it is lost.
-    """
+    """Return this process's resident memory without what waits to be collected."""
     gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
-        ctypes.CDLL(None).malloc_trim(0)
     return resident("self")
 
 
