@@ -100,21 +100,25 @@ def test_nothing_stays_behind_and_little_is_allocated(segmenter, stream):
         segmenter.segment(frame)
     gc.collect()
     tracemalloc.start()
+    kept, peaks = [], []
     try:
         segmenter.segment(frame)
-        gc.collect()
-        before, _ = tracemalloc.get_traced_memory()
-        tracemalloc.reset_peak()
-        for _ in range(50):
-            segmenter.segment(frame)
-        gc.collect()
-        after, peak = tracemalloc.get_traced_memory()
+        for _ in range(3):  # other threads of this process may allocate meanwhile, but hardly each time
+            gc.collect()
+            before, _ = tracemalloc.get_traced_memory()
+            tracemalloc.reset_peak()
+            for _ in range(50):
+                segmenter.segment(frame)
+            gc.collect()
+            after, peak = tracemalloc.get_traced_memory()
+            kept.append(after - before)
+            peaks.append(peak - before)
     finally:
         tracemalloc.stop()
-    assert after - before < 20_000
+    assert min(kept) < 20_000
     # Labels, the stand-in's logits, and tables of the cells on borders: less than four planes of float32. Normalised
     # and interpolated anew, this frame would take eleven of them.
-    assert peak - before < 4 * 4 * frame.height * frame.width
+    assert min(peaks) < 4 * 4 * frame.height * frame.width
 
 
 def test_scratch_grows_to_the_largest_and_stays():
