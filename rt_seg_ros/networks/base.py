@@ -63,7 +63,9 @@ class SegmentationNetwork(nn.Module):
         :param x: (N, 3, H, W) float, normalised RGB
         :return: main, auxiliary 1, ... each (N, num_classes, H, W)
         """
-        return [resize(scores, x.shape[-2:]) for scores in self.maps(x, auxiliary=True)]
+        # Losses want float32 in NCHW: a small map costs less to change than a large one.
+        maps = [m.to(torch.promote_types(m.dtype, torch.float32)).contiguous() for m in self.maps(x, auxiliary=True)]
+        return [resize(scores, x.shape[-2:]) for scores in maps]
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Parameters in groups for an optimiser: no weight decay on norms, biases and PReLU slopes.

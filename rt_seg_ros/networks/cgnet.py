@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.networks.base import SegmentationNetwork
-from rt_seg_ros.networks.layers import ConvNormAct, NormAct, fold_split_norm, initialise_convolutions
+from rt_seg_ros.networks.layers import ConvNormAct, NormAct, fold_split_norm, initialise_convolutions, spatial_mean
 
 EPS = 1e-3
 
@@ -36,7 +36,7 @@ class GlobalContext(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape is kept."""
-        gate = self.excite(F.relu(self.squeeze(x.mean((2, 3))))).sigmoid()
+        gate = self.excite(F.relu(self.squeeze(spatial_mean(x)))).sigmoid()
         return x * gate[:, :, None, None]
 
 

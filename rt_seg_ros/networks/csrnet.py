@@ -31,6 +31,7 @@ from rt_seg_ros.networks.layers import (
     initialise_convolutions,
     map_size,
     resize,
+    spatial_mean,
 )
 from rt_seg_ros.networks.resnet import ResNet18
 
@@ -93,7 +94,7 @@ class SelectiveResolution(nn.Module):
         coarse = resize(coarse, fine.shape[-2:])
         y = coarse + fine
         if self.squeeze is not None and self.weigh_coarse is not None and self.weigh_fine is not None:
-            z = self.squeeze(y.mean((2, 3), keepdim=True)).flatten(1)
+            z = self.squeeze(spatial_mean(y)[:, :, None, None]).flatten(1)
             # A softmax over a pair is the sigmoid of its difference.
             share = (self.weigh_coarse(z) - self.weigh_fine(z)).sigmoid()[:, :, None, None]
             y = share * coarse + (1 - share) * fine

@@ -29,6 +29,7 @@ from rt_seg_ros.networks.layers import (
     adaptive_avg_pool,
     initialise_convolutions,
     resize,
+    spatial_mean,
 )
 
 #: Channels after each stage, and inside its aggregation module.
@@ -86,7 +87,7 @@ class EfficientChannelAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape is kept."""
-        gate = self.conv(x.mean((2, 3))[:, None, None, :]).sigmoid()
+        gate = self.conv(spatial_mean(x)[:, None, None, :]).sigmoid()
         return x * gate.flatten(1)[:, :, None, None]
 
 
@@ -267,7 +268,7 @@ class FRFNet(SegmentationNetwork):
         s2 = self.stages[1](s1)
         s3 = self.stages[2](s2)
         s4 = self.stages[3](s3)
-        y = self.context32(s4) + self.global_feature(s4.mean((2, 3), keepdim=True))
+        y = self.context32(s4) + self.global_feature(spatial_mean(s4)[:, :, None, None])
         y16 = self.refine16(resize(y, s3.shape[-2:]))
         y8 = self.refine8(resize(self.context16(s3) + y16, s2.shape[-2:]))
         z = resize(self.fusion(self.detail8(s2), y8), s1.shape[-2:])

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -178,6 +178,31 @@ def map_size(x: Tensor) -> tuple[int, int]:
 def _exporting() -> bool:
     is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # is_exporting: PyTorch 2.7
     return bool(torch.onnx.is_in_onnx_export() or torch.jit.is_tracing() or is_exporting())
+
+
+def spatial_mean(x: Tensor) -> Tensor:
+    """Average (N, C, H, W) over its cells: (N, C)."""
+    if not x.requires_grad or _exporting():
+        return x.mean((2, 3))
+    mean: Tensor = _SpatialMean.apply(x)
+    return mean
+
+
+class _SpatialMean(torch.autograd.Function):
+    """The mean, with a gradient that adds to others fast.
+
+    PyTorch writes that of a mean out in NCHW; adding it to one in channels_last takes six times as long as it need.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.shape = x.shape
+        return x.mean((2, 3))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        height, width = ctx.shape[2:]
+        return (gradients[0] / (height * width))[:, :, None, None].expand(ctx.shape)
 
 
 def adaptive_avg_pool(x: Tensor, grid: tuple[int, int]) -> Tensor:
