@@ -9,21 +9,21 @@ from torch import Tensor, nn
 
 
 class WeightAverage:
-    """Exponential moving average of parameters and running statistics.
+    """Exponential moving average of parameters and running statistics, over steps.
 
-    Early on the decay is lower, (1 + n) / (10 + n) after n updates, so that the random start is soon forgotten.
+    Early on the decay is lower, (1 + n) / (10 + n) after n steps, so that the random start is soon forgotten.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.updates = 0
+        self.steps = 0
         self.state: dict[str, Tensor] = {k: v.detach().clone() for k, v in network.state_dict().items()}
 
     @torch.no_grad()
-    def update(self, network: nn.Module) -> None:
-        """Move towards the network's present weights."""
-        self.updates += 1
-        share = 1.0 - min(self.decay, (1 + self.updates) / (10 + self.updates))
+    def update(self, network: nn.Module, steps: int = 1) -> None:
+        """Move towards the network's present weights as far as so many steps with them would."""
+        self.steps += steps
+        share = 1.0 - min(self.decay, (1 + self.steps) / (10 + self.steps)) ** steps
         averaged, present = [], []
         for key, value in network.state_dict().items():
             if value.is_floating_point():
@@ -35,10 +35,10 @@ class WeightAverage:
 
     def state_dict(self) -> dict[str, Tensor | int]:
         """Return what a checkpoint keeps."""
-        return {**self.state, "__updates__": self.updates}
+        return {**self.state, "__updates__": self.steps}
 
     def load_state_dict(self, saved: Mapping[str, Tensor | int]) -> None:
         """Continue from what a checkpoint kept."""
         for key, value in self.state.items():
             value.copy_(torch.as_tensor(saved[key]))
-        self.updates = int(saved["__updates__"])
+        self.steps = int(saved["__updates__"])
