@@ -7,6 +7,9 @@ All resizing takes pixel centres at half-integers (OpenCV's linear and area inte
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -19,6 +22,7 @@ from rt_seg_ros.scratch import Scratch
 
 Size = tuple[int, int]  # (height, width)
 
+_PIXELS_AT_ONCE = 131_072  # three planes of them, float32, fit a core's own cache
 # Where red, green and blue stand among a frame's channels.
 _RGB_AT = {"bgr": (2, 1, 0), "rgb": (0, 1, 2), "bgra": (2, 1, 0), "rgba": (0, 1, 2)}
 
@@ -67,8 +71,9 @@ class LabelUpsampler:
 
     Equals bilinear interpolation of the logits to that size, then arg max (the first of equals) and, for the
     confidence, the soft max's value there. Labels alone take the short cut of :mod:`rt_seg_ros.border_cells` where
-    that is faster; confidence, which changes from pixel to pixel, is computed everywhere, one class at a time so that
-    it stays in the cache. Not for several threads at once: what is needed in between is kept from call to call.
+    that is faster; confidence, which changes from pixel to pixel, is computed everywhere, in strips and one class at
+    a time so that it stays in the cache. Not for several threads at once: what is needed in between is kept from call
+    to call.
     """
 
     def __init__(self) -> None:
@@ -102,29 +107,74 @@ class LabelUpsampler:
     def _everywhere(
         self, logits: NDArray[np.float32], size: Size, confidence: bool
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-        best = self._scratch("best", size, np.float32)
-        current = self._scratch("current", size, np.float32)
-        ahead = self._scratch("ahead of all", size, np.uint8)
-        extent = size[::-1]
         labels = np.zeros(size, np.uint8)
-        cv2.resize(logits[0], extent, best, interpolation=cv2.INTER_LINEAR)
+        certainty = np.empty(size, np.uint8) if confidence else None
+        for strip in _strips(logits.shape[1], size):
+            values = logits[:, strip.first : strip.end]
+            self._in_strip(values, strip, labels[strip.rows], None if certainty is None else certainty[strip.rows])
+        return labels, certainty
+
+    def _in_strip(
+        self, logits: NDArray[np.float32], strip: _Strip, labels: NDArray[np.uint8], certainty: NDArray[np.uint8] | None
+    ) -> None:
+        """Write a strip's labels (which come as zeros) and, where wanted, its confidence.
+
+        :param logits: the rows that the strip is made of
+        """
+        whole = logits.shape[1] * strip.factor if strip.factor else len(labels), labels.shape[1]
+        best_of_all = self._scratch("best", whole, np.float32)
+        interpolated = self._scratch("current", whole, np.float32)
+        best, current = best_of_all[strip.within], interpolated[strip.within]
+        ahead = self._scratch("ahead of all", labels.shape, np.uint8)
+        extent = whole[::-1]
+        cv2.resize(logits[0], extent, best_of_all, interpolation=cv2.INTER_LINEAR)
         for c in range(1, logits.shape[0]):
-            cv2.resize(logits[c], extent, current, interpolation=cv2.INTER_LINEAR)
+            cv2.resize(logits[c], extent, interpolated, interpolation=cv2.INTER_LINEAR)
             cv2.compare(current, best, cv2.CMP_GT, ahead)  # 255 where class c is ahead of all before it
             np.minimum(ahead, np.uint8(c), out=ahead)
             cv2.max(labels, ahead, labels)  # c is larger than any label so far
             cv2.max(best, current, best)
-        if not confidence:
-            return labels, None
-        total = self._scratch("total", size, np.float32)
+        if certainty is None:
+            return
+        total = self._scratch("total", labels.shape, np.float32)
         total.fill(0)
         for c in range(logits.shape[0]):
-            cv2.resize(logits[c], extent, current, interpolation=cv2.INTER_LINEAR)
+            cv2.resize(logits[c], extent, interpolated, interpolation=cv2.INTER_LINEAR)
             cv2.subtract(current, best, current)
             cv2.exp(current, current)
             cv2.add(total, current, total)
         cv2.divide(255.0, total, total)
-        return labels, cv2.convertScaleAbs(total)  # type: ignore[return-value]
+        cv2.convertScaleAbs(total, certainty)
+
+
+@dataclass(frozen=True)
+class _Strip:
+    """Rows of an enlarged image: ``rows``, made of the source's ``first`` to ``end``, enlarged ``factor`` times.
+
+    ``within``: where they then stand; the source's rows beside them only serve for their borders. A factor of 0: all
+    rows, enlarged as it comes.
+    """
+
+    rows: slice
+    first: int
+    end: int
+    within: slice
+    factor: int
+
+
+@lru_cache(maxsize=64)
+def _strips(height: int, size: Size) -> list[_Strip]:
+    """Divide an image into strips whose planes fit a core's cache, where the enlargement leaves them what they were."""
+    factor, rest = divmod(size[0], height)
+    if rest:
+        return [_Strip(slice(None), 0, height, slice(None), 0)]
+    count = max(1, min(height, round(size[0] * size[1] / _PIXELS_AT_ONCE)))
+    strips = []
+    for begin, end in pairwise(round(height * i / count) for i in range(count + 1)):
+        first, last = max(begin - 1, 0), min(end + 1, height)
+        within = slice((begin - first) * factor, (end - first) * factor)
+        strips.append(_Strip(slice(begin * factor, end * factor), first, last, within, factor))
+    return strips
 
 
 def drop_uncertain(labels: NDArray[np.uint8], confidence: NDArray[np.uint8], threshold: float) -> None:

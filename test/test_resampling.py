@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from rt_seg_ros.images import Frame
 from rt_seg_ros.labels import UNLABELLED
-from rt_seg_ros.resampling import LabelUpsampler, Normaliser, drop_uncertain, resize_pixels
+from rt_seg_ros.resampling import LabelUpsampler, Normaliser, _strips, drop_uncertain, resize_pixels
 
 
 @settings(max_examples=60, deadline=None)
@@ -79,3 +79,26 @@ def test_uncertain_labels_become_unlabelled(threshold):
     labels = np.full((16, 16), 3, np.uint8)
     drop_uncertain(labels, confidence, threshold)
     assert np.array_equal(labels == UNLABELLED, confidence < round(threshold * 255))
+
+
+@pytest.mark.parametrize(
+    "planes, size, strips",
+    [
+        ((90, 120), (720, 960), 5),
+        ((64, 128), (1024, 2048), 16),
+        ((3, 60), (1536, 960), 3),  # no more strips than rows
+        ((90, 120), (719, 960), 1),  # 719 is no multiple of 90
+        ((45, 60), (360, 480), 1),
+    ],
+)
+def test_confidence_in_strips_is_that_of_whole_planes(planes, size, strips):
+    assert len(_strips(planes[0], size)) == strips
+    logits = np.random.default_rng(7).normal(0, 4, (5, *planes)).astype(np.float32)
+    whole = np.stack([cv2.resize(plane, size[::-1], interpolation=cv2.INTER_LINEAR) for plane in logits])
+    best = whole.max(0)
+    total = np.zeros(size, np.float32)
+    for plane in whole:
+        total += cv2.exp(plane - best)
+    labels, confidence = LabelUpsampler()(logits, size, confidence=True)
+    assert np.array_equal(labels, whole.argmax(0))
+    assert np.array_equal(confidence, np.rint(np.float32(255) / total).astype(np.uint8))
