@@ -48,8 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "pattern", nargs="?", default="*", help="models or networks to list, as a shell pattern; all by default"
     )
-    parser.add_argument("--json", action="store_true", help="print JSON, with everything the cards say")
-    parser.add_argument("--markdown", action="store_true", help="print the weights as the table of models/README.md")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print JSON, with everything the cards say")
+    form.add_argument("--markdown", action="store_true", help="print the weights as the table of models/README.md")
 
 
 def run(args: argparse.Namespace) -> int:
