@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -178,7 +179,7 @@ def _markdown(entries: list[dict[str, Any]]) -> str:
         if not entry["weights"]:
             continue
         details = entry["details"]
-        parts = [part for part in (details.get("start"), details) if part]
+        parts = list(_parts(details))[::-1]
         crop = details.get("training", {}).get("crop")
         cells = (
             f"`{entry['model']}`",
@@ -195,6 +196,14 @@ def _markdown(entries: list[dict[str, Any]]) -> str:
         lines.append(f"| {' | '.join(cells)} |")
         commands += [f"# {entry['model']}", *(str(part.get("command", "")) for part in parts)]
     return "\n".join([*lines, "", "```bash", *commands, "```"])
+
+
+def _parts(details: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield what a card says, then what it says of the weights that these went on from, and so on."""
+    part: Any = details
+    while isinstance(part, Mapping) and part:
+        yield part
+        part = part.get("start")
 
 
 def _notes(entries: list[dict[str, Any]]) -> list[str]:
