@@ -48,8 +48,9 @@ from rt_seg_ros.training.watcher import Progress, Watcher
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _SAMPLES_SHOWN = 4
-_AVERAGED_EVERY = 4  # steps: it is a pass over all weights, half as long as AdamW's on a CPU; but each of the first
-_AVERAGED_OFTEN = 20  # ones, and it is a multiple of the other
+# The weight average moves after each of the first steps, then after every fourth, as far as four steps would move it:
+# it is a pass over all weights. The one is a multiple of the other.
+_AVERAGED_OFTEN, _AVERAGED_EVERY = 20, 4
 _CHECKPOINTS = 4  # the last, the one before, a new one being written; and the best weights
 
 
@@ -290,7 +291,7 @@ class Trainer:
         loss = self.forward_backward(x, truth)
         if recipe.optimiser.clip:
             self._scaler.unscale_(self.optimiser)
-            self._clip(recipe.optimiser.clip)
+            clip_gradients(self.optimiser, recipe.optimiser.clip, in_step=not self._scaler.is_enabled())
         self._scaler.step(self.optimiser)
         self._scaler.update()
         self.step += 1
@@ -300,16 +301,6 @@ class Trainer:
             elif self.step % _AVERAGED_EVERY == 0:
                 self.average.update(self.network, _AVERAGED_EVERY)
         return loss
-
-    def _clip(self, limit: float) -> None:
-        """Scale the gradients down to this norm where theirs is larger."""
-        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-        if self._scaler.is_enabled():
-            torch._foreach_mul_(gradients, (limit / (norm + 1e-6)).clamp(max=1.0))
-        else:
-            # Fused optimisers divide by this, as a GradScaler has them do: no pass of its own over all gradients.
-            self.optimiser.grad_scale = (norm / limit).clamp(min=1.0)  # type: ignore[attr-defined]
 
     def forward_backward(self, x: Tensor, truth: Tensor) -> Tensor:
         """Compute a batch's gradients, and return its loss, on the device."""
@@ -478,6 +469,20 @@ class Trainer:
         self.step = int(checkpoint["step"])
         self.seconds_before = float(checkpoint["seconds"])
         self.best = float(checkpoint["best"])
+
+
+def clip_gradients(optimiser: torch.optim.Optimizer, limit: float, in_step: bool) -> None:
+    """Have the optimiser's next step take the gradients scaled down to this norm where theirs is larger.
+
+    :param in_step: leave the scaling to a fused optimiser's step, which divides by ``grad_scale`` as it does for a
+        GradScaler; it saves a pass over all gradients. False where a GradScaler sets that itself.
+    """
+    parameters = [p for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
+    if in_step:
+        norms = torch._foreach_norm([p.grad for p in parameters])
+        optimiser.grad_scale = (torch.linalg.vector_norm(torch.stack(norms)) / limit).clamp(min=1.0)  # type: ignore[attr-defined]
+    else:
+        nn.utils.clip_grad_norm_(parameters, limit)
 
 
 class Heads(nn.Module):

@@ -14,9 +14,9 @@ def prepare_for_cpu(network: nn.Module) -> None:
 
     * Channel-wise convolutions compute in float32 whatever autocast says. oneDNN's bfloat16 gradient of the
       weights of dilated ones now and then holds NaN, from finite input (seen with PyTorch 2.13 and AVX-512). They
-      are a few hundredths of a network's work. Those with a dilation of d
-      are computed as undilated ones on the d x d interleaved maps that they connect: oneDNN's backward pass of a
-      dilated one takes up to twelve times as long.
+      are a few hundredths of a network's work. Those with a dilation of d are computed as undilated ones on the
+      d x d interleaved maps that they connect: oneDNN's backward pass of a dilated one takes up to twelve times as
+      long.
     * PReLU's own backward pass takes a third of CGNet's step; a few elementwise operations take a quarter of that.
 
     Parameters, their names and the state dict stay as they are.

@@ -5,8 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from rt_seg_ros.data.augment import _halved
 from rt_seg_ros.networks.layers import spatial_mean
 from rt_seg_ros.training.ema import WeightAverage
+from rt_seg_ros.training.loop import clip_gradients
 from rt_seg_ros.training.precision import prepare_for_cpu
 
 
@@ -71,9 +73,32 @@ def network(value: float) -> nn.Module:
     return made
 
 
-def test_half_size_pictures_average_two_by_two():
-    from rt_seg_ros.data.augment import _halved
+@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.SGD])
+@pytest.mark.parametrize("in_step", [True, False])
+@pytest.mark.parametrize("size", [1e-3, 1e3])  # of gradients far below the limit, and far above
+def test_clipping(kind, in_step, size):
+    """One way or the other, a step is that of gradients which clip_grad_norm_ has clipped."""
+    torch.manual_seed(0)
+    expected, got = nn.Linear(5, 4), nn.Linear(5, 4)
+    got.load_state_dict(expected.state_dict())
+    steps = []
+    for module in (expected, got):
+        optimiser = kind(module.parameters(), lr=0.1, fused=True)
+        for scale in (size, 1.0, 7.0):  # what clipped the first step must not clip those after it
+            torch.manual_seed(1)
+            for parameter in module.parameters():
+                parameter.grad = scale * torch.randn_like(parameter)
+            if module is expected:
+                nn.utils.clip_grad_norm_(module.parameters(), 2.0)
+            else:
+                clip_gradients(optimiser, 2.0, in_step)
+            optimiser.step()
+        steps.append([p.detach() for p in module.parameters()])
+    for a, b in zip(*steps, strict=True):
+        torch.testing.assert_close(b, a)
 
+
+def test_half_size_pictures_average_two_by_two():
     even, odd = torch.rand(1, 3, 6, 8), torch.rand(1, 3, 5, 7)
     torch.testing.assert_close(_halved(even), F.avg_pool2d(even, 2))
     expected = F.avg_pool2d(odd, 2, ceil_mode=True)  # divides by the pixels that there are
