@@ -17,6 +17,7 @@ from rt_seg_ros.errors import UserError
 from rt_seg_ros.graphs.metadata import metadata
 from rt_seg_ros.graphs.options import IMAGE, NETWORK_SCOPE, GraphOptions
 from rt_seg_ros.graphs.pixels import LOGITS, pixels_to_labels
+from rt_seg_ros.graphs.rewrites import rewrite
 from rt_seg_ros.networks.layers import sizes_vary
 from rt_seg_ros.zoo import ModelCard, build_network
 
@@ -74,6 +75,7 @@ def build_graph(card: ModelCard, options: GraphOptions | None = None, exporter: 
         )
     for node in model.graph.node:
         node.name = f"{NETWORK_SCOPE}{node.name.removeprefix('/')}"
+    rewrite(model)
     if options.outputs == "labels":
         batch = None if options.size is None else options.batch
         model = pixels_to_labels(model, card.mean, card.std, size=options.size, batch=batch)
