@@ -7,6 +7,7 @@ while another model is prepared. The executor's thread alone changes what the no
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -43,6 +44,10 @@ _DIAGNOSTICS_PERIOD = 1.0
 _USUAL_SIZE = (360, 480)
 #: What only says how a loaded network is used, and so costs nothing to try.
 _USE = frozenset({"input_height", "input_width", "downsampling_ratio", "output_resolution", "confidence_threshold"})
+#: Seconds after which the executor looks up whether it is to stop, should it have missed the call.
+_LOOK_UP = 1.0
+#: Signals that ask the node to stop.
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
@@ -551,19 +556,22 @@ def main(args: Sequence[str] | None = None) -> int:
     :return: exit status
     """
     keep_freed_memory()
+    asked = _keep_signals_from_ending_the_process()
     try:
         rclpy.init(args=list(args) if args is not None else None)
     except Exception as error:  # a params file that is not there, or is no YAML
         print(f"segmentation_node: {error}", file=sys.stderr)
         return 2
+    if asked.is_set():
+        return 0
     node = None
     executor = SingleThreadedExecutor()
     try:
         try:
             node = SegmentationNode()
-        except (KeyboardInterrupt, ExternalShutdownException):
-            return 0
         except Exception as error:  # a params file that says the impossible
+            if asked.is_set():
+                return 0
             print(f"segmentation_node: {error}", file=sys.stderr)
             return 2
         executor.add_node(node)
@@ -575,15 +583,31 @@ def main(args: Sequence[str] | None = None) -> int:
             node.destroy_node()
         executor.shutdown(0)
         rclpy.try_shutdown()
+        for number in _STOPPING:
+            signal.signal(number, signal.SIG_IGN)  # while it ends, Python would put the deadly default back
     return 0
+
+
+def _keep_signals_from_ending_the_process() -> threading.Event:
+    """Let SIGINT and SIGTERM do no more than rclpy's handlers, which shut its context down and then call these.
+
+    Of two signals, as ``ros2 launch`` without a terminal sends them, the second would else break off what the first
+    began.
+
+    :return: set once one has come, also before rclpy had its handlers in place
+    """
+    asked = threading.Event()
+    for number in _STOPPING:
+        signal.signal(number, lambda *_: asked.set())
+    return asked
 
 
 def _spin(executor: SingleThreadedExecutor, node: SegmentationNode) -> None:
     """Run callbacks until shutdown; one that fails is logged, and the others go on."""
     while node.context.ok():
         try:
-            executor.spin_once()
-        except (KeyboardInterrupt, ExternalShutdownException):
+            executor.spin_once(_LOOK_UP)
+        except ExternalShutdownException:
             return
         except Exception as error:
             if node.context.ok():

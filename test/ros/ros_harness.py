@@ -218,7 +218,12 @@ class NodeProcess:
             [*command, *arguments],
             stdout=self._log,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "RCUTILS_LOGGING_BUFFERED_STREAM": "0"},
+            env={
+                **os.environ,
+                "OMP_NUM_THREADS": "1",
+                "RCUTILS_LOGGING_BUFFERED_STREAM": "0",
+                "PYTHONFAULTHANDLER": "1",
+            },
         )
 
     def log(self) -> str:
@@ -322,7 +327,7 @@ class NodeProcess:
         try:
             return self.process.wait(20)
         except subprocess.TimeoutExpired:
-            self.process.kill()
+            self.process.send_signal(signal.SIGABRT)  # by which Python tells where its threads are
             self.process.wait()
             raise AssertionError(f"the node did not end:\n{self.log()}") from None
         finally:

@@ -250,3 +250,16 @@ def test_ages_are_by_the_nodes_clock_and_it_is_heard_while_that_stands_still(sta
     graph.feed(camera, lambda: clock.publish(Clock(clock=now)) or stats[-1].age_ms == 500.0, "an age after the jump")
     graph.node.destroy_publisher(clock)
     assert node.stop() == 0
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.03, 0.1, 0.3])
+def test_asked_twice_to_stop_it_ends_as_if_asked_once(start_node, pause):
+    """Where ros2 launch has no terminal, a Ctrl-C or a service's end reaches its nodes twice."""
+    node = start_node(f"asked_after_{round(1000 * pause)}")
+    node.wait_state("active")
+    for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):
+        if node.process.poll() is None:
+            node.process.send_signal(number)
+            time.sleep(pause)
+    assert node.stop() == 0, node.last_log
+    assert "Traceback" not in node.last_log
