@@ -4,8 +4,8 @@ PyTorch's exporters write what the network says, operator by operator. Some oper
 same and lets a runtime keep its maps in one memory layout. OpenVINO on a CPU gains by it, most with CGNet
 (docs/performance.md); ONNX Runtime neither gains nor loses.
 
-Left out: PReLU before a concatenation rather than after it, where OpenVINO joins it with the convolutions. It would save
-a little more, but in fp16 OpenVINO 2026.4 then computes dilated channel-wise convolutions wrongly.
+Left out: PReLU before a concatenation rather than after it, where OpenVINO joins it with the convolutions. It would
+save a little more, but in fp16 OpenVINO 2026.4 then computes dilated channel-wise convolutions wrongly.
 """
 
 from __future__ import annotations
