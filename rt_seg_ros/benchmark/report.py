@@ -241,7 +241,7 @@ def save_picture(path: Path, result: Result) -> None:
     :raises UserError: nothing that has a score could be measured, or the file cannot be written
     """
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     rows = [row for row in result.rows if not row.error and row.miou is not None and row.case.mode != "network"]
     if not rows:
@@ -268,6 +268,8 @@ def save_picture(path: Path, result: Result) -> None:
     plain = FuncFormatter(lambda value, _: f"{value:g}")
     axes.xaxis.set_major_formatter(plain)
     wide = max(row.median for row in rows) > 5 * min(row.median for row in rows)
+    if wide:
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))  # decades alone would be a label or two
     axes.xaxis.set_minor_formatter(NullFormatter() if wide else plain)
     axes.grid(color="0.92", zorder=0)
     on = ", ".join(dict.fromkeys(row.miou_on for row in rows))
