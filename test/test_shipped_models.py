@@ -63,7 +63,8 @@ def test_a_card_says_how_it_was_trained_and_what_it_scores(name):
 def test_a_cards_figure_stands_in_the_metrics_of_its_run(name):
     score = card_score(CARDS[name])
     parts = {folder.name: folder for folder in (models_dir() / "runs" / name).iterdir()}
-    on_train = next(parts[part] for part in ("finish", "longer2", "longer", "train") if part in parts)  # the last without val
+    # The last part that did not learn from val.
+    on_train = next(parts[part] for part in ("finish", "longer2", "longer", "train") if part in parts)
     assert best_on_val(on_train) == pytest.approx(score.miou, abs=0.006)
     for folder in parts.values():
         assert {path.name for path in folder.iterdir()} == {"recipe.yaml", "about.yaml", "metrics.csv", "curves.png"}
