@@ -1,7 +1,8 @@
 """Layers that several networks share.
 
 A layer that holds a batch norm after a convolution has a method ``fold_norms``, which folds the one into the
-other for inference, in place; :meth:`rt_seg_ros.networks.base.SegmentationNetwork.fuse` calls them all.
+other for inference, in place; :meth:`rt_seg_ros.networks.base.SegmentationNetwork.fuse` calls them all. FRFNet's head
+turns its average over channels into a convolution there.
 """
 
 from __future__ import annotations

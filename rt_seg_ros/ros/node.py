@@ -562,11 +562,11 @@ def main(args: Sequence[str] | None = None) -> int:
     except Exception as error:  # a params file that is not there, or is no YAML
         print(f"segmentation_node: {error}", file=sys.stderr)
         return 2
-    if asked.is_set():
-        return 0
     node = None
     executor = SingleThreadedExecutor()
     try:
+        if asked.is_set():  # before rclpy listened
+            return 0
         try:
             node = SegmentationNode()
         except Exception as error:  # a params file that says the impossible
