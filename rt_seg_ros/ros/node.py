@@ -7,6 +7,7 @@ while another model is prepared. The executor's thread alone changes what the no
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import threading
@@ -48,6 +49,8 @@ _USE = frozenset({"input_height", "input_width", "downsampling_ratio", "output_r
 _LOOK_UP = 1.0
 #: Signals that ask the node to stop.
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
+#: So many of them are heard in peace: ros2 launch sends up to three.
+_PATIENCE = 4
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
@@ -592,13 +595,20 @@ def _keep_signals_from_ending_the_process() -> threading.Event:
     """Let SIGINT and SIGTERM do no more than rclpy's handlers, which shut its context down and then call these.
 
     Of two signals, as ``ros2 launch`` without a terminal sends them, the second would else break off what the first
-    began.
+    began. Who goes on asking is heard: a network that hangs would else keep the node from ending.
 
     :return: set once one has come, also before rclpy had its handlers in place
     """
     asked = threading.Event()
+    patience = iter(range(_PATIENCE))
+
+    def hear(number: int, frame: object) -> None:
+        asked.set()
+        if next(patience, None) is None:
+            os._exit(128 + number)
+
     for number in _STOPPING:
-        signal.signal(number, lambda *_: asked.set())
+        signal.signal(number, hear)
     return asked
 
 

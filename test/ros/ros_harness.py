@@ -345,3 +345,9 @@ class BreakableNode(NodeProcess):
         before = self.log().count(said)
         self.process.send_signal(signal.SIGUSR1)
         self.graph.wait(lambda: self.log().count(said) > before or self._ended(), f"'{said}' in the log")
+
+
+class HangingNode(NodeProcess):
+    """The node, whose network never returns once SIGUSR1 has come."""
+
+    program = (str(Path(__file__).with_name("hanging_node.py")),)

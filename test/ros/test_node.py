@@ -15,7 +15,7 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-from ros_harness import HEIGHT, WIDTH, at_rate, picture, stamp_of
+from ros_harness import HEIGHT, WIDTH, HangingNode, at_rate, picture, stamp_of
 from rt_seg_ros.images import frame_from_ros
 from rt_seg_ros.labels import load_label_space
 from rt_seg_ros.masks import decode_runs
@@ -263,3 +263,21 @@ def test_asked_twice_to_stop_it_ends_as_if_asked_once(start_node, pause):
             time.sleep(pause)
     assert node.stop() == 0, node.last_log
     assert "Traceback" not in node.last_log
+
+
+def test_who_goes_on_asking_ends_a_node_whose_network_hangs(graph):
+    node = HangingNode(graph, "hanging")
+    try:
+        node.wait_state("active")
+        node.process.send_signal(signal.SIGUSR1)
+        node.wait_log("the next frame will hang")
+        camera, label = graph.camera(), graph.collect(Image, "/hanging/label")
+        graph.wait(lambda: camera.matched() and label.matched(), "discovery")
+        graph.feed(camera, lambda: "the network hangs" in node.log(), "a frame in the network")
+        for _ in range(5):
+            assert node.process.poll() is None
+            node.process.send_signal(signal.SIGINT)
+            time.sleep(0.3)
+        assert node.process.wait(5) == 128 + signal.SIGINT, node.log()
+    finally:
+        node.kill()
