@@ -34,6 +34,7 @@ examples:
   rt-seg train cgnet_camvid --data camvid schedule.epochs=50 run.device=cpu
   rt-seg train cgnet_camvid --data camvid data.train.1.weight=0.3 'augment.crop=[240, 320]'
   rt-seg train cgnet_camvid --data mine --weights cgnet       go on from weights: the package's, or a file's
+  rt-seg train mine.yaml --data mine --weights cgnet --partial   classes of your own: all but the classifier goes on
   rt-seg train csrnet_light_camvid_paper --data camvid --backbone-weights resnet18.pth --allow-pickle
   rt-seg train mine.yaml --data pictures                      a recipe of your own; 'inherits: cgnet_camvid' in it
   rt-seg train --resume runs/cgnet_camvid-20260101-120000     continue after Ctrl-C, or a crash
@@ -57,7 +58,7 @@ exit status: 0 the run came to its end; 2 something to correct, said before any 
 written; 3 stopped by Ctrl-C or SIGTERM, after writing a checkpoint; 130 stopped before there was anything to keep
 to score what came out: rt-seg evaluate
 """
-_USAGE = """rt-seg train RECIPE [KEY=VALUE ...] [--data DIR] [--out DIR] [--weights NAME|FILE]
+_USAGE = """rt-seg train RECIPE [KEY=VALUE ...] [--data DIR] [--out DIR] [--weights NAME|FILE [--partial]]
        rt-seg train --resume RUN [KEY=VALUE ...] [--export-weights FILE]
        rt-seg train --list"""
 _LINE_SECONDS = 30.0
@@ -77,6 +78,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", type=Path, metavar="RUN", help="run folder or checkpoint to continue from")
     parser.add_argument(
         "--weights", metavar="NAME|FILE", help="begin with these: a model of rt-seg models, or a .safetensors file"
+    )
+    parser.add_argument(
+        "--partial",
+        action="store_true",
+        help="take of --weights what fits by name and shape: also of another network, or for other classes",
     )
     parser.add_argument(
         "--backbone-weights",
@@ -113,13 +119,17 @@ def run(args: argparse.Namespace) -> int:
     if args.resume is not None:
         if names or args.out:
             raise UserError("--resume takes recipe and folder from the run: leave RECIPE and --out away")
-        if args.weights or args.backbone_weights:
-            raise UserError("--resume takes the weights of the run: leave --weights and --backbone-weights away")
+        if args.weights or args.partial or args.backbone_weights:
+            raise UserError(
+                "--resume takes the weights of the run: leave --weights, --partial and --backbone-weights away"
+            )
         return _continue(args.resume, args.data, overrides, args.export_weights)
     if not names:
         raise UserError(f"name a recipe: {', '.join(list_recipes())}, or the path of a .yaml file")
     if args.weights:
         overrides.append(f"network.weights={json.dumps(args.weights)}")  # JSON is YAML on one line
+    if args.partial:
+        overrides.append("network.partial=true")
     if args.backbone_weights:
         overrides.append(f"network.backbone_weights={json.dumps(str(args.backbone_weights))}")
     if args.allow_pickle:

@@ -121,7 +121,7 @@ class Trainer:
         torch.manual_seed(recipe.run.seed)
         self.network, self._evaluated = make_networks(recipe, self.space.num_classes, checkpoint is None)
         self._deployed = set(self._evaluated.state_dict())
-        self._start = describe_start(recipe) if checkpoint is None else None
+        self._start = describe_start(recipe, self.network) if checkpoint is None else None
         self._opened: tuple[list[OpenSource], list[OpenSource]] = (
             open_sources(data.train, root, self.space, data, data.size),
             open_sources(data.val, root, self.space, data, None),
@@ -187,6 +187,9 @@ class Trainer:
             about = describe_run(self.recipe, root, sources, self.validation, self.world, start)
             self.folder.begin(self.recipe, about, root)
             self.watcher.on_message(f"licence of the weights, by the recipe: {about['licence']}")
+            if anew := (self._start or {}).get("begun_anew"):
+                more = f" and {len(anew) - 4} more" if len(anew) > 4 else ""
+                self.watcher.on_message(f"nothing in network.weights fits {', '.join(anew[:4])}{more}: begun anew")
             if self.device.type == "cpu" and self.recipe.run.precision == "bf16" and not cpu_has_bf16():
                 self.watcher.on_message("this CPU has no instructions for bf16: run.precision=fp32 is faster here")
 

@@ -37,8 +37,18 @@ class NetworkSection(_Section):
     name: str = Field(description="a network of rt-seg models")
     options: dict[str, Any] = Field(default={}, description="its options")
     weights: str | None = Field(default=None, description="start from these: a model's name or a .safetensors file")
+    partial: bool = Field(
+        default=False,
+        description="take of weights what fits by name and shape, also of another network or other classes",
+    )
     backbone_weights: str | None = Field(default=None, description="pre-trained backbone, a local file")
     allow_pickle: bool = Field(default=False, description="take these two from pickles too, of which tensors are read")
+
+    @model_validator(mode="after")
+    def _part_of_something(self) -> NetworkSection:
+        if self.partial and not self.weights:
+            raise ValueError("partial says how weights are taken: name them (network.weights, --weights)")
+        return self
 
 
 class SynthSection(_Section):

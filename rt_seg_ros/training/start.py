@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.networks import SegmentationNetwork, create_network
 from rt_seg_ros.pickles import is_pickle
 from rt_seg_ros.training.pickled import weights_from_pickle
 from rt_seg_ros.training.recipe import Recipe
-from rt_seg_ros.zoo import ModelCard, build_network, find_model
+from rt_seg_ros.zoo import ModelCard, build_network, find_model, read_weights_header
+
+_LEAST_SHARE = 0.2  # of a network's values: less than this is chance
 
 
 def check_network(recipe: Recipe, num_classes: int) -> None:
@@ -73,36 +77,60 @@ def start_card(recipe: Recipe) -> ModelCard:
     path = Path(section.weights).expanduser()
     if not path.suffix:
         return find_model(section.weights)
+    if section.partial:
+        return read_weights_header(path)
     if section.allow_pickle and is_pickle(path):
         path = weights_from_pickle(path, section.name, recipe.label_space, section.options)
     return find_model(section.name, weights=path)
 
 
-def describe_start(recipe: Recipe) -> dict[str, Any] | None:
+def describe_start(recipe: Recipe, network: SegmentationNetwork | None = None) -> dict[str, Any] | None:
     """Return what a card tells of the weights that the run goes on from: all that their own card does.
 
+    :param network: the one that went on from them; which of its parts began anew is then told too
     :raises UserError: as :func:`start_card`
     """
     if not recipe.network.weights:
         return None
     card = start_card(recipe)
-    return {"model": card.name, "sha256": card.sha256, "scores": dict(card.scores), **card.details}
+    told = {"model": card.name, "sha256": card.sha256, "scores": dict(card.scores), **card.details}
+    if recipe.network.partial and network is not None:
+        anew = _misfits(network.state_dict(), build_network(card).state_dict())
+        told["begun_anew"] = sorted({key.rpartition(".")[0] or key for key in anew})
+    return told
 
 
 def load_start(recipe: Recipe, network: SegmentationNetwork) -> None:
     """Load a model's weights into the network that is trained; its auxiliary heads begin anew.
 
-    :raises UserError: no such model or file, or weights of another network or number of classes
+    With ``network.partial`` they may be of another network, or of other classes: what does not fit begins anew.
+
+    :raises UserError: no such model or file, weights of another network or number of classes, or, in part, weights
+        of which little fits
     """
-    weights, name = recipe.network.weights, recipe.network.name
+    section = recipe.network
     card = start_card(recipe)
     state = build_network(card).state_dict()
     expected = network.state_dict()
-    wrong = [key for key, value in state.items() if key not in expected or value.shape != expected[key].shape]
-    if wrong:
+    described = f"network.weights '{section.weights}' ({card.network}, {card.num_classes} classes)"
+    wrong = _misfits(state, expected)
+    if section.partial:
+        state = {key: value for key, value in state.items() if key not in wrong}
+        taken, all_values = (sum(value.numel() for value in part.values()) for part in (state, expected))
+        if taken < _LEAST_SHARE * all_values:
+            raise UserError(
+                f"{described} fit only {100 * taken / all_values:.0f} % of network '{section.name}', by name and "
+                f"shape: begin without them, or with those of a network that is more alike"
+            )
+    elif wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise UserError(
-            f"network.weights '{weights}' ({card.network}, {card.num_classes} classes) do not fit network '{name}' "
-            f"with {network.num_classes} classes: {', '.join(wrong[:3])}{more}"
+            f"{described} do not fit network '{section.name}' with {network.num_classes} classes: "
+            f"{', '.join(wrong[:3])}{more}. With network.partial=true what fits is taken"
         )
     network.load_state_dict(expected | state)
+
+
+def _misfits(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+    """Return the names in ``state`` that ``expected`` has not, or has in another shape."""
+    return [key for key, value in state.items() if key not in expected or value.shape != expected[key].shape]
