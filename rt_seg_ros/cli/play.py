@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import argparse
 import math
 import signal
@@ -79,7 +80,12 @@ def _play(args: argparse.Namespace, bag: object) -> int:
 
     assert isinstance(bag, BagReader)
     stop = threading.Event()
-    former = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def hear(*_: object) -> None:
+        # Another thread sets it: this one may hold the event's lock at the moment.
+        _thread.start_new_thread(stop.set, ())
+
+    former = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
     node = rclpy.create_node("rt_seg_player")
     table = None
     try:

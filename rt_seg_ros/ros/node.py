@@ -568,12 +568,12 @@ def main(args: Sequence[str] | None = None) -> int:
     node = None
     executor = SingleThreadedExecutor()
     try:
-        if asked.is_set():  # before rclpy listened
+        if asked:  # before rclpy listened
             return 0
         try:
             node = SegmentationNode()
         except Exception as error:  # a params file that says the impossible
-            if asked.is_set():
+            if asked:
                 return 0
             print(f"segmentation_node: {error}", file=sys.stderr)
             return 2
@@ -591,20 +591,19 @@ def main(args: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _keep_signals_from_ending_the_process() -> threading.Event:
+def _keep_signals_from_ending_the_process() -> list[int]:
     """Let SIGINT and SIGTERM do no more than rclpy's handlers, which shut its context down and then call these.
 
     Of two signals, as ``ros2 launch`` without a terminal sends them, the second would else break off what the first
     began. Who goes on asking is heard: a network that hangs would else keep the node from ending.
 
-    :return: set once one has come, also before rclpy had its handlers in place
+    :return: what has come so far, also before rclpy had its handlers in place
     """
-    asked = threading.Event()
-    patience = iter(range(_PATIENCE))
+    asked: list[int] = []  # no Event: its lock would be waited for by the signal that comes while one is being heard
 
     def hear(number: int, frame: object) -> None:
-        asked.set()
-        if next(patience, None) is None:
+        asked.append(number)
+        if len(asked) > _PATIENCE:
             os._exit(128 + number)
 
     for number in _STOPPING:

@@ -6,6 +6,8 @@ pytest.importorskip("rclpy", reason="needs ROS 2 (rclpy)")
 pytest.importorskip("rt_seg_ros.msg", reason="needs this package's messages built")
 
 import signal
+import subprocess
+import sys
 import time
 
 import cv2
@@ -263,6 +265,29 @@ def test_asked_twice_to_stop_it_ends_as_if_asked_once(start_node, pause):
             time.sleep(pause)
     assert node.stop() == 0, node.last_log
     assert "Traceback" not in node.last_log
+
+
+def test_a_signal_may_come_at_any_point_of_another_being_heard():
+    code = """
+import signal, sys
+from rt_seg_ros.ros import node
+asked = node._keep_signals_from_ending_the_process()
+for point in range(60):  # one more signal, at ever later points of the first one's way
+    asked.clear()
+    passed = 0
+    def later(*_):
+        global passed
+        passed += 1
+        if passed == point:
+            signal.raise_signal(signal.SIGTERM)
+    sys.setprofile(later)
+    signal.raise_signal(signal.SIGINT)
+    sys.setprofile(None)
+    assert asked[0] in (signal.SIGINT, signal.SIGTERM), point
+print("heard")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "heard\n" and done.returncode == 0, done.stderr
 
 
 def test_who_goes_on_asking_ends_a_node_whose_network_hangs(graph):
