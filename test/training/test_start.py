@@ -24,7 +24,7 @@ from rt_seg_ros.training.export import export_weights
 from rt_seg_ros.training.loop import Trainer
 from rt_seg_ros.training.recipe import Recipe, load_recipe
 from rt_seg_ros.training.run_folder import read_about, read_metrics
-from rt_seg_ros.zoo import read_card
+from rt_seg_ros.zoo import build_network, find_model, read_card
 
 SMALL = [
     "network={name: cgnet, options: {m: 2, n: 2}}",
@@ -34,6 +34,7 @@ SMALL = [
 ]
 
 TRAIN_ALONE = ["data.train=[{path: ., split: train}]", "data.val=[]"]
+STANDING_STILL = ("optimiser.lr=1.0e-12", "run.ema=0")
 
 
 def small(*overrides: str) -> Recipe:
@@ -98,7 +99,7 @@ def test_weights_are_gone_on_from_and_the_card_tells(streets, ended, tmp_path, c
     weights = ended / "cgnet_camvid11.safetensors"
     out = tmp_path / "run"
     words = ["train", "cgnet_camvid_paper", *SMALL, "--data", str(streets), "--out", str(out)]
-    assert main([*words, "--weights", str(weights), "optimiser.lr=1.0e-12", "run.ema=0"]) == 0
+    assert main([*words, "--weights", str(weights), *STANDING_STILL]) == 0
     begun = load_file(weights)
     for key, value in read_checkpoint(out)["network"].items():
         if "running" not in key and "num_batches" not in key:
@@ -130,9 +131,49 @@ def test_weights_that_do_not_fit_are_refused(ended, tmp_path, capsys):
     assert "do not fit" in told and "with 19 classes" in told and "classifier" in told
     assert "no model 'cgnett' (did you mean 'cgnet'?)" in refused("cgnet_camvid", "--weights", "cgnett")
     assert "no such file" in refused("cgnet_camvid", "--weights", str(tmp_path / "none.safetensors"))
-    assert main(["train", "--resume", str(ended), "--weights", weights]) == 2
-    assert "--resume takes the weights of the run" in capsys.readouterr().err
+    assert "fit only" in refused("frfnet_camvid", "--weights", weights, "--partial")
+    assert "partial says how weights are taken" in refused("cgnet_camvid", "--partial")
+    for given in (["--weights", weights], ["--partial"]):
+        assert main(["train", "--resume", str(ended), *given]) == 2
+        assert "--resume takes the weights of the run" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_of_weights_for_other_classes_all_but_the_classifier_goes_on(streets, ended, tmp_path):
+    weights = ended / "cgnet_camvid11.safetensors"
+    out = tmp_path / "run"
+    (tmp_path / "twelve.yaml").write_text(
+        "name: twelve\nvoid_ids: [255]\nclasses:\n"
+        + "".join(f"  - {{name: c{i}, color: [{i}, 0, 0]}}\n" for i in range(12))
+    )
+    words = ["train", "cgnet_camvid_paper", *SMALL, "--data", str(streets), "--out", str(out), *STANDING_STILL]
+    words += ["--weights", str(weights), f"label_space={tmp_path / 'twelve.yaml'}", "loss.class_weights=none"]
+    assert main([*words, "--partial"]) == 0
+    begun, now = load_file(weights), read_checkpoint(out)["network"]
+    for key, value in now.items():
+        if "classifier" in key:
+            assert value.shape[0] == 12
+        elif "running" not in key and "num_batches" not in key:
+            torch.testing.assert_close(value, begun[key].float(), rtol=0, atol=1e-6, msg=key)
+    card = read_card(out / "cgnet_twelve.yaml")
+    assert card.details["start"]["begun_anew"] == ["classifier"] and "network.partial=true" in card.details["command"]
+
+
+def test_of_a_kindred_networks_weights_what_fits_goes_on(streets, tmp_path):
+    few = ["augment.crop=[64, 64]", *SMALL[2:], *TRAIN_ALONE, *STANDING_STILL]
+    trainer = Trainer(
+        load_recipe(
+            "csrnet_medium_camvid_paper", [*few, "network={name: csrnet_medium, weights: csrnet_light, partial: true}"]
+        ),
+        streets,
+        tmp_path / "run",
+    )
+    begun, now = build_network(find_model("csrnet_light")).state_dict(), trainer.network.state_dict()
+    anew = {key for key in now if key not in begun}
+    assert anew and all(key.startswith("stages.0.1.") for key in anew)
+    assert all(torch.equal(now[key], value) for key, value in begun.items())
+    told = read_about(tmp_path / "run")["start"]
+    assert told["model"] == "csrnet_light_camvid11" and told["begun_anew"][0] == "stages.0.1.pointwise.conv"
 
 
 # -- what is refused -----------------------------------------------------------------------------------------
