@@ -93,6 +93,12 @@ def as_frame(image: Frame | NDArray[np.uint8]) -> Frame:
     return Frame(image, "bgr" if channels == 3 else "bgra")
 
 
+def blank_frame(height: int, width: int, order: Order = "bgr") -> Frame:
+    """Return a black frame."""
+    channels = _CHANNELS[order]
+    return Frame(np.zeros((height, width) if channels == 1 else (height, width, channels), np.uint8), order)
+
+
 # ---------------------------------------------------------------------------------------------------
 # sensor_msgs/Image
 # ---------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from rt_seg_ros.backends import create_backend, other_backends
 from rt_seg_ros.backends.base import Backend
 from rt_seg_ros.backends.fallback import FallbackBackend
 from rt_seg_ros.errors import UserError
-from rt_seg_ros.images import Frame, as_frame
+from rt_seg_ros.images import Frame, Order, as_frame, blank_frame
 from rt_seg_ros.labels import LabelSpace
 from rt_seg_ros.resampling import Size, drop_uncertain
 from rt_seg_ros.zoo import ModelCard, find_model
@@ -173,9 +173,15 @@ class Segmenter:
         ratio = self.config.downsampling_ratio
         return max(MIN_WORKING_SIDE, round(height * ratio)), max(MIN_WORKING_SIDE, round(width * ratio))
 
-    def warm_up(self, height: int, width: int) -> None:
-        """Run once at this frame size, so that the first real frame does not pay for it."""
-        self.segment(Frame(np.zeros((height, width, 3), np.uint8)))
+    def warm_up(self, height: int, width: int, order: Order = "bgr", confidence: bool = False) -> None:
+        """Run as often at this frame size as the backend needs, so that no real frame pays for it.
+
+        :param order: channels of the frames to come
+        :param confidence: whether that will be asked for
+        """
+        frame = blank_frame(height, width, order)
+        for _ in range(self.backend.warm_up_calls):
+            self.segment(frame, confidence)
 
     def segment(self, image: Frame | NDArray[np.uint8], confidence: bool = False) -> Segmentation:
         """Segment one frame.

@@ -44,6 +44,8 @@ class Backend(ABC):
     #: Frames that wait at the same time are faster together than one by one: so on a GPU, and not on a CPU, where one
     #: frame keeps all cores busy.
     batches: bool = False
+    #: Calls of a kind until the next of that kind is as fast as it gets.
+    warm_up_calls: int = 1
     #: What failed, where another serves in its place.
     trouble: str = ""
 

@@ -7,6 +7,7 @@ a GPU loads no runtime and cannot crash. Names and flags are those of the CUDA d
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ctypes import POINTER, byref, c_char_p, c_float, c_int, c_size_t, c_uint, c_ulonglong, c_void_p
@@ -29,6 +30,7 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "cuDeviceGet": (POINTER(c_int), c_int),
     "cuDeviceGetName": (c_char_p, c_int, c_int),
     "cuDeviceGetAttribute": (POINTER(c_int), c_int, c_int),
+    "cuDeviceGetPCIBusId": (c_char_p, c_int, c_int),
     "cuDevicePrimaryCtxRetain": (POINTER(c_void_p), c_int),
     "cuCtxPushCurrent_v2": (c_void_p,),
     "cuCtxPopCurrent_v2": (POINTER(c_void_p),),
@@ -57,6 +59,11 @@ _STREAM_NON_BLOCKING = 1
 _EVENT_BLOCKING_SYNC = 1
 _CAPTURE_THREAD_LOCAL = 1
 _COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR = 75, 76
+
+
+#: Held while a graph is captured, and by whatever waits for a whole device: that breaks a capture off, in any mode. Who
+#: would capture while another holds it does without a graph for that once.
+capturing = threading.RLock()  # what is let go while one captures is closed by the same thread
 
 
 class CudaError(RuntimeError):
@@ -155,6 +162,18 @@ def find_gpu(device: str) -> Gpu:
     call("cuDeviceGetAttribute", byref(major), _COMPUTE_CAPABILITY_MAJOR, handle)
     call("cuDeviceGetAttribute", byref(minor), _COMPUTE_CAPABILITY_MINOR, handle)
     return Gpu(ordinal, name.value.decode(errors="replace"), (major.value, minor.value))
+
+
+def pci_bus_id(index: int) -> str:
+    """Return where GPU ``index`` of CUDA's count is plugged in, by which nvidia-smi, that counts otherwise, knows it.
+
+    :raises CudaError: no such GPU
+    """
+    handle = c_int()
+    call("cuDeviceGet", byref(handle), index)
+    place = ctypes.create_string_buffer(32)
+    call("cuDeviceGetPCIBusId", place, len(place), handle)
+    return place.value.decode()
 
 
 @lru_cache(maxsize=16)

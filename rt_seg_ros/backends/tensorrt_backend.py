@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import sys
 import threading
 import time
 import weakref
@@ -17,7 +18,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Sequence
 
 from rt_seg_ros.backends.base import Backend, BatchResult, Unavailable
-from rt_seg_ros.backends.cuda_driver import find_gpu, missing_gpu
+from rt_seg_ros.backends.cuda_driver import capturing, find_gpu, missing_gpu
 from rt_seg_ros.backends.engine_process import EngineProcess
 from rt_seg_ros.backends.engines import ANY_SIZE, NOT_INSTALLED, Engines, EngineSpec, choose_tensorrt, installed
 from rt_seg_ros.backends.tensorrt_session import Session
@@ -86,6 +87,7 @@ class TensorRtBackend(Backend):
     """
 
     batches = True
+    warm_up_calls = 4  # plain, captured; on both contexts of a session
 
     def __init__(self, engines: Engines, precision: str) -> None:
         assert engines.gpu is not None
@@ -96,6 +98,7 @@ class TensorRtBackend(Backend):
             engines.key(EngineSpec(None, None, precision=precision))  # raises where there is no int8 model
         self._lock = threading.Lock()
         self._sessions: OrderedDict[EngineSpec, Session] = OrderedDict()
+        weakref.finalize(self, _close_all, self._sessions).atexit = False  # then the driver frees all
         self._absent: set[EngineSpec] = set()
         self._failures: dict[EngineSpec, str] = {}
         self._asked: Counter[EngineSpec] = Counter()
@@ -256,6 +259,7 @@ class TensorRtBackend(Backend):
             self._since_stand_in += 1
             if self._since_stand_in > _STAND_IN_KEPT:
                 self._stand_in = None
+                _give_back_what_pytorch_keeps()
 
 
 def _serving(wanted: EngineSpec, count: int) -> list[EngineSpec]:
@@ -279,6 +283,12 @@ def _within_any_size(wanted: EngineSpec) -> bool:
     return wanted.size is not None and all(low[i] <= wanted.size[i] <= high[i] for i in (0, 1))
 
 
+def _close_all(sessions: OrderedDict[EngineSpec, Session]) -> None:
+    """Let engines go whose backend went: their memory on the device is nobody else's to free."""
+    while sessions:
+        sessions.popitem()[1].close()
+
+
 def _adopt(backend: weakref.ref[TensorRtBackend], process: EngineProcess, spec: EngineSpec) -> None:
     """Build, and hand over to the backend, if it is still there; on a thread of its own."""
     outcome: bytes | UserError
@@ -291,6 +301,17 @@ def _adopt(backend: weakref.ref[TensorRtBackend], process: EngineProcess, spec: 
     wanting = backend()
     if wanting is not None:
         wanting._built(spec, outcome)
+
+
+def _give_back_what_pytorch_keeps() -> None:
+    """Free the GPU's memory that PyTorch holds for tensors to come: on a Jetson it is the host's as well."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized() or not capturing.acquire(blocking=False):
+        return
+    try:
+        torch.cuda.empty_cache()
+    finally:
+        capturing.release()
 
 
 def _make_stand_in(card: ModelCard, device: str, precision: str) -> Backend:

@@ -25,6 +25,7 @@ from rt_seg_ros.backends.cuda_driver import (
     Graph,
     PinnedArray,
     Stream,
+    capturing,
     missing_gpu,
     using,
 )
@@ -59,7 +60,7 @@ class Session:
         self.users = 0  # of whoever keeps the session
         self._gpu = engines.gpu
         try:
-            with using(self._gpu):
+            with using(self._gpu), capturing:
                 self._load(engines, serialized)
         except CudaError as error:
             raise UserError(f"TensorRT cannot load the engine ({spec}): {error}") from error
@@ -117,7 +118,7 @@ class Session:
                     slot.abandon()
                     self._free.put(slot)
             if self._kernels:
-                self._kernels.keep()
+                self._kernels.keep_once()
         total = (time.perf_counter() - begin) * 1e3
         preprocess = staging * 1e3
         timings = {
@@ -138,7 +139,9 @@ class Session:
 
     def close(self) -> None:
         """Let the engine go. Nobody may be using it."""
-        with using(self._gpu):
+        with using(self._gpu), capturing:
+            if self._kernels:
+                self._kernels.keep()
             for _ in range(_CONTEXTS):
                 self._free.get().close()
             self._kernels = None
@@ -162,7 +165,7 @@ class _Slot:
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._graph: Graph | None = None
         self._ran_plainly = False
-        self._capturable = True
+        self._capturable = not is_rtx(tensorrt)  # which has graphs of its own
         self._upsample = LabelUpsampler()
 
     def launch(self, frames: Sequence[Frame], working: Size) -> None:
@@ -254,10 +257,9 @@ class _Slot:
 
     def _capture(self) -> None:
         """Capture the engine's work; it must have run once in this shape, as TensorRT prepares itself then."""
-        asks = getattr(self._context, "is_stream_capturable", None)  # TensorRT for RTX knows
+        if not capturing.acquire(blocking=False):
+            return
         try:
-            if asks is not None and not asks(self._stream.handle):
-                raise CudaError("TensorRT says that it cannot be captured")
             with self._stream.capture() as graph:
                 if not self._context.execute_async_v3(self._stream.handle):
                     raise CudaError(self._logger.last_error or "TensorRT gives no reason")
@@ -265,6 +267,8 @@ class _Slot:
         except CudaError as error:
             self._capturable = False
             _log.debug("TensorRT runs without a CUDA graph: %s", error)
+        finally:
+            capturing.release()
 
     def _forget_graph(self) -> None:
         self._ran_plainly = False
@@ -284,13 +288,14 @@ class _Kernels:
 
     def __init__(self, engines: Engines, spec: EngineSpec, engine: Any) -> None:
         assert engines.gpu is not None
+        self._tensorrt = engines.tensorrt
         self._engine = engine
         self._name = engines.card.network
         capability = ".".join(map(str, engines.gpu.compute_capability))
         self._key = {"engine": engines.key(spec), "gpu": engines.gpu.name, "capability": capability}
         self._cache: Any = None
         self._known = b""
-        self._kept = False
+        self._kept_once = False
 
     def context(self) -> Any:
         """Return an execution context whose kernels are looked up and remembered."""
@@ -301,14 +306,21 @@ class _Kernels:
             if self._known:
                 self._cache.deserialize(self._known)
         config.set_runtime_cache(self._cache)
+        # It compiles kernels for a shape behind our back and knows when they are there; a graph of our own would replay
+        # those that stood in meanwhile.
+        config.cuda_graph_strategy = self._tensorrt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         return self._engine.create_execution_context(runtime_config=config)
 
+    def keep_once(self) -> None:
+        """Keep what was compiled for the first frames, should the process not come to its end."""
+        if not self._kept_once:
+            self._kept_once = True
+            self.keep()
+
     def keep(self) -> None:
-        """Keep what was compiled, once."""
-        if self._kept:
-            return
-        self._kept = True
+        """Keep what was compiled so far."""
         memory = self._cache.serialize()
         compiled = bytes(memoryview(memory)) if memory is not None else b""
         if compiled and compiled != self._known:
             _JIT_CACHE.save(self._name, self._key, {_JIT: compiled})
+            self._known = compiled

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rt_seg_ros.backends.base import Backend, BatchResult
+from rt_seg_ros.backends.cuda_driver import capturing
 from rt_seg_ros.backends.torch_ops import Call, LabelWriter, Program, write_labels
 from rt_seg_ros.images import Frame
 from rt_seg_ros.resampling import Size
@@ -32,8 +33,11 @@ from rt_seg_ros.zoo import ModelCard, build_network
 _log = logging.getLogger(__name__)
 
 #: Calls of different shapes that are remembered; a graph holds its own input and output, and shares the rest.
-_MAX_GRAPHS = 8
-_MAX_PROGRAMS = 32
+#: There are batches of eight sizes, with and without confidence.
+_MAX_GRAPHS = 32
+_MAX_PROGRAMS = 64
+#: Calls for which cuDNN tries its algorithms, in seconds each: the few kinds of frames that cameras have.
+_SEARCHED = 4
 #: Calls under way at once. Two keep the device busy; more would only wait for it.
 _SLOTS = 2
 
@@ -52,6 +56,7 @@ class TorchCudaBackend(Backend):
     """
 
     batches = True
+    warm_up_calls = 2  # plain, captured
 
     def __init__(self, card: ModelCard, device: str, precision: str) -> None:
         self.name, self.device, self.precision = "torch", device, precision
@@ -70,7 +75,9 @@ class TorchCudaBackend(Backend):
             self._free: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
             for _ in range(_SLOTS):
                 self._free.put(_Slot(self._on))
-            torch.cuda.synchronize()  # the weights came on another stream than the one they are used on
+            # The weights came on another stream than the one they are used on. (Waiting for the whole device would
+            # break off what another backend captures meanwhile.)
+            torch.cuda.current_stream().synchronize()
         self._programs: OrderedDict[Call, Program] = OrderedDict()
         self._launching = threading.Lock()
 
@@ -115,7 +122,9 @@ class TorchCudaBackend(Backend):
             if graph is not None:
                 graph.run(slot.input[: call.input_bytes], slot.output[: call.output_bytes])
             else:
-                program(slot.input[: call.input_bytes], slot.output[: call.output_bytes])
+                # What cuDNN takes for a shape when that first comes stays, for this thread.
+                with _numerics(benchmark=not seen and len(self._programs) <= _SEARCHED):
+                    program(slot.input[: call.input_bytes], slot.output[: call.output_bytes])
             slot.finished.record()
         with torch.cuda.stream(self._download):
             self._download.wait_event(slot.finished)
@@ -247,17 +256,17 @@ class _Graphs:
         self._works = True
 
     def find(self, call: Call, program: Callable[[Tensor, Tensor], None]) -> _Graph | None:
-        """Return the graph for a call, captured if need be; None where capturing does not work."""
+        """Return the graph for a call, captured if need be; None where capturing does not work, or not now."""
         graph = self._graphs.get(call)
         if graph is not None:
             self._graphs.move_to_end(call)
             return graph
-        if not self._works:
+        if not self._works or not capturing.acquire(blocking=False):
             return None
-        if len(self._graphs) >= self._limit:
-            self._stream.synchronize()  # the one that goes may still be running
-            self._graphs.popitem(last=False)
         try:
+            if len(self._graphs) >= self._limit:
+                self._stream.synchronize()  # the one that goes may still be running
+                self._graphs.popitem(last=False)
             graph = _Graph(call, program, self._stream, self._pool)
         except RuntimeError as error:  # no memory for it, too
             self._works = False
@@ -265,5 +274,7 @@ class _Graphs:
             self._stream.synchronize()
             self._graphs.clear()
             return None
+        finally:
+            capturing.release()
         self._graphs[call] = graph
         return graph

@@ -1,9 +1,9 @@
 """The time below which a network cannot be computed on a machine: its roofline.
 
 A layer takes at least as long as its multiply-adds at the rate of a large product of matrices, and on a GPU at least
-as long as moving its values and weights through memory once. Both rates are measured here, in a process of its own:
-``python -m rt_seg_ros.benchmark.floor ORDER.json``. On a CPU, whose caches hold what a layer moves, the multiply-adds
-alone are counted.
+as long as moving once through memory what its cache does not hold of its values and weights. On a CPU, whose caches
+hold what a layer moves, the multiply-adds alone are counted. Both rates are measured here, in a process of its own:
+``python -m rt_seg_ros.benchmark.floor ORDER.json``.
 """
 
 from __future__ import annotations
@@ -26,14 +26,19 @@ BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 _SIDE = {"cpu": 1024, "cuda": 8192}  # of the matrices
 _MOVED = 1 << 30  # bytes
 _TIMES = 5
+_WARM_UP = 0.3  # seconds
 
 
 @dataclass(frozen=True)
 class Peak:
-    """What a machine can do: multiply-adds a second, and bytes a second to or from memory (None: not counted)."""
+    """What a machine can do: multiply-adds a second, and bytes a second to or from memory (None: not counted).
+
+    ``cache``: bytes that need not go there between two layers.
+    """
 
     macs: float
     bytes: float | None
+    cache: float = 0.0
 
 
 def floor_ms(costs: list[LayerCost], batch: int, value_bytes: int, peak: Peak) -> float:
@@ -41,7 +46,8 @@ def floor_ms(costs: list[LayerCost], batch: int, value_bytes: int, peak: Peak) -
     seconds = 0.0
     for cost in costs:
         computing = cost.macs * batch / peak.macs
-        moving = (cost.activations * batch + cost.weights) * value_bytes / peak.bytes if peak.bytes else 0.0
+        beyond = max(0.0, (cost.activations * batch + cost.weights) * value_bytes - peak.cache)
+        moving = beyond / peak.bytes if peak.bytes else 0.0
         seconds += max(computing, moving)
     return seconds * 1e3 / batch
 
@@ -52,6 +58,8 @@ def measure(device: str, precision: str, threads: int) -> Peak:
 
     if threads:
         torch.set_num_threads(threads)
+    if device.startswith("cuda"):
+        torch.cuda.set_device(device)
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     kind = device.partition(":")[0]
     side = _SIDE[kind]
@@ -62,12 +70,19 @@ def measure(device: str, precision: str, threads: int) -> Peak:
         return Peak(macs, None)
     source = torch.empty(_MOVED, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    return Peak(macs, 2 * _MOVED / _least(lambda: target.copy_(source), torch, kind))
+    cache = torch.cuda.get_device_properties(device).L2_cache_size
+    return Peak(macs, 2 * _MOVED / _least(lambda: target.copy_(source), torch, kind), cache)
 
 
 def _least(call: Callable[[], object], torch: Any, kind: str) -> float:
-    """Return the shortest of several runs, in seconds."""
-    call()
+    """Return the shortest of several runs, in seconds, once the clocks have risen."""
+    begun = time.perf_counter()
+    while True:
+        call()
+        if kind == "cuda":
+            torch.cuda.synchronize()
+        if time.perf_counter() > begun + _WARM_UP:
+            break
     times = []
     for _ in range(_TIMES):
         if kind == "cuda":
@@ -96,7 +111,7 @@ def main(arguments: list[str]) -> int:
     floors: list[float | None] = []
     for item in order["cases"]:
         case, precision = Case.from_dict(item["case"]), item["precision"]
-        device = "cuda" if item["device"].startswith("cuda") else "cpu"
+        device = item["device"]
         if precision not in BYTES:
             floors.append(None)
             continue

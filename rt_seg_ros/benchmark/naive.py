@@ -35,6 +35,7 @@ class NaiveNode:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.device = device
+        torch.backends.cudnn.allow_tf32 = False  # fp32 is to mean fp32, as in what it is compared with
         self._torch = torch
         self._network = build_network(card).eval().to(device)
         self._ratio = ratio

@@ -164,9 +164,11 @@ def measure(
         rows = [_row(case, collected) for case in plan.cases]
         if all(row.error for row in rows):
             raise UserError(f"nothing could be measured: {rows[0].error}")
-        peaks = _add_floors(place, rows) if floor else []
+        peaks, trouble = _add_floors(place, rows) if floor else ([], "")
     on = machine(next((n for row in rows if (n := gpu_number(row.device)) is not None), None))
     result = Result(rows, effort, {**on, "versions": versions()}, plan.left_out, peaks=peaks)
+    if trouble:
+        result.remarks.append(f"no floor could be reckoned: {trouble}")
     busy = before / max(1, on["cores"])
     if busy > _BUSY:
         result.remarks.append(f"the machine was busy when this began (load {before:.1f}): do not trust these figures")
@@ -302,19 +304,19 @@ def score(card: ModelCard) -> tuple[float | None, str]:
     return (found.miou, found.data) if found is not None else (None, "")
 
 
-def _add_floors(place: Path, rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Find the least time of each row's network; return the rates it was reckoned with."""
+def _add_floors(place: Path, rows: Sequence[Row]) -> tuple[list[dict[str, Any]], str]:
+    """Find the least time of each row's network; return the rates it was reckoned with, or what failed."""
     wanted = [row for row in rows if not row.error and not row.case.naive]
     order, answer = place / "floor.json", place / "floors.json"
     cases = [
         {"case": r.case.to_dict(), "device": r.device, "precision": r.precision, "worked": r.working} for r in wanted
     ]
     order.write_text(json.dumps({"cases": cases, "answer": str(answer)}), encoding="utf-8")
-    _run("rt_seg_ros.benchmark.floor", order, place / "said.txt")
+    said = _run("rt_seg_ros.benchmark.floor", order, place / "said.txt")
     if not answer.exists():
-        return []
+        return [], next((line for line in reversed(said.splitlines()) if line.strip()), "no reason was given")
     found = json.loads(answer.read_text(encoding="utf-8"))
     for row, floor in zip(wanted, found["floors"], strict=True):
         row.floor = floor
     peaks: list[dict[str, Any]] = found["peaks"]
-    return peaks
+    return peaks, ""

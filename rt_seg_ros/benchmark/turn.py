@@ -117,6 +117,7 @@ def _ours(case: Case, material: Material) -> Runner:
 
     keep_freed_memory()  # as the node and the command line do
     segmenter = Segmenter(case.config())
+    segmenter.backend.live = False  # what is measured is to be who was asked for
     painter = Painter(segmenter.label_space)
     canvas = np.empty((*case.size, 3), np.uint8)
     mask = np.empty(case.size, np.uint8)

@@ -175,7 +175,7 @@ class _Clock:
     def run(self, segmenter: Segmenter, item: SourceFrame, confidence: bool) -> Segmentation:
         assert item.frame is not None
         if not self.frames:
-            segmenter.warm_up(item.frame.height, item.frame.width)
+            segmenter.warm_up(item.frame.height, item.frame.width, item.frame.order, confidence)
             self._start = time.perf_counter()
         result = segmenter.segment(item.frame, confidence)
         self.frames += 1

@@ -66,6 +66,7 @@ def evaluate(
     before = gpu_memory_mib(gpu_number(config.device) or 0) if config.device != "cpu" else None
     begin = time.perf_counter()
     segmenter = Segmenter(config)
+    segmenter.backend.live = False  # here frames wait, and all are to be segmented by one and the same
     loaded = time.perf_counter() - begin
     gpu = gpu_number(segmenter.device)
     evaluation = Evaluation(
@@ -99,6 +100,8 @@ def evaluate(
                     run.segment(entry, scorer)
         if run.started is not None:
             evaluation.seconds = time.perf_counter() - run.started
+    evaluation.backend, evaluation.device = segmenter.backend_name, segmenter.device
+    evaluation.precision = segmenter.precision
     evaluation.usage = meter.usage
     evaluation.matching = replace(frames.matching)
     evaluation.damage = frames.damage
@@ -138,7 +141,7 @@ class _Run:
         evaluation, frame = self._evaluation, entry.frame
         try:
             if self.started is None:
-                self._segmenter.warm_up(frame.height, frame.width)
+                self._segmenter.warm_up(frame.height, frame.width, frame.order, self._outputs.wants_confidence)
                 self.started = time.perf_counter()
             begin = time.perf_counter()
             segmentation = self._segmenter.segment(frame, confidence=self._outputs.wants_confidence)

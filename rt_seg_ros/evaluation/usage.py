@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from rt_seg_ros.backends.cuda_driver import CudaError, pci_bus_id
+
 _PERIOD = 0.25
 #: A look at the GPU starts a program, which must not weigh on what is measured.
 _GPU_PERIOD = 2.0
@@ -136,7 +138,11 @@ def _nvidia(field: str, gpu: int) -> str | None:
     program = shutil.which("nvidia-smi")
     if program is None:
         return None
-    command = [program, f"--query-gpu={field}", "--format=csv,noheader,nounits", "-i", str(gpu)]
+    try:
+        place = pci_bus_id(gpu)
+    except CudaError:
+        return None
+    command = [program, f"--query-gpu={field}", "--format=csv,noheader,nounits", "-i", place]
     try:
         done = subprocess.run(  # noqa: S603 - nvidia-smi, with this file's own words
             command, capture_output=True, text=True, timeout=10, check=True

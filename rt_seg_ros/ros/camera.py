@@ -11,7 +11,7 @@ from rclpy.qos import QoSPolicyKind, QoSProfile, QoSReliabilityPolicy, qos_polic
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from rt_seg_ros.images import MAX_PIXELS, Frame, ImageRejected
+from rt_seg_ros.images import MAX_PIXELS, Frame, ImageRejected, Order
 from rt_seg_ros.msg import SegmentationStats
 from rt_seg_ros.pipeline import MIN_WORKING_SIDE, Segmentation, Segmenter
 from rt_seg_ros.ros import conversions, mailbox, qos
@@ -71,6 +71,8 @@ class Camera:
         self.outputs = outputs
         self.mailbox = Mailbox(condition)
         self.health = Health()
+        #: Height, width and channel order of the last frame, and whether its confidence was wanted.
+        self.kind: tuple[int, int, Order, bool] | None = None
         self.reliability = qos.BEST_EFFORT
         self.incompatible = ""
         self._node = node
@@ -255,6 +257,7 @@ class Camera:
         message, header, frame, wanted = ready.letter.message, ready.letter.message.header, ready.frame, ready.wanted
         segmenter = service.segmenter
         segmented = time.monotonic()
+        self.kind = frame.height, frame.width, frame.order, result.confidence is not None
         try:
             self.outputs.publish(wanted, header, frame, result, segmenter.label_space, service.drawing, self._info)
         except Exception as error:  # one frame is lost, not the node

@@ -98,12 +98,6 @@ class Health:
             self._window.rejected += 1
             self._seen = replace(self._seen, last_rejection=f"{reason}: {message}")
 
-    @property
-    def size(self) -> tuple[int, int] | None:
-        """Height and width of the last image that was segmented."""
-        with self._lock:
-            return (self._seen.height, self._seen.width) if self._seen.height else None
-
     def turn(self) -> tuple[Window, Seen]:
         """Return what happened since the last turn, and begin another window."""
         with self._lock:

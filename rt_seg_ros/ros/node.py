@@ -301,10 +301,12 @@ class SegmentationNode(LifecycleNode):
             )
 
     def _warm_up(self, segmenter: Segmenter) -> None:
-        """Run a segmenter once at each size that cameras have, so that no frame pays for the first run."""
-        sizes = {camera.health.size for camera in self._cameras} - {None}
-        for height, width in sizes or {segmenter.card.input_size or _USUAL_SIZE}:  # type: ignore[misc]
-            segmenter.warm_up(height, width)
+        """Run a segmenter on such frames as cameras have, so that none pays for the first run of its kind."""
+        kinds = {camera.kind for camera in self._cameras if camera.kind is not None}
+        for kind in kinds:
+            segmenter.warm_up(*kind)
+        if not kinds:
+            segmenter.warm_up(*(segmenter.card.input_size or _USUAL_SIZE))
 
     def _prepare(self, config: SegmenterConfig) -> Segmenter:
         """Build a segmenter; on the preparation's thread."""

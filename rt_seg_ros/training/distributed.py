@@ -238,6 +238,10 @@ def choose_device(name: str) -> torch.device:
         raise UserError(f"run.device is '{name}': use auto, cpu, cuda or cuda:N") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"run.device is '{name}', but torch finds no CUDA device here: use cpu or auto")
+    if device.type == "cuda" and device.index is not None:
+        if device.index >= torch.cuda.device_count():
+            raise UserError(f"run.device is '{name}', but there are only {torch.cuda.device_count()} GPUs, from cuda:0")
+        torch.cuda.set_device(device)  # what takes no device, such as pinned memory, goes to the present one
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"run.device is '{name}': use auto, cpu, cuda or cuda:N")
     return device

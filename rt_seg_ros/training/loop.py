@@ -579,6 +579,11 @@ def _optimiser(recipe: Recipe, network: SegmentationNetwork) -> torch.optim.Opti
         if group["params"]
     ]
     if section.kind == "sgd":
-        return torch.optim.SGD(groups, lr=section.lr, momentum=section.momentum, fused=True)
+        sgd = torch.optim.SGD(groups, lr=section.lr, momentum=section.momentum, fused=True)
+        if section.momentum:
+            # The fused kernel leaves it uninitialised where fp16 overflows in the first step, as it usually does.
+            for parameter in (p for group in sgd.param_groups for p in group["params"]):
+                sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return sgd
     kind = torch.optim.Adam if section.kind == "adam" else torch.optim.AdamW
     return kind(groups, lr=section.lr, betas=section.betas, fused=True)

@@ -203,7 +203,10 @@ class RunSection(_Section):
 
     seed: int = Field(default=0, ge=0)
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:N")
-    precision: Literal["fp32", "bf16", "fp16"] = Field(default="fp32", description="autocast of the forward pass")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        default="fp32",
+        description="autocast of the forward pass; on a GPU fp32 has convolutions in TF32, as PyTorch does",
+    )
     channels_last: bool = True
     compile: bool = False
     threads: int = Field(default=0, ge=0, description="CPU threads; 0: torch's own choice")

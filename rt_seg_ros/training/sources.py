@@ -108,7 +108,9 @@ class Frames(Source):
 
     def gather(self, index: Index) -> tuple[Tensor, Tensor]:
         """See :meth:`Source.gather`; on the device that holds them."""
-        chosen = torch.from_numpy(index).to(self.images.device)
+        chosen = torch.from_numpy(index)
+        if self.images.is_cuda:  # from pageable memory the host would wait for all that is queued before it
+            chosen = chosen.pin_memory().to(self.images.device, non_blocking=True)
         # Seven times as fast as images[chosen].
         return self.images.index_select(0, chosen), self.labels.index_select(0, chosen)
 

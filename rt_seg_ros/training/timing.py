@@ -61,6 +61,8 @@ def time_steps(recipe: Recipe, root: Path | None, steps: int, watcher: Watcher |
 
 
 def _seconds(action: Callable[[], object], count: int, device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     started = time.perf_counter()
     for _ in range(count):
         action()

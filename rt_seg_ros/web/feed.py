@@ -177,7 +177,7 @@ class SegmentingFeed(Feed):
             segmenter = self._segmenter
         if self._warm != (id(segmenter), frame.height, frame.width):
             # The first run at a size may take seconds; it is no frame's latency.
-            segmenter.warm_up(frame.height, frame.width)
+            segmenter.warm_up(frame.height, frame.width, frame.order)
             self._warm = (id(segmenter), frame.height, frame.width)
             arrival = replace(arrival, time=time.monotonic())
         begin = time.monotonic()
@@ -244,7 +244,7 @@ class SegmentingFeed(Feed):
         segmenter = Segmenter(self._choices[name])
         last = self._last
         if last is not None and last.frame is not None:
-            segmenter.warm_up(last.frame.height, last.frame.width)
+            segmenter.warm_up(last.frame.height, last.frame.width, last.frame.order)
         return segmenter
 
     def _show_again(self, item: SourceFrame) -> None:

@@ -326,6 +326,10 @@ def test_many_sizes_come_to_share_an_engine_and_few_stay_loaded(backend):
 def on_gpu(card, tmp_path_factory):
     if missing_gpu() or tensorrt_backend.unavailable():
         pytest.skip(f"needs an NVIDIA GPU and TensorRT: {tensorrt_backend.unavailable()}")
+    try:
+        check_backend("tensorrt", "cuda", "fp16")
+    except UserError as error:  # TensorRT for RTX alone, and no GPU of its kind
+        pytest.skip(f"needs a TensorRT for this GPU: {error}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RT_SEG_CACHE", str(tmp_path_factory.mktemp("engines")))
         yield {precision: create_backend(card, "tensorrt", "cuda", precision) for precision in ("fp32", "fp16")}

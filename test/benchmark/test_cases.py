@@ -1,5 +1,7 @@
 """What is measured: the grid, what is refused before any work, and the floor."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -103,6 +105,7 @@ def test_the_floor_is_the_slower_of_computing_and_moving_layer_by_layer():
     # Weights are moved once for a batch of two: (200 + 50) values
     assert floor_ms(costs, 2, 4, peak) == pytest.approx((2.0 + 10.0) / 2)
     assert floor_ms(costs, 1, 4, Peak(1e6, None)) == pytest.approx(1.01)
+    assert floor_ms(costs, 1, 4, replace(peak, cache=1e9)) == pytest.approx(1.01)  # nothing leaves the cache
 
 
 def test_this_machine_s_peak_is_measured(monkeypatch):

@@ -31,7 +31,7 @@ from rt_seg_ros.ros.parameters import PARAMETERS
 HEIGHT, WIDTH = 96, 128
 TIMEOUT = 60.0
 #: What every node under test is started with: no weights are needed, and the network is small.
-USUAL = {"autostart": True, "allow_random_weights": True, "threads": 1}
+USUAL = {"autostart": True, "allow_random_weights": True, "threads": 1, "device": "cpu"}
 
 
 def picture(height: int = HEIGHT, width: int = WIDTH, seed: int = 0) -> np.ndarray:

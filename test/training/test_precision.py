@@ -7,7 +7,10 @@ import copy
 import torch
 from torch import nn
 
+from rt_seg_ros.networks import create_network
+from rt_seg_ros.training.loop import _optimiser
 from rt_seg_ros.training.precision import prepare_for_cpu
+from rt_seg_ros.training.recipe import load_recipe
 
 
 def gradients(net: nn.Module, x: torch.Tensor, dtype: torch.dtype) -> list[torch.Tensor]:
@@ -42,3 +45,23 @@ def test_bfloat16_gradients_are_finite_and_near() -> None:
         for mine, theirs in zip(gradients(net, x, torch.bfloat16), exact, strict=True):
             assert mine.isfinite().all()
             assert (mine.float() - theirs).norm() < 0.03 * theirs.norm() + 1e-3
+
+
+def test_a_first_step_that_overflows_leaves_momentum_at_nothing() -> None:
+    """As with fp16, whose scale begins too high: a fused step that is told of it writes nothing."""
+    recipe = load_recipe("crosscbam_m_camvid_paper")
+    network = create_network("cgnet", 11, m=2, n=2)
+    optimiser = _optimiser(recipe, network)
+    assert isinstance(optimiser, torch.optim.SGD)
+    before = copy.deepcopy(network.state_dict())
+    for parameter in network.parameters():
+        parameter.grad = torch.full_like(parameter, float("inf"))
+    optimiser.found_inf = torch.ones(())
+    optimiser.step()
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimiser.found_inf = torch.zeros(())
+    for group in optimiser.param_groups:
+        group["weight_decay"] = 0.0
+    optimiser.step()
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
