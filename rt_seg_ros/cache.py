@@ -7,6 +7,7 @@ as none.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -14,6 +15,7 @@ import os
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -97,7 +99,8 @@ class Cache:
             files[name] = (path / name).read_bytes()
             if hashlib.sha256(files[name]).hexdigest() != expected:
                 raise ValueError(f"{name} is damaged")
-        os.utime(path)  # used now
+        with contextlib.suppress(OSError):  # read-only: nothing is forgotten there either
+            os.utime(path)  # used now
         return files
 
     def save(self, name: str, key: Key, files: Mapping[str, bytes]) -> Path | None:
@@ -154,11 +157,16 @@ class Cache:
         raise OSError(f"{path} is being replaced all the time")
 
     def _forget(self) -> None:
-        if not self._keep:
-            return
-        entries = [path for path in self.folder.iterdir() if not path.name.startswith(".")]
-        entries.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-        for path in entries[self._keep :]:
+        """Remove what was not used for longest, and what was left half written a day ago."""
+        entries, yesterday = [], time.time() - 86400
+        for path in self.folder.iterdir():
+            try:
+                entries.append((path.stat().st_mtime, path))
+            except OSError:  # another process was first
+                continue
+        halves = [path for used, path in entries if path.name.startswith(".") and used < yesterday]
+        whole = [path for _, path in sorted(entries, reverse=True) if not path.name.startswith(".")]
+        for path in [*halves, *(whole[self._keep :] if self._keep else ())]:
             shutil.rmtree(path, ignore_errors=True)
 
 

@@ -82,6 +82,7 @@ class HostBackend(Backend):
 
     def run(self, frames: Sequence[Frame], working: Size, sizes: Sequence[Size], confidence: bool) -> BatchResult:
         """See :meth:`Backend.run`."""
+        self.make_ready(working)
         with self._lock:
             begin = time.perf_counter()
             batch = self.prepared(frames, working)
@@ -99,6 +100,9 @@ class HostBackend(Backend):
                 "postprocess": (end - done) * 1e3,
             },
         )
+
+    def make_ready(self, working: Size) -> None:
+        """Do what takes long when a working size first comes; frames of other sizes are served meanwhile."""
 
     def prepared(self, frames: Sequence[Frame], working: Size) -> NDArray[np.float32]:
         """Return frames as :meth:`logits` takes them; overwritten by the next call. Not for several threads at once."""

@@ -38,6 +38,7 @@ class EngineProcess:
         self._engines = engines
         self._spec = spec
         self._progress = progress
+        self._lock = threading.RLock()  # cancelled by a finalizer, on any thread
         self._process: subprocess.Popen[str] | None = None
         self._cancelled = False
 
@@ -70,9 +71,11 @@ class EngineProcess:
                 except OSError as error:
                     raise UserError(f"the engine ({self._spec}) could not be built: {error}") from error
             with process:
-                self._process = process
+                with self._lock:
+                    self._process = process
                 try:
-                    self._follow(process, order)
+                    if not self._cancelled:
+                        self._follow(process, order)
                 finally:
                     process.kill()
             if self._cancelled:
@@ -95,9 +98,10 @@ class EngineProcess:
 
     def cancel(self) -> None:
         """End it; :meth:`run` raises then."""
-        self._cancelled = True
-        if self._process is not None:
-            self._process.kill()
+        with self._lock:
+            self._cancelled = True
+            if self._process is not None:
+                self._process.kill()
 
 
 def main() -> int:

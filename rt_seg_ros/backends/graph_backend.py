@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable
@@ -31,18 +32,34 @@ class GraphBackend(HostBackend):
         super().__init__(card)
         self._programs: OrderedDict[Size, tuple[Program, tuple[int, int, int]]] = OrderedDict()
         self._results: dict[tuple[int, ...], NDArray[np.float32]] = {}
+        self._compiling = threading.Lock()
 
     @abstractmethod
     def compile(self, size: Size) -> tuple[Program, tuple[int, int, int]]:
         """Make the program for images of one size; return it with the shape of a result, (classes, h', w')."""
 
+    def make_ready(self, working: Size) -> None:
+        """See :meth:`HostBackend.make_ready`."""
+        size = (working[0], working[1])
+        if size in self._programs:
+            return
+        with self._compiling:
+            if size in self._programs:
+                return
+            program = self.compile(size)
+            with self._lock:
+                self._keep(size, program)
+
+    def _keep(self, size: Size, program: tuple[Program, tuple[int, int, int]]) -> None:
+        if len(self._programs) >= _MAX_PROGRAMS:
+            self._programs.popitem(last=False)
+        self._programs[size] = program
+
     def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """See :meth:`HostBackend.logits`; the result is overwritten by the next call."""
         size = (batch.shape[2], batch.shape[3])
-        if size not in self._programs:
-            if len(self._programs) >= _MAX_PROGRAMS:
-                self._programs.popitem(last=False)
-            self._programs[size] = self.compile(size)
+        if size not in self._programs:  # called directly, or more sizes at once than are kept
+            self._keep(size, self.compile(size))
         self._programs.move_to_end(size)
         program, shape = self._programs[size]
         results = self._result((len(batch), *shape))

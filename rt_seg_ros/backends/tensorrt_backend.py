@@ -8,6 +8,7 @@ is ready.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import sys
@@ -18,7 +19,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Sequence
 
 from rt_seg_ros.backends.base import Backend, BatchResult, Unavailable
-from rt_seg_ros.backends.cuda_driver import capturing, find_gpu, missing_gpu
+from rt_seg_ros.backends.cuda_driver import CudaError, capturing, find_gpu, missing_gpu
 from rt_seg_ros.backends.engine_process import EngineProcess
 from rt_seg_ros.backends.engines import ANY_SIZE, NOT_INSTALLED, Engines, EngineSpec, choose_tensorrt, installed
 from rt_seg_ros.backends.tensorrt_session import Session
@@ -98,7 +99,8 @@ class TensorRtBackend(Backend):
             engines.key(EngineSpec(None, None, precision=precision))  # raises where there is no int8 model
         self._lock = threading.Lock()
         self._sessions: OrderedDict[EngineSpec, Session] = OrderedDict()
-        weakref.finalize(self, _close_all, self._sessions).atexit = False  # then the driver frees all
+        self._finalizer = weakref.finalize(self, _close_all, self._sessions)
+        self._finalizer.atexit = False  # then the driver frees all
         self._absent: set[EngineSpec] = set()
         self._failures: dict[EngineSpec, str] = {}
         self._asked: Counter[EngineSpec] = Counter()
@@ -228,6 +230,8 @@ class TensorRtBackend(Backend):
                 session = Session(self._engines, spec, outcome)  # frames go on meanwhile
             except UserError as error:
                 outcome = error
+            except Exception as error:
+                outcome = UserError(f"the engine ({spec}) cannot be loaded: {type(error).__name__}: {error}")
         with self._lock:
             self._building = None
             if session is not None:
@@ -286,7 +290,8 @@ def _within_any_size(wanted: EngineSpec) -> bool:
 def _close_all(sessions: OrderedDict[EngineSpec, Session]) -> None:
     """Let engines go whose backend went: their memory on the device is nobody else's to free."""
     while sessions:
-        sessions.popitem()[1].close()
+        with contextlib.suppress(CudaError):  # a GPU that is lost has nothing left to free
+            sessions.popitem()[1].close()
 
 
 def _adopt(backend: weakref.ref[TensorRtBackend], process: EngineProcess, spec: EngineSpec) -> None:

@@ -15,7 +15,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -96,6 +96,11 @@ class TorchCudaBackend(Backend):
             labels, confidences = call.unpack(slot.pinned_out)
             end = time.perf_counter()
             network = slot.started.elapsed_time(slot.finished)
+        except BaseException:
+            for stream in (self._upload, self._compute, self._download):  # they may still use the slot
+                with suppress(RuntimeError):
+                    stream.synchronize()
+            raise
         finally:
             self._free.put(slot)
         preprocess, total = (staged - begin) * 1e3, (end - begin) * 1e3

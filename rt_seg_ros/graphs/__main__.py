@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 from pathlib import Path
 
 from rt_seg_ros.errors import UserError
@@ -16,7 +17,8 @@ def main() -> int:
     """Return the exit status; the last line on standard error is the reason of a failure."""
     os.nice(5)  # something may be serving beside it
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    order = json.load(sys.stdin)
+    order = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     options = order["options"]
     options["size"] = tuple(options["size"]) if options["size"] else None
     try:
@@ -30,6 +32,12 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     return 0
+
+
+def _end_with_parent() -> None:
+    """Wait until nobody holds the other end of standard input any more."""
+    sys.stdin.read()
+    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Nothing here imports torch: a node that finds its graph ready does without.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -31,6 +32,8 @@ _GRAPH = "model.onnx"
 _GRAPHS = Cache("graphs", keep=48)
 _QUANTISED = Cache("int8")
 _making = threading.Lock()
+_processes: set[subprocess.Popen[str]] = set()
+_LONGEST = 900  # seconds
 
 
 def load_graph(card: ModelCard, options: GraphOptions | None = None) -> bytes:
@@ -110,20 +113,47 @@ def _make(card: ModelCard, options: GraphOptions) -> bytes:
         return build_graph(card, options).SerializeToString()
     with tempfile.TemporaryDirectory(prefix="rt_seg_graph_") as folder:
         out = Path(folder) / _GRAPH
-        order = json.dumps({"card": card_to_json(card), "options": dataclasses.asdict(options), "out": str(out)})
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        command = [sys.executable or "python3", "-m", "rt_seg_ros.graphs"]
-        try:
-            done = subprocess.run(  # noqa: S603 - this package's own module, by this interpreter
-                command, input=order, text=True, capture_output=True, env=environment, check=False, timeout=900
+        order = {"card": card_to_json(card), "options": dataclasses.asdict(options), "out": str(out)}
+        status, said = _run_aside(order, Path(folder) / "said")
+        if status != 0 or not out.is_file():
+            lines = said.strip().splitlines()
+            raise UserError(
+                f"the graph of model '{card.name}' could not be made: {lines[-1] if lines else f'exit status {status}'}"
             )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise UserError(f"the graph of model '{card.name}' could not be made: {error}") from error
-        if done.returncode != 0 or not out.is_file():
-            said = done.stderr.strip().splitlines()
-            reason = said[-1] if said else f"exit status {done.returncode}"
-            raise UserError(f"the graph of model '{card.name}' could not be made: {reason}")
         return out.read_bytes()
+
+
+def _run_aside(order: Mapping[str, Any], log: Path) -> tuple[int, str]:
+    """Run a process of its own, which ends when this one does; return its status and what it said."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable or "python3", "-m", "rt_seg_ros.graphs"]
+    try:
+        with log.open("w", encoding="utf-8") as said:
+            process = subprocess.Popen(  # noqa: S603 - this package's own module, by this interpreter
+                command, stdin=subprocess.PIPE, stdout=said, stderr=said, text=True, env=environment
+            )
+    except OSError as error:
+        return -1, str(error)
+    with process:  # at its end standard input is closed, which ends the process
+        _processes.add(process)
+        try:
+            assert process.stdin is not None
+            with contextlib.suppress(BrokenPipeError):  # it ended at once, and says why
+                process.stdin.write(json.dumps(order) + "\n")
+                process.stdin.flush()
+            status = process.wait(_LONGEST)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return -1, f"it took more than {_LONGEST} s"
+        finally:
+            _processes.discard(process)
+    return status, log.read_text(encoding="utf-8", errors="replace")
+
+
+def abandon_graphs() -> None:
+    """End what is being made now, as nobody waits for it any more; who asked for it gets a :class:`UserError`."""
+    for process in list(_processes):
+        process.kill()
 
 
 def card_to_json(card: ModelCard) -> dict[str, Any]:

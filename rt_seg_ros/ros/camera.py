@@ -124,7 +124,6 @@ class Camera:
             return
         reliability, reason = qos.match(publishers)
         if reliability != self.reliability and not self._reliability_is_given():
-            self._unsubscribe()
             self._subscribe(reliability, reason)
 
     def remarks(self, publishers: list[Any]) -> list[str]:
@@ -166,7 +165,9 @@ class Camera:
     def _subscribe(self, reliability: QoSReliabilityPolicy, reason: str) -> None:
         profile = qos.sensor_data(reliability)
         options = qos.overriding(self._node, self.topic, "subscription")
-        self._subscription = self._create_subscription(profile, options)
+        former, self._subscription = self._subscription, self._create_subscription(profile, options)
+        if former is not None:  # now, as it stays where subscribing anew fails
+            self._node.destroy_subscription(former)
         self.reliability = profile.reliability  # as overridden
         self.incompatible = ""
         if self._reliability_is_given():
@@ -259,9 +260,14 @@ class Camera:
         segmented = time.monotonic()
         self.kind = frame.height, frame.width, frame.order, result.confidence is not None
         try:
-            self.outputs.publish(wanted, header, frame, result, segmenter.label_space, service.drawing, self._info)
+            published = self.outputs.publish(
+                wanted, header, frame, result, segmenter.label_space, service.drawing, self._info
+            )
         except Exception as error:  # one frame is lost, not the node
             self.fail("publishing_failed", error)
+            return
+        if not published:
+            self.mailbox.dropped(mailbox.OTHER_LABELS)
             return
         end = time.monotonic()
         age = self._age(header)

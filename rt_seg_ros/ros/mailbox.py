@@ -21,6 +21,7 @@ from typing import Any
 NEWER_FRAME = "newer_frame"  # another came before the network was free
 MAX_RATE = "max_rate"  # it came sooner than max_rate allows
 NO_SUBSCRIBER = "no_subscriber"  # nobody listened to any output
+OTHER_LABELS = "other_labels"  # its labels are of a label space that gave way while it was in the network
 DEACTIVATED = "deactivated"  # the node was deactivated while the frame waited
 
 

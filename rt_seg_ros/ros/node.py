@@ -28,6 +28,7 @@ from rclpy.validate_topic_name import validate_topic_name
 
 from rt_seg_ros.backends import check_backend
 from rt_seg_ros.errors import UserError
+from rt_seg_ros.graphs.store import abandon_graphs
 from rt_seg_ros.labels import LabelSpace
 from rt_seg_ros.memory import keep_freed_memory
 from rt_seg_ros.pipeline import Segmenter, SegmenterConfig
@@ -196,6 +197,8 @@ class SegmentationNode(LifecycleNode):
 
     def _unload(self) -> None:
         self._stop()
+        self._preparation.cancel()
+        abandon_graphs()  # which is what preparing takes longest for
         self._preparation.close()
         self._close_cameras()
         self._segmenter = self._service = self._wanted = None
@@ -278,20 +281,19 @@ class SegmentationNode(LifecycleNode):
     def _serve(self, segmenter: Segmenter, values: Values) -> None:
         """Serve from the next frame on with this segmenter and these parameters."""
         former, self._segmenter = self._segmenter, segmenter
-        self._service = Service(
-            segmenter,
-            Drawing(values["overlay_alpha"], values["overlay_legend"]),
-            values["lazy"],
-            values["max_image_pixels"],
-        )
         space = segmenter.label_space
         tokens = names.class_tokens(space.names)
         chosen = {space.id_of(name): tokens[name] for name in values["mask_classes"]}
         threshold = segmenter.config.confidence_threshold
         for camera in self._cameras:
             camera.mailbox.limit_rate(values["max_rate"])
-            camera.outputs.set_masks(chosen, space)
-            camera.outputs.publish_label_info(space, threshold)
+            camera.outputs.announce(space, threshold, chosen)
+        self._service = Service(
+            segmenter,
+            Drawing(values["overlay_alpha"], values["overlay_legend"]),
+            values["lazy"],
+            values["max_image_pixels"],
+        )
         if self._active:
             self._follow_infos()
         if former is None or former.backend is not segmenter.backend:
@@ -323,6 +325,8 @@ class SegmentationNode(LifecycleNode):
             executor.create_task(self._adopt, config, result)
 
     def _adopt(self, config: SegmenterConfig, result: Segmenter | Exception) -> None:
+        if self._apply_is_due:  # what was asked for last comes first
+            self._apply()
         if self._segmenter is None or self._wanted is None or not _same_but_threshold(config, self._wanted):
             return  # unloaded, or something else was asked for meanwhile
         if isinstance(result, Segmenter):

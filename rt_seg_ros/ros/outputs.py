@@ -75,15 +75,20 @@ class Outputs:
         self._lock = threading.Lock()
         self._publishers: dict[str, Publisher] = {}
         self._masks: dict[int, Publisher] = {}
-        self._masks_space: LabelSpace | None = None
+        self._space: LabelSpace | None = None
         self._label_info: Publisher | None = None
         self._painter: Painter | None = None
-        self._stats = self._create(SegmentationStats, "stats")
-        for name, kind in _TYPES.items():
-            self._publishers[name] = self._create(kind, name)
-        info_type = messages.label_info_type()
-        if info_type is not None:
-            self._label_info = self._create(info_type, "label_info", qos.latched())
+        self._stats: Publisher | None = None
+        try:
+            self._stats = self._create(SegmentationStats, "stats")
+            for name, kind in _TYPES.items():
+                self._publishers[name] = self._create(kind, name)
+            info_type = messages.label_info_type()
+            if info_type is not None:
+                self._label_info = self._create(info_type, "label_info", qos.latched())
+        except BaseException:  # a quality of service that cannot be had
+            self.close()
+            raise
 
     def _create(self, kind: type, name: str, profile: Any = None) -> Publisher:
         topic = f"{self._prefix}/{name}"
@@ -91,7 +96,8 @@ class Outputs:
         return self._node.create_publisher(kind, topic, profile or qos.sensor_data(), qos_overriding_options=options)
 
     def _all(self) -> Iterator[Publisher]:
-        yield self._stats
+        if self._stats is not None:
+            yield self._stats
         yield from self._publishers.values()
         yield from self._masks.values()
         if self._label_info is not None:
@@ -101,26 +107,23 @@ class Outputs:
         """Return the full names of all topics."""
         return [publisher.topic_name for publisher in self._all()]
 
-    def set_masks(self, tokens: Mapping[int, str], space: LabelSpace) -> None:
-        """Have a mask published for each of these classes and no others.
+    def announce(self, space: LabelSpace, threshold: float, tokens: Mapping[int, str]) -> None:
+        """Tell the names of the classes (where vision_msgs is installed), and publish labels of no other space.
 
-        :param tokens: part of the topic's name by class id
-        :param space: the label space of these ids
+        :param threshold: confidence below which a pixel has no label
+        :param tokens: classes that have a mask: by id, part of the topic's name
         """
         with self._lock:
-            self._masks_space = space
+            self._space = space
+            if self._label_info is not None:
+                header = Header(stamp=self._node.get_clock().now().to_msg())
+                self._label_info.publish(messages.label_info(header, space, threshold))
             wanted = {i: self._node.resolve_topic_name(f"{self._prefix}/mask/{t}") for i, t in tokens.items()}
             for class_id in [i for i, p in self._masks.items() if wanted.get(i) != p.topic_name]:
                 self._node.destroy_publisher(self._masks.pop(class_id))
             for class_id, token in tokens.items():
                 if class_id not in self._masks:
                     self._masks[class_id] = self._create(Image, f"mask/{token}")
-
-    def publish_label_info(self, space: LabelSpace, threshold: float) -> None:
-        """Publish the names of the classes, where vision_msgs is installed."""
-        if self._label_info is not None:
-            header = Header(stamp=self._node.get_clock().now().to_msg())
-            self._label_info.publish(messages.label_info(header, space, threshold))
 
     def close(self) -> None:
         """Destroy all publishers."""
@@ -129,7 +132,7 @@ class Outputs:
                 self._node.destroy_publisher(publisher)
             self._publishers = {}
             self._masks = {}
-            self._label_info = None
+            self._stats = self._label_info = None
 
     def wanted(self) -> Wanted:
         """Return the outputs that have a subscriber now."""
@@ -137,7 +140,7 @@ class Outputs:
             return Wanted(
                 frozenset(name for name, p in self._publishers.items() if p.get_subscription_count()),
                 {i: p for i, p in self._masks.items() if p.get_subscription_count()},
-                bool(self._stats.get_subscription_count()),
+                self._stats is not None and bool(self._stats.get_subscription_count()),
             )
 
     def publish(
@@ -149,22 +152,25 @@ class Outputs:
         space: LabelSpace,
         drawing: Drawing,
         info: CameraInfo | None = None,
-    ) -> None:
+    ) -> bool:
         """Publish what is wanted of one frame; what other nodes wait for goes first, what people look at last.
 
         :param header: the source's
         :param info: calibration of the source, where labels are not at its size
+        :return: False for a frame that was in the network while the label space changed: nothing is published, for
+            who looks up its ids in ``label_info`` would find other classes
         """
         labels = result.labels
         with self._lock:
+            if self._space is not None and self._space != space:
+                return False
             if "label" in wanted:
                 self._send("label", messages.image(header, labels, "mono8"))
             if "confidence" in wanted and result.confidence is not None:
                 self._send("confidence", messages.image(header, result.confidence, "mono8"))
             if "camera_info" in wanted and info is not None:
                 self._send("camera_info", messages.scaled_camera_info(info, header, *labels.shape))
-            # A frame in hand while the label space changes has ids of the old one: no mask rather than a wrong one.
-            for class_id, mask in wanted.masks.items() if self._masks_space == space else ():
+            for class_id, mask in wanted.masks.items():
                 if class_id in self._masks and self._masks[class_id] is mask:
                     mask.publish(messages.image(header, masks.binary_mask(labels, class_id), "mono8"))
             if "class_masks" in wanted:
@@ -173,11 +179,12 @@ class Outputs:
                 self._send("label/compressed", messages.png(header, labels))
             if "overlay" in wanted:
                 self._send("overlay", self._overlay(header, frame, labels, space, drawing))
+        return True
 
     def publish_stats(self, stats: SegmentationStats) -> None:
         """Publish what the frame cost."""
         with self._lock:
-            if self._publishers:
+            if self._stats is not None:
                 self._stats.publish(stats)
 
     def _send(self, name: str, message: Any) -> None:

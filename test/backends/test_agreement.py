@@ -86,6 +86,110 @@ def test_sizes_change_from_frame_to_frame(backend, torch_backend, size):
     assert isinstance(backend, GraphBackend) and len(backend._programs) <= 4
 
 
+def test_frames_are_served_while_another_size_is_compiled(card):
+    go, done = threading.Event(), []
+
+    class Slow(GraphBackend):
+        name, device, precision = "slow", "cpu", "fp32"
+
+        def compile(self, size):
+            assert size != (32, 32) or go.wait(20)
+            return lambda image, result: result.fill(0), (2, *size)
+
+    backend = Slow(card)
+
+    def run(side):
+        backend.run([Frame(np.zeros((side, side, 3), np.uint8))], (side, side), [(side, side)], False)
+        done.append(side)
+
+    waiting = threading.Thread(target=run, args=(32,))
+    waiting.start()
+    for _ in range(3):
+        run(16)
+    assert done == [16, 16, 16]
+    go.set()
+    waiting.join(20)
+    assert done[-1] == 32 and set(backend._programs) == {(16, 16), (32, 32)}
+
+
+def test_frames_are_served_while_another_size_is_compiled(card):
+    go, done = threading.Event(), []
+
+    class Slow(GraphBackend):
+        name, device, precision = "slow", "cpu", "fp32"
+
+        def compile(self, size):
+            assert size != (32, 32) or go.wait(20)
+            return lambda image, result: result.fill(0), (2, *size)
+
+    backend = Slow(card)
+
+    def run(side):
+        backend.run([Frame(np.zeros((side, side, 3), np.uint8))], (side, side), [(side, side)], False)
+        done.append(side)
+
+    waiting = threading.Thread(target=run, args=(32,))
+    waiting.start()
+    for _ in range(3):
+        run(16)
+    assert done == [16, 16, 16]
+    go.set()
+    waiting.join(20)
+    assert done[-1] == 32 and set(backend._programs) == {(16, 16), (32, 32)}
+
+
+def test_frames_are_served_while_another_size_is_compiled(card):
+    go, done = threading.Event(), []
+
+    class Slow(GraphBackend):
+        name, device, precision = "slow", "cpu", "fp32"
+
+        def compile(self, size):
+            assert size != (32, 32) or go.wait(20)
+            return lambda image, result: result.fill(0), (2, *size)
+
+    backend = Slow(card)
+
+    def run(side):
+        backend.run([Frame(np.zeros((side, side, 3), np.uint8))], (side, side), [(side, side)], False)
+        done.append(side)
+
+    waiting = threading.Thread(target=run, args=(32,))
+    waiting.start()
+    for _ in range(3):
+        run(16)
+    assert done == [16, 16, 16]
+    go.set()
+    waiting.join(20)
+    assert done[-1] == 32 and set(backend._programs) == {(16, 16), (32, 32)}
+
+
+def test_frames_are_served_while_another_size_is_compiled(card):
+    go, done = threading.Event(), []
+
+    class Slow(GraphBackend):
+        name, device, precision = "slow", "cpu", "fp32"
+
+        def compile(self, size):
+            assert size != (32, 32) or go.wait(20)
+            return lambda image, result: result.fill(0), (2, *size)
+
+    backend = Slow(card)
+
+    def run(side):
+        backend.run([Frame(np.zeros((side, side, 3), np.uint8))], (side, side), [(side, side)], False)
+        done.append(side)
+
+    waiting = threading.Thread(target=run, args=(32,))
+    waiting.start()
+    for _ in range(3):
+        run(16)
+    assert done == [16, 16, 16]
+    go.set()
+    waiting.join(20)
+    assert done[-1] == 32 and set(backend._programs) == {(16, 16), (32, 32)}
+
+
 def test_labels_at_another_size(backend, torch_backend):
     image = cut(96, 128)
     ours, theirs = (labels(b, image, sizes=[(180, 250)])[0] for b in (backend, torch_backend))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -140,6 +142,71 @@ def test_the_oldest_go_when_there_are_too_many():
             cache.load("0", KEY)  # used: no longer the oldest
     names = sorted(path.name[0] for path in cache.folder.iterdir())
     assert names == ["0", "3", "4"]
+
+
+def test_what_was_left_half_written_goes_after_a_day(cache):
+    cache.save("a", KEY, {"x": b"1"})
+    halves = [cache.folder / name for name in (".old", ".new")]
+    for half in halves:
+        half.mkdir()
+        (half / "engine").write_bytes(b"1")
+    os.utime(halves[0], (1, 1))
+    cache.save("b", KEY, {"x": b"1"})
+    assert [half.exists() for half in halves] == [False, True]
+
+
+def test_an_entry_that_another_process_removes_meanwhile_is_no_failure(monkeypatch, caplog):
+    cache = Cache("things", keep=2)
+    cache.save("a", KEY, {"x": b"1"})
+    present = Path.iterdir
+
+    def iterdir(folder):
+        yield from present(folder)
+        yield folder / "gone"
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    assert cache.save("b", KEY, {"x": b"1"}) is not None and not caplog.text
+
+
+def test_what_cannot_be_marked_as_used_is_used_all_the_same(cache, monkeypatch):
+    cache.save("a", KEY, {"x": b"1"})
+
+    def refuse(*_, **__):
+        raise OSError("read-only file system")
+
+    monkeypatch.setattr(os, "utime", refuse)
+    assert cache.load("a", KEY) == {"x": b"1"}
+
+
+def test_a_graph_that_nobody_waits_for_any_more_is_not_made_to_its_end(monkeypatch):
+    monkeypatch.delitem(sys.modules, "torch", raising=False)  # then another process makes it
+    said = []
+
+    def make():
+        with pytest.raises(UserError, match="could not be made") as caught:
+            load_graph(find_model("cgnet"))
+        said.append(caught)
+
+    thread = threading.Thread(target=make)
+    thread.start()
+    deadline = time.monotonic() + 30
+    while not store._processes and time.monotonic() < deadline:
+        time.sleep(0.01)
+    (process,) = store._processes
+    store.abandon_graphs()
+    thread.join(30)
+    assert said and process.returncode == -signal.SIGKILL and not store._processes
+
+
+def test_who_makes_a_graph_ends_with_who_asked_for_it():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rt_seg_ros.graphs"], stdin=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    order = {"card": store.card_to_json(find_model("cgnet")), "options": {"size": None}, "out": "/nowhere/graph"}
+    process.stdin.write(json.dumps(order).encode() + b"\n")
+    process.stdin.close()
+    assert process.wait(60) == 1 and process.stderr.read() == b""
+    process.stderr.close()
 
 
 def test_several_may_save_the_same_at_once(cache):

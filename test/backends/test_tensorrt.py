@@ -15,6 +15,7 @@ import pytest
 from rt_seg_ros.backends import check_backend, create_backend, tensorrt_backend
 from rt_seg_ros.backends.base import Unavailable
 from rt_seg_ros.backends.cuda_driver import Gpu, find_gpu, missing_gpu
+from rt_seg_ros.backends.engine_process import EngineProcess
 from rt_seg_ros.backends.engines import FLAVOURS, Engines, EngineSpec, load_tensorrt
 from rt_seg_ros.backends.tensorrt_backend import TensorRtBackend
 from rt_seg_ros.backends.tensorrt_session import Session
@@ -290,6 +291,43 @@ def test_what_cannot_be_built_is_said_once_and_not_tried_again(backend, caplog):
     assert backend.name == "torch" and not built
 
 
+def test_whatever_loading_an_engine_raises_another_goes_on_serving_and_others_are_built(backend, monkeypatch, caplog):
+    backend, built = backend
+    backend.live = True
+    monkeypatch.setattr(tensorrt_backend, "Session", lambda *_: 1 / 0)
+
+    def ask(size):
+        for _ in range(12):
+            run_at(backend, size, working=size)
+        deadline = time.monotonic() + 30
+        while backend._building is not None and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    ask((64, 64))
+    assert "ZeroDivisionError" in caplog.text and backend.name == "torch"
+    monkeypatch.setattr(tensorrt_backend, "Session", Loaded)
+    ask((72, 72))
+    run_at(backend, (72, 72), working=(72, 72))
+    assert backend.name == "tensorrt" and len(built) == 2
+
+
+def test_engines_go_with_their_backend(backend):
+    backend, _ = backend
+    run_at(backend, (64, 64))
+    (session,) = backend._sessions.values()
+    backend._finalizer()
+    assert session.closed and not backend._sessions
+
+
+def test_a_building_that_was_cancelled_before_it_began_is_not_begun(card):
+    process = EngineProcess(Engines(card, named("tensorrt"), GPU), EngineSpec((64, 64), None), lambda share: None)
+    process.cancel()
+    begin = time.monotonic()
+    with pytest.raises(UserError, match="was cancelled"):
+        process.run()
+    assert time.monotonic() < begin + 5
+
+
 def test_engines_that_were_built_before_are_loaded(backend):
     backend, built = backend
     several = EngineSpec((64, 64), None, batch=4, precision="fp16")
@@ -381,8 +419,6 @@ def test_an_engine_for_any_size_and_one_for_several_frames_give_the_same(on_gpu,
     backend = on_gpu["fp32"]
     expected = TorchCpuBackend(card, "fp32", 1).run([street], (240, 320), [(200, 300)], True)
     for spec in (EngineSpec(None, None), EngineSpec((240, 320), (200, 300), batch=3, confidence=True)):
-        from rt_seg_ros.backends.engine_process import EngineProcess
-
         session = Session(backend._engines, spec, EngineProcess(backend._engines, spec, lambda share: None).run())
         try:
             for count in (1, 3, 2):
