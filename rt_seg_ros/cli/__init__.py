@@ -10,16 +10,16 @@ import argparse
 import errno
 import importlib
 import logging
-import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from types import ModuleType
 
 from rt_seg_ros import __version__
+from rt_seg_ros.cli.output import let_go
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.memory import keep_freed_memory
 
@@ -42,6 +42,9 @@ COMMANDS = {
 
 #: What a disk or its owner refuses: no fault of the program's, wherever it comes up.
 _OF_THE_MACHINE = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG}
+
+#: Commands that have work to do beside what they print, and the words with which they only print.
+_AT_WORK, _ONLY_PRINTS = {"train", "ablate"}, {"--list", "--help", "-h"}
 
 _EPILOG = """\
 first steps:
@@ -72,7 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         module, command = command_parser(name)
         with _interrupted_by_termination():
             status = int(module.run(command.parse_intermixed_args(arguments[1:])))
-            sys.stdout.flush()  # what cannot be written is told here, not at the interpreter's end
+            if sys.stdout is not None:  # it is none where the process was given none
+                sys.stdout.flush()  # what cannot be written is told here, not at the interpreter's end
             return status
     except UserError as error:
         print(f"rt-seg {name}: {error}", file=sys.stderr)
@@ -89,8 +93,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"\nrt-seg {name}: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # piped into head, say
-        sys.stderr.close()
-        return 0
+        _let_go_of_output()
+        if name not in _AT_WORK or _ONLY_PRINTS & set(arguments):
+            return 0
+        with suppress(OSError):  # it may be the same pipe
+            print(f"rt-seg {name}: a pipe broke before the end", file=sys.stderr, flush=True)
+        return 1
     except OSError as error:
         if error.errno not in _OF_THE_MACHINE:
             raise
@@ -102,10 +110,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _let_go_of_output() -> None:
     """Where standard output takes no more, let the interpreter not try once again at its end."""
+    if sys.stdout is None:
+        return
     try:
         sys.stdout.flush()
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        let_go(sys.stdout)
 
 
 def command_parser(name: str) -> tuple[ModuleType, argparse.ArgumentParser]:
@@ -135,7 +145,8 @@ def _interrupted_by_termination() -> Iterator[None]:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    former = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    heard = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is not signal.SIG_IGN]
+    former = {number: signal.signal(number, interrupt) for number in heard}  # nohup had SIGHUP ignored
     try:
         yield
     finally:

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
 from rt_seg_ros.cli.options import ALLOW_PICKLE
+from rt_seg_ros.cli.output import Output
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.training.watcher import Progress, Watcher
 
@@ -56,6 +57,7 @@ the run folder holds:
 data set layouts: <split>/ with <split>annot/ (CamVid), leftImg8bit/ with gtFine/ (Cityscapes), images/ with labels/
 exit status: 0 the run came to its end; 2 something to correct, said before any epoch, or a file that could not be
 written; 3 stopped by Ctrl-C or SIGTERM, after writing a checkpoint; 130 stopped before there was anything to keep
+a terminal that closes counts as Ctrl-C; where only what is printed finds no reader, the run goes on to its end
 to score what came out: rt-seg evaluate
 """
 _USAGE = """rt-seg train RECIPE [KEY=VALUE ...] [--data DIR] [--out DIR] [--weights NAME|FILE [--partial]]
@@ -199,21 +201,26 @@ def _check_export(path: Path | None) -> None:
 def _finish(out: Path, ended: bool, export: Path | None) -> int:
     from rt_seg_ros.training.export import export_weights
 
+    output = Output(sys.stdout)
     if not ended:
-        print(f"stopped; continue with: rt-seg train --resume {out}")
+        output.line(f"stopped; continue with: rt-seg train --resume {out}")
         return 3
     card = export_weights(out, export)
     scores = ", ".join(f"{name} {score['miou']:.1f} %" for name, score in card.scores.items())
-    print(f"best mIoU: {scores or 'not measured'}\nweights {card.weights}; run folder {out}")
-    print(f"to use them: rt-seg segment photo.jpg --model {card.network} --weights {card.weights}")
+    output.line(f"best mIoU: {scores or 'not measured'}\nweights {card.weights}; run folder {out}")
+    output.line(f"to use them: rt-seg segment photo.jpg --model {card.network} --weights {card.weights}")
     return 0
 
 
 class Display(Watcher):
-    """Shows a run: a bar on a terminal, a line now and then elsewhere. Use as a context manager."""
+    """Shows a run: a bar on a terminal, a line now and then elsewhere. Use as a context manager.
+
+    It never fails: where nobody can be shown anything, it keeps silent.
+    """
 
     def __init__(self) -> None:
-        self._console = Console(file=sys.stderr)
+        self._output = Output(sys.stdout)
+        self._console = Console(file=Output(sys.stderr))  # type: ignore[arg-type]
         self._live = self._console.is_terminal
         columns = (
             TextColumn("{task.description}"),
@@ -239,7 +246,7 @@ class Display(Watcher):
             if self._live:
                 self._bars.remove_task(self._tasks.pop(what))
             else:
-                print(f"{what}: {total} frames", flush=True)
+                self._output.line(f"{what}: {total} frames")
 
     def on_step(self, progress: Progress) -> None:
         """Show the loss, the rate, the speed and the time left."""
@@ -250,7 +257,7 @@ class Display(Watcher):
         self._show("training", round(1000 * progress.share), 1000, state)
         if not self._live and time.monotonic() - self._last_line > _LINE_SECONDS:
             self._last_line = time.monotonic()
-            print(state, flush=True)
+            self._output.line(state)
 
     def on_validation(self, progress: Progress, scores: list[SplitScore], best: bool) -> None:
         """Print the scores."""
@@ -263,7 +270,7 @@ class Display(Watcher):
         if self._live:
             self._bars.console.print(text, highlight=False)
         else:
-            print(text, flush=True)
+            self._output.line(text)
 
     def _show(self, what: str, done: int, total: int, state: str) -> None:
         if not self._live:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,10 @@ from rt_seg_ros.training.sources import Files, reading_threads
 _Wanted = list[dict[int, NDArray[np.int64]]]
 #: The same, read: pictures and labels.
 _Read = list[dict[int, tuple[Tensor, Tensor]]]
+
+
+class UnreadError(UserError):
+    """The pictures of a step cannot be had; nothing of that step was done yet."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ class Feed:
     def portions(self, step: int) -> list[Portion]:
         """Return this process's pictures of a step; a group of which it has none comes with no rows.
 
-        :raises UserError: a file that can no longer be read, or a reading process that ended
+        :raises UnreadError: a file that can no longer be read, or a reading process that ended
         """
         read = self._read(step) if self._files else None
         portions = []
@@ -82,6 +87,7 @@ class Feed:
         """End the reading processes."""
         self._ahead = None
         self._next = -1
+        _DEATHS.forget()
 
     def _rows(self, group: Group) -> NDArray[np.int64]:
         return np.flatnonzero(group.position // self._share == self._world.rank)
@@ -94,20 +100,23 @@ class Feed:
 
     def _read(self, step: int) -> _Read:
         try:
-            read = next(self._ahead, None) if self._ahead is not None and step == self._next else None
-            if read is None:
-                self._ahead = None  # ends the processes of another place before new ones begin
-                with _signals_blocked():
-                    self._ahead = iter(self._loader(step))
-                read = next(self._ahead)
+            with _DEATHS.raised_here():
+                read = next(self._ahead, None) if self._ahead is not None and step == self._next else None
+                if read is None:
+                    self._ahead = None  # ends the processes of another place before new ones begin
+                    with _signals_blocked():
+                        self._ahead = iter(self._loader(step))
+                    if self._workers:
+                        _DEATHS.listen()
+                    read = next(self._ahead)
         except RuntimeError as error:
             self.close()
-            raise UserError(
+            raise UnreadError(
                 f"a process that reads pictures ended ({(str(error).splitlines() or [''])[0]}): memory may be short, "
                 "or /dev/shm too small; take fewer with run.workers, or 0"
             ) from error
         if isinstance(read, str):
-            raise UserError(read)
+            raise UnreadError(read)
         self._next = step + 1
         return list(read)
 
@@ -156,6 +165,55 @@ def _as_it_is(read: Any) -> Any:
 
 def _begin_reading(_: int) -> None:
     cv2.setNumThreads(0)  # there are as many processes as there is use for
+
+
+class _Deaths:
+    """Keeps the death of a reading process until pictures are read.
+
+    PyTorch raises it wherever the main thread is, mostly in the midst of a step, whose state nobody could go on from.
+    """
+
+    def __init__(self) -> None:
+        self._of_pytorch: Callable[[int, Any], object] | None = None
+        self._kept: RuntimeError | None = None
+        self._raises = False
+
+    def listen(self) -> None:
+        """Come before the handler that PyTorch installs with the first processes."""
+        handler = signal.getsignal(signal.SIGCHLD)
+        if threading.current_thread() is threading.main_thread() and callable(handler) and handler != self._hear:
+            self._of_pytorch = handler
+            signal.signal(signal.SIGCHLD, self._hear)
+
+    @contextlib.contextmanager
+    def raised_here(self) -> Iterator[None]:
+        """Raise here what was kept, and what is heard while this lasts.
+
+        :raises RuntimeError: of PyTorch, naming the process and how it ended
+        """
+        try:
+            self._raises = True
+            if self._kept is not None:
+                raise self._kept
+            yield
+        finally:
+            self._raises = False
+
+    def forget(self) -> None:
+        """Forget a death of processes that are no longer needed."""
+        self._kept = None
+
+    def _hear(self, number: int, frame: Any) -> None:
+        try:
+            if self._of_pytorch is not None:
+                self._of_pytorch(number, frame)
+        except RuntimeError as error:
+            if self._raises:
+                raise
+            self._kept = error
+
+
+_DEATHS = _Deaths()
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +14,12 @@ from rt_seg_ros.errors import UserError
 def write_aside(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Write a file so that the one that is there stays whole until the new one is on the disk.
 
+    What is aside is named after this process: two that write one file do not mix, the last to end has it.
+
     :param write: is handed the open file
     :raises UserError: the folder cannot be written, or the disk is full; what was there is untouched
     """
-    aside = path.with_name(f".{path.name}.part")
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     noted: list[OSError] = []
     try:
         with aside.open("wb") as file:
@@ -42,6 +45,25 @@ def write_text(path: Path, text: str) -> None:
     :raises UserError: as there
     """
     write_aside(path, lambda file: file.write(text.encode("utf-8")))
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what processes that are gone left aside in a folder."""
+    for left in folder.glob(".*.part"):
+        process = left.name.split(".")[-2]
+        if process.isdecimal() and not _runs(int(process)):
+            with contextlib.suppress(OSError):
+                left.unlink()
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
 
 
 class _Noting:

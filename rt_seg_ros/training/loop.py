@@ -31,10 +31,11 @@ from rt_seg_ros.errors import UserError
 from rt_seg_ros.labels import load_label_space
 from rt_seg_ros.networks import SegmentationNetwork
 from rt_seg_ros.training.about import describe_run
-from rt_seg_ros.training.checkpoint import BEST, write_checkpoint, write_last
+from rt_seg_ros.training.checkpoint import BEST, LAST, write_checkpoint, write_last
 from rt_seg_ros.training.distributed import Decision, FailedElsewhere, World, choose_device
 from rt_seg_ros.training.ema import WeightAverage
-from rt_seg_ros.training.feed import Feed
+from rt_seg_ros.training.feed import Feed, UnreadError
+from rt_seg_ros.training.files import remove_leftovers
 from rt_seg_ros.training.losses import HeadLosses, class_weights, make_loss
 from rt_seg_ros.training.mixture import Mixture
 from rt_seg_ros.training.precision import prepare_for_cpu
@@ -179,10 +180,12 @@ class Trainer:
         self._clock = 0.0
         self._started = time.monotonic()
         self._saved_at = self._started
+        self._saved_step = 0  # before the first step there is nothing to save
         self._asked_to_stop = False
 
     def _begin_folder(self, root: Path | None, sources: Sequence[Source]) -> None:
         if self.folder is not None:
+            remove_leftovers(self.folder.path)
             start = self._start or read_about(self.folder.path).get("start")
             about = describe_run(self.recipe, root, sources, self.validation, self.world, start)
             self.folder.begin(self.recipe, about, root)
@@ -224,7 +227,7 @@ class Trainer:
 
         :return: whether the run came to its end
         :raises TrainingError: the loss became NaN or infinite
-        :raises UserError: a file could not be written
+        :raises UserError: a file could not be written; or the next batch not be read, after a checkpoint
         :raises FailedElsewhere: another process failed
         """
         self._started = self._saved_at = time.monotonic()
@@ -246,10 +249,13 @@ class Trainer:
         clock, since = time.monotonic(), self.step
         speed = 0.0
         self.network.train()
-        decision = self._decide()
+        decision = self._announced(self._decide())
         while not self.finished and not decision.stop:
-            pending.append((self.step, self.train_step()))
-            decision = self._decide()
+            try:
+                pending.append((self.step, self.train_step()))
+            except UnreadError as error:
+                raise UserError(f"{error}; {self._kept(pending)}") from error
+            decision = self._announced(self._decide())
             if self.step % check_every == 0 or self.finished:
                 losses += self._checked(pending)
                 now = time.monotonic()
@@ -273,6 +279,29 @@ class Trainer:
             with self.world.leading():
                 self._save()
         self._decide()  # nobody leaves before the one that leads has written all
+
+    def _announced(self, decision: Decision) -> Decision:
+        """Say that the run stops here, where no signal's handler is in the midst of anything."""
+        if decision.stop and not self.finished:
+            self.watcher.on_message("stopping after this step, with a checkpoint")
+        return decision
+
+    def _kept(self, pending: list[tuple[int, Tensor]]) -> str:
+        """Write a checkpoint between two steps of a run that cannot go on; return what there is to continue from.
+
+        The other processes are within the next step already, so nothing is agreed on with them.
+        """
+        if self.folder is None:
+            return "the process that leads has the checkpoints"
+        told = ""
+        if self.step != self._saved_step and all(math.isfinite(loss.item()) for _, loss in pending):
+            try:
+                self._save()
+            except UserError as error:
+                told = f"{error}; "
+        if not (self.folder.path / LAST).exists():
+            return f"{told}there is no checkpoint to continue from"
+        return f"{told}step {self._saved_step} is kept: rt-seg train --resume {self.folder.path}"
 
     def _decide(self) -> Decision:
         """Agree with all processes on what comes next, and set the clock by the one that leads."""
@@ -455,6 +484,7 @@ class Trainer:
         }
         write_last(self.folder.path, content)
         self._saved_at = time.monotonic()
+        self._saved_step = self.step
 
     def _restore(self, checkpoint: dict[str, Any]) -> None:
         try:
@@ -469,7 +499,7 @@ class Trainer:
             raise UserError(f"the checkpoint does not fit this recipe's network or optimiser: {error}") from error
         if checkpoint["scaler"]:
             self._scaler.load_state_dict(checkpoint["scaler"])
-        self.step = int(checkpoint["step"])
+        self.step = self._saved_step = int(checkpoint["step"])
         self.seconds_before = float(checkpoint["seconds"])
         self.best = float(checkpoint["best"])
 
@@ -544,20 +574,25 @@ def _channels_last(network: nn.Module) -> None:
 
 @contextlib.contextmanager
 def stop_on_signals(trainer: Trainer) -> Iterator[None]:
-    """Let Ctrl-C, SIGTERM and a closed terminal end a run after its present step; the second of a kind, at once."""
+    """Let Ctrl-C, SIGTERM and a closed terminal end a run after its present step; the second of a kind, at once.
+
+    The handler only notes it: it may come in the midst of anything, of writing to a terminal that is gone as well.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before: dict[signal.Signals, Any] = {}
+    # None is a handler that was not set from Python, which cannot be set again.
+    before = {n: signal.getsignal(n) or signal.SIG_DFL for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    if before[signal.SIGHUP] is signal.SIG_IGN:  # by nohup
+        del before[signal.SIGHUP]
 
     def ask(number: int, _frame: object) -> None:
         trainer.stop()
-        trainer.watcher.on_message("stopping after this step, with a checkpoint")
         signal.signal(number, before[signal.Signals(number)])
 
-    for asked in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        before[asked] = signal.signal(asked, ask)
     try:
+        for asked in before:
+            signal.signal(asked, ask)
         yield
     finally:
         for asked, handler in before.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pickle
 import signal
@@ -123,8 +124,10 @@ def test_a_file_that_goes_missing_ends_the_run_by_name(tmp_path, camvid_writer, 
     root = camvid_writer(tmp_path / "data", {"train": (4, (48, 64)), "small": (1, (48, 64)), "val": (1, (48, 64))})
     run = trainer(root, tmp_path / "run", *overrides)
     (root / "train" / "2.png").unlink()
-    with pytest.raises(UserError, match=r"train/2\.png cannot be read"):
+    with pytest.raises(UserError, match=r"train/2\.png cannot be read") as raised:
         run.run()
+    kept = f"step {run.step} is kept" if run.step else "there is no checkpoint"
+    assert kept in str(raised.value) and (tmp_path / "run" / "last.pt").exists() == (run.step > 0)
 
 
 def test_what_would_spoil_a_run_is_told_before_any_step_also_of_files(tmp_path, camvid_writer):
@@ -164,6 +167,35 @@ def test_interrupt_ends_the_reading_processes_too(streets, tmp_path):
     assert "Traceback" not in told and read_checkpoint(out)["step"] > 0
     with pytest.raises(ProcessLookupError):
         os.killpg(run.pid, 0)  # nobody of the session is left
+
+
+class LosesAReader(Trainer):
+    """The system kills a reading process in the midst of the third step, as it does where memory is short."""
+
+    def forward_backward(self, x: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+        if self.step == 2:
+            multiprocessing.active_children()[0].kill()
+            end = time.monotonic() + 1
+            while time.monotonic() < end:  # the signal of its death is heard between these
+                time.sleep(0.01)
+        return super().forward_backward(x, truth)
+
+
+def test_a_reading_process_that_is_killed_costs_no_step(streets, tmp_path):
+    out = tmp_path / "run"
+    long = (*WORKERS, "schedule.max_steps=9")
+    with pytest.raises(UserError, match=r"ended \(.*Killed.*run\.workers, or 0; step 3 is kept: .*--resume"):
+        LosesAReader(recipe(*long), streets, out).run()
+    assert read_checkpoint(out)["step"] == 3
+    assert Trainer(recipe(*long), streets, out, checkpoint=read_checkpoint(out)).run()  # it heard of no death
+    assert trainer(streets, tmp_path / "whole", *long).run()
+    ours, theirs = (read_checkpoint(path)["network"] for path in (out, tmp_path / "whole"))
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_a_reading_process_that_is_killed_before_the_last_step_ends_takes_nothing(streets, tmp_path):
+    assert LosesAReader(recipe(*WORKERS, "schedule.max_steps=3"), streets, tmp_path / "run").run()
+    assert trainer(streets, tmp_path / "next", *WORKERS).run()
 
 
 def children(pid: int) -> list[str]:

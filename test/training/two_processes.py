@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -66,7 +67,7 @@ def main(recipe_path: str, data: str, out: str) -> None:
         full = folder / "full"
         if world.leads:
             full.mkdir()
-            (full / ".metrics.csv.part").symlink_to("/dev/full")
+            (full / f".metrics.csv.{os.getpid()}.part").symlink_to("/dev/full")
         failed = outcome(recipe, root, full, world)
         state = {"whole": whole.network.state_dict(), "broken": broken.network.state_dict()}
         state["gradients"] = exact_gradients(whole)
