@@ -25,6 +25,7 @@ _VERSION: Literal[8] = 8
 _CHANNELS = {"bgr8": 3, "rgb8": 3, "bgra8": 4, "rgba8": 4, "mono8": 1}
 _FOREVER = QosTime(9223372036, 854775807)
 _SUFFIX = {"mcap": ".mcap", "sqlite3": ".db3"}
+_REPLACED = "replaced"  # what was there before, in the folder aside
 
 
 class Pinhole(Protocol):
@@ -109,7 +110,7 @@ class BagWriter:
         """
         try:
             self._aside.parent.mkdir(parents=True, exist_ok=True)
-            _remove_leftovers(self._aside.parent, self.path.name)
+            remove_leftovers(self._aside.parent, self.path.name)
             self._aside.mkdir()
             plugin = StoragePlugin.MCAP if self.storage == "mcap" else StoragePlugin.SQLITE3
             self._writer = Writer(self._aside / self._inner, version=_VERSION, storage_plugin=plugin)
@@ -131,21 +132,13 @@ class BagWriter:
         except OSError as problem:
             raise UserError(f"{self.path} cannot be written: {problem.strerror}") from problem
         finally:
-            shutil.rmtree(self._aside, ignore_errors=True)
+            remove_aside(self._aside, self.path)
 
     def _move(self) -> None:
         made = self._aside / self._inner
         if self._single:
             made = made / f"{self._inner}{_SUFFIX[self.storage]}"
-        old = self._aside / "replaced"
-        if self.path.exists():
-            os.replace(self.path, old)
-        try:
-            os.replace(made, self.path)
-        except OSError:
-            if old.exists():
-                os.replace(old, self.path)
-            raise
+        put_in_place(made, self.path, self._aside)
 
     # ---- messages ----------------------------------------------------------------------------------
 
@@ -287,10 +280,32 @@ def _holds_only_a_bag(folder: Path) -> bool:
     return all(f.is_file() and (f.name == "metadata.yaml" or f.suffix in names) for f in files)
 
 
-def _remove_leftovers(folder: Path, name: str) -> None:
+def put_in_place(made: Path, path: Path, aside: Path) -> None:
+    """Move a file or folder to ``path``, and what is there into the folder ``aside``.
+
+    Where that fails or is interrupted, what was there is there again, if the new one is not.
+    """
+    old = aside / _REPLACED
+    try:
+        if path.exists():
+            os.replace(path, old)
+        os.replace(made, path)
+    except BaseException:  # Ctrl-C between the two as well
+        if old.exists() and not path.exists():
+            os.replace(old, path)
+        raise
+
+
+def remove_aside(aside: Path, path: Path) -> None:
+    """Remove the folder aside, unless it holds the only one of what belongs at ``path``."""
+    if path.exists() or not (aside / _REPLACED).exists():
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path, name: str) -> None:
     """Remove what writers of the same name left that were killed."""
     for left in folder.glob(f".{name}.*.part"):
-        process = left.name.rsplit(".", 2)[-2]
+        process = left.name.removeprefix(f".{name}.").removesuffix(".part")
         if process.isdigit() and not _runs(int(process)):
             shutil.rmtree(left, ignore_errors=True)
 

@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,9 @@ Watch = Callable[[Iterable[Any], str, int], Iterable[Any]]
 #: The module that takes a turn of this kind.
 Modules = Mapping[Mode, str]
 
-_STOP_TIMEOUT = 20.0
+#: Seconds for a turn's process to end after Ctrl-C: longer than it waits for a node of its own, asked three times.
+_STOP_TIMEOUT = 60.0
+_KILL_TIMEOUT = 10.0
 _PACKAGES = ("torch", "openvino", "onnxruntime", "tensorrt", "opencv-python-headless", "opencv-python", "numpy")
 #: Load of the machine, over its cores, above which figures are not to be trusted.
 _BUSY = 0.25
@@ -234,13 +237,27 @@ def _ended(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]
     try:
         yield process
     finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)  # it may have processes of its own to end
-            try:
-                process.wait(_STOP_TIMEOUT)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ask a process to end as Ctrl-C would, for it may have others to end; one more Ctrl-C asks more firmly at once."""
+    interrupt = None
+    deaf = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # in a shell's background; its children are, too
+    ask = process.terminate if deaf else partial(process.send_signal, signal.SIGINT)
+    kill = process.kill, _KILL_TIMEOUT  # twice: the first may be interrupted
+    for step, patience in ((ask, _STOP_TIMEOUT), (process.terminate, _KILL_TIMEOUT), kill, kill):
+        try:
+            if process.poll() is not None:
+                break
+            step()
+            process.wait(patience)
+        except subprocess.TimeoutExpired:
+            pass
+        except KeyboardInterrupt as error:
+            interrupt = error
+    if interrupt is not None:
+        raise interrupt
 
 
 def _row(case: Case, collected: Mapping[Case, _Collected]) -> Row:

@@ -79,7 +79,8 @@ class Sink(ABC):
 class Outputs:
     """The sinks of one run, each on a thread of its own; a context manager.
 
-    Left with an error, nothing half-written stays.
+    Left with an error, nothing half-written stays. What one of the last calls raises, the other sinks are finished
+    all the same.
     """
 
     def __init__(self, *sinks: Sink) -> None:
@@ -132,15 +133,34 @@ class Outputs:
             pass  # what is left of it cannot be removed either
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        for thread in self._threads.values():
-            thread.__exit__(kind, error, at)
-        for sink, stack in list(self._open.items()):
+        failed: dict[Sink, BaseException] = {}
+        stop = error  # what ends all of them: an error of the run, or Ctrl-C while their last calls are waited for
+        for sink, thread in self._threads.items():
             try:
-                stack.__exit__(kind, error, at)
-                sink.complete = kind is None
+                thread.__exit__(*_raised(stop))
+            except BaseException as problem:
+                failed[sink] = problem
+                stop = stop if isinstance(problem, Exception) else problem
+        for sink, stack in list(self._open.items()):
+            why = stop or failed.get(sink)
+            try:
+                stack.__exit__(*_raised(why))
+                sink.complete = why is None
             except UserError as problem:
                 self.problems.append(f"{sink.what} was given up: {problem}")
+            except BaseException as problem:
+                if problem is not why:
+                    failed.setdefault(sink, problem)
+                stop = stop if isinstance(problem, Exception) else problem
         self._open.clear()
+        if error is None and failed:
+            raise stop or next(iter(failed.values()))
+
+
+def _raised(
+    error: BaseException | None,
+) -> tuple[type[BaseException] | None, BaseException | None, TracebackType | None]:
+    return (None, None, None) if error is None else (type(error), error, error.__traceback__)
 
 
 class StoredLabelsSink(Sink):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from rt_seg_ros.bags import BagWriter, open_bag
 from rt_seg_ros.bags.cdr import stamp_of
 from rt_seg_ros.bags.results import DEFAULT_NAMESPACE, ResultTopics
 from rt_seg_ros.bags.types import LABEL_INFO
+from rt_seg_ros.bags.writer import put_in_place, remove_aside, remove_leftovers
 from rt_seg_ros.data.datasets import LABEL_ENDINGS
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.images import ImageRejected
@@ -67,11 +67,13 @@ class LabelFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+        self._made = self._aside / "made"
 
     def __enter__(self) -> LabelFolder:
         try:
-            shutil.rmtree(self._aside, ignore_errors=True)
-            self._aside.mkdir(parents=True)
+            self._aside.parent.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(self._aside.parent, self.path.name)
+            self._made.mkdir(parents=True)
         except OSError as error:
             raise UserError(f"{self.path} cannot be written: {error.strerror}") from error
         return self
@@ -79,13 +81,11 @@ class LabelFolder:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         try:
             if kind is None:
-                if self.path.exists():
-                    shutil.rmtree(self.path)
-                os.replace(self._aside, self.path)
+                put_in_place(self._made, self.path, self._aside)
         except OSError as problem:
             raise UserError(f"{self.path} cannot be written: {problem.strerror}") from problem
         finally:
-            shutil.rmtree(self._aside, ignore_errors=True)
+            remove_aside(self._aside, self.path)
 
     def add(self, name: str, stamp_ns: int, recorded_ns: int, frame_id: str, labels: Labels) -> None:
         """Write the labels of one frame, as ``name``.png.
@@ -94,7 +94,7 @@ class LabelFolder:
         """
         del stamp_ns, recorded_ns, frame_id
         try:
-            (self._aside / f"{name}.png").write_bytes(_png(labels))
+            (self._made / f"{name}.png").write_bytes(_png(labels))
         except OSError as error:
             raise UserError(f"{self.path} cannot be written: {error.strerror}") from error
 

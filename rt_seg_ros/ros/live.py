@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -30,11 +30,44 @@ from rt_seg_ros.resources import config_dir
 if TYPE_CHECKING:
     from rclpy.node import Node
 
+    from rt_seg_ros.ros.recorder import Recorder
+
 NODE = "/segmentation"
 _START_TIMEOUT = 120.0  # seconds until the node serves; importing PyTorch from a cold disk takes a while
-_STOP_TIMEOUT = 15.0
+_STOP_TIMEOUT = 15.0  # seconds for a process to follow SIGINT, and as many for SIGTERM
+_KILL_TIMEOUT = 5.0  # and to be gone after SIGKILL
 _QUIET = 1.5  # seconds at least without a message after which the node has answered all it was sent
 _FIRST_ANSWER = 30.0  # seconds for its first one, which may be slow: runtimes prepare for a size when they first see it
+
+
+# What starts a process: it leaves a watcher in the process's group and becomes the process itself, whose number is
+# that of the group. The watcher sees the pipe close when whoever started it lets go of it, or dies, however it does;
+# then the process is to end, and whatever is left of its group ends with it.
+_LAUNCHER = """
+import os, signal, sys, time
+pipe, patience = int(sys.argv[1]), float(sys.argv[2])
+asking = {signal.SIGHUP, signal.SIGINT, signal.SIGTERM}
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+signal.pthread_sigmask(signal.SIG_BLOCK, asking)
+child = os.fork()
+if child:
+    os.waitpid(child, 0)
+    os.close(pipe)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, asking)
+    os.execvp(sys.argv[3], sys.argv[3:])
+if os.fork():
+    os._exit(0)
+os.read(pipe, 1)
+os.killpg(0, signal.SIGTERM)
+end = time.monotonic() + patience
+while time.monotonic() < end:
+    try:
+        os.kill(os.getpgrp(), 0)
+    except ProcessLookupError:
+        break
+    time.sleep(0.05)
+os.killpg(0, signal.SIGKILL)
+"""
 
 
 @dataclass
@@ -71,8 +104,8 @@ def run_live(
     :param rate: of playing, 1: as it was recorded
     :param watch: called with the number of frames answered so far
     :param confidence: record the confidence too
-    :raises UserError: the node does not start or ends before its time (with the last lines of its log), or the
-        player fails
+    :raises UserError: the node does not start or ends before its time (with the last lines of its log), the player
+        fails, or the disk does not take what is recorded
     """
     import rclpy
     from rclpy.executors import SingleThreadedExecutor
@@ -104,10 +137,10 @@ def run_live(
             arguments += [f"qos_overrides.{topic}.publisher.reliability:=reliable" for topic in topics]
             node_command += [word for argument in arguments for word in ("-p", argument)]
             with (
-                running(node_command, environment, node_log) as node,
+                running(node_command, environment, node_log, lock) as node,
                 BagWriter(out / "result.mcap", overwrite=True) as writer,
+                closing(Recorder(recorder_node, writer, topics, reliable=True)) as recorder,
             ):
-                recorder = Recorder(recorder_node, writer, topics, reliable=True)
                 _wait_until_active(recorder_node, node, node_log)
                 _wait(lambda: not recorder.unmatched(), node, node_log, "publish its topics")
                 started = time.monotonic() - begin
@@ -116,9 +149,10 @@ def run_live(
                 play_begin = time.monotonic()
                 meter = Meter(node.pid, gpu_before)
                 answers = _Pulse(lambda: sum(recorder.counts.values()))
-                with meter, running(command, environment, player_log) as player:
+                with meter, running(command, environment, player_log, lock) as player:
                     while player.poll() is None:
                         _check(node, node_log)
+                        _check_recording(recorder, spinning)
                         answers.look()
                         if watch is not None:
                             watch(recorder.counts[f"{NODE}/label"])
@@ -128,8 +162,9 @@ def run_live(
                     raise UserError(f"the player failed: {_tail(player_log)}")
                 while not answers.over():
                     _check(node, node_log)
+                    _check_recording(recorder, spinning)
                     time.sleep(0.05)
-                recorder.close()
+                _check_recording(recorder, spinning)
             if node.returncode not in (0, -signal.SIGINT):
                 raise UserError(f"the node ended with status {node.returncode}: {_tail(node_log)}")
         finally:
@@ -175,6 +210,8 @@ def _camera(bag: Path, topic: str) -> tuple[list[str], list[str]]:
 
 def take_domain() -> tuple[int, IO[str]]:
     """Return a domain that no other run on this machine uses, and the open file that holds it: close that to let go.
+
+    Processes that were given the file hold the domain as well, as long as they live.
 
     :raises UserError: where none is free
     """
@@ -223,22 +260,55 @@ def _environment_variables(wanted: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def running(command: Sequence[str], environment: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a process; at the end ask it to stop as Ctrl-C would, and make sure that it is gone."""
-    with log.open("wb") as output:
+def running(
+    command: Sequence[str], environment: Mapping[str, str], log: Path, lock: IO[str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a process; at the end ask it to stop as Ctrl-C would, and make sure that it is gone.
+
+    It ends as well where this process dies, even by SIGKILL.
+
+    :param lock: a domain's (:func:`take_domain`), which the process holds too
+    """
+    with log.open("wb") as output, _pipe() as (read, _):
+        launcher = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(read.fileno()), str(_STOP_TIMEOUT)]
         process = subprocess.Popen(  # noqa: S603 - a list of words, which no shell reads
-            list(command), stdout=output, stderr=subprocess.STDOUT, env=dict(environment), start_new_session=True
+            [*launcher, *command],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=dict(environment),
+            start_new_session=True,
+            pass_fds=[file.fileno() for file in (read, lock) if file is not None],
         )
         try:
             yield process
         finally:
-            for ask in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
-                if process.poll() is not None:
-                    break
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, ask)
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(_STOP_TIMEOUT)
+            _end(process)
+
+
+@contextmanager
+def _pipe() -> Iterator[tuple[IO[bytes], IO[bytes]]]:
+    read, write = os.pipe()
+    with open(read, "rb") as reader, open(write, "wb") as writer:
+        yield reader, writer
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ask a process ever more firmly to stop, until it has; a Ctrl-C meanwhile is the end of patience with one step."""
+    interrupt = None
+    steps = {signal.SIGINT: _STOP_TIMEOUT, signal.SIGTERM: _STOP_TIMEOUT, signal.SIGKILL: _KILL_TIMEOUT}
+    for ask, patience in [*steps.items(), (signal.SIGKILL, _KILL_TIMEOUT)]:  # the first may have been interrupted
+        try:
+            if process.poll() is not None:
+                break
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, ask)
+            process.wait(patience if interrupt is None else _KILL_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            pass
+        except KeyboardInterrupt as error:
+            interrupt = error
+    if interrupt is not None:
+        raise interrupt
 
 
 def _spin(executor: Any) -> None:
@@ -309,6 +379,13 @@ class _Pulse:
 def _check(process: subprocess.Popen[bytes], log: Path) -> None:
     if process.poll() is not None:
         raise UserError(f"the node ended with status {process.returncode}: {_tail(log)}")
+
+
+def _check_recording(recorder: Recorder, spinning: threading.Thread) -> None:
+    if recorder.problem:
+        raise UserError(f"what the node published could not be recorded: {recorder.problem}")
+    if not spinning.is_alive():
+        raise UserError("what the node published could not be recorded: the thread that received it has ended")
 
 
 def _tail(log: Path, lines: int = 8) -> str:

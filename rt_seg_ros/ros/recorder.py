@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from rclpy.qos import QoSDurabilityPolicy, QoSHistoryPolicy, QoSProfile, QoSReliabilityPolicy
 
 from rt_seg_ros.bags import BagWriter
+from rt_seg_ros.errors import UserError
 
 if TYPE_CHECKING:
     from rclpy.node import Node
@@ -22,6 +23,8 @@ _DEPTH = 100
 class Recorder:
     """Subscribes to topics and writes every message, stamped with the time of its arrival.
 
+    A message that cannot be written (a full disk) ends the recording; ``problem`` then says why.
+
     :param node: whose executor receives the messages
     :param writer: open for writing while this records
     :param topics: full names of topics with their message types
@@ -32,6 +35,8 @@ class Recorder:
         self._node = node
         self._writer = writer
         self._lock = threading.Lock()
+        self._closed = False
+        self.problem = ""
         self.counts: Counter[str] = Counter()
         profile = QoSProfile(
             history=QoSHistoryPolicy.KEEP_LAST,
@@ -46,7 +51,13 @@ class Recorder:
 
     def _write(self, topic: str, kind: str, data: bytes) -> None:
         with self._lock:
-            self._writer.write_raw(topic, kind, bytes(data), self._node.get_clock().now().nanoseconds)
+            if self._closed or self.problem:
+                return
+            try:
+                self._writer.write_raw(topic, kind, bytes(data), self._node.get_clock().now().nanoseconds)
+            except Exception as error:  # the executor's thread is to live on
+                self.problem = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+                return
             self.counts[topic] += 1
 
     def unmatched(self) -> list[str]:
@@ -54,7 +65,9 @@ class Recorder:
         return [topic for topic in self.subscriptions if not self._node.count_publishers(topic)]
 
     def close(self) -> None:
-        """Stop recording; the writer stays open."""
+        """Stop recording; the writer stays open, and nothing is written to it any more."""
+        with self._lock:
+            self._closed = True
         for subscription in self.subscriptions.values():
             self._node.destroy_subscription(subscription)
         self.subscriptions = {}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from rt_seg_ros.benchmark.cases import Case
 from rt_seg_ros.benchmark.spec import MASK_CLASS, Answer, Order, peak_memory_mib
@@ -58,22 +59,30 @@ class _Heard:
 
 def main(arguments: list[str]) -> int:
     """Do the turn that an order file describes, and write the answer."""
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: the node is to end with this process
+        signal.signal(number, _interrupt)
     order = Order.read(Path(arguments[0]))
     domain, lock = live.take_domain()
     os.environ.update(live.graph_environment(domain))  # of this process and of the node, which inherits it
     with lock, tempfile.TemporaryDirectory(prefix="rt_seg_roundtrip_") as folder:
         try:
-            answer = _take_turn(order, Path(folder))
+            answer = _take_turn(order, Path(folder), lock)
         except UserError as error:
             answer = Answer(error=str(error))
+        except KeyboardInterrupt:
+            return 130
     answer.write(Path(order.answer))
     return 0
 
 
-def _take_turn(order: Order, folder: Path) -> Answer:
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _take_turn(order: Order, folder: Path, lock: IO[str]) -> Answer:
     command, topics = _command(order.case, folder)
     spawned = time.monotonic()
-    with live.running(command, os.environ, folder / "node.log") as process:
+    with live.running(command, os.environ, folder / "node.log", lock) as process:
         client = _Client(order, topics, process, folder / "node.log")
         try:
             return client.measure(spawned)
@@ -129,6 +138,7 @@ class _Client:
 
         self._order, self._process, self._log = order, process, log
         self._rclpy = rclpy
+        self._parent = os.getppid()
         rclpy.init(args=[])
         self._node = rclpy.create_node("benchmark", namespace="/rt_seg")
         self._executor = SingleThreadedExecutor()
@@ -241,6 +251,8 @@ class _Client:
         raise UserError(f"the node answers no more: {self._tail()}")
 
     def _spin(self, seconds: float) -> None:
+        if os.getppid() != self._parent:
+            raise UserError("whoever asked for this turn has ended")
         end = time.monotonic() + seconds
         self._executor.spin_once(timeout_sec=seconds)
         while time.monotonic() < end:

@@ -463,6 +463,29 @@ def test_an_error_leaves_nothing_and_an_old_recording_whole(tmp_path: Path) -> N
     assert [p.name for p in tmp_path.iterdir()] == ["old"]
 
 
+@pytest.mark.parametrize("name", ["b", "b.mcap"])
+@pytest.mark.parametrize("after", [1, 2])
+def test_ctrl_c_while_it_is_moved_into_place_leaves_the_old_or_the_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, after: int
+) -> None:
+    write(tmp_path / name)
+    move = os.replace
+    moves: list[Path] = []
+
+    def replace(source: Path, target: Path) -> None:
+        move(source, target)
+        if tmp_path / name in (source, target):  # the writer of the storage moves files, too
+            moves.append(target)
+        if len(moves) == after:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "replace", replace)
+        write(tmp_path / name, frames=2, overwrite=True)
+    assert len(list(open_bag(tmp_path / name).images())) == (5 if after == 1 else 2)
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
 def test_a_killed_writer_leaves_no_recording_and_the_next_one_cleans_up(tmp_path: Path) -> None:
     code = (

@@ -186,6 +186,31 @@ def test_interrupted_it_leaves_no_process_behind():
     assert not [child for child in children if Path(f"/proc/{child}").exists()]
 
 
+def test_more_of_ctrl_c_ends_a_process_that_does_not_listen(tmp_path):
+    deaf = "import signal, sys, time\nsignal.signal(signal.SIGINT, lambda *_: print('heard', flush=True))\n"
+    (tmp_path / "deaf.py").write_text(deaf + "print('ready', flush=True)\nwhile True:\n    time.sleep(1)\n")
+    code = "import sys; from pathlib import Path; from rt_seg_ros.benchmark import run; "
+    code += "run._run('deaf', Path('order'), Path('said'))"
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, "-c", code]
+    benchmark = subprocess.Popen(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, stderr=subprocess.PIPE)
+    said = tmp_path / "said"
+    _wait_for(lambda: said.exists() and "ready" in said.read_text())
+    (child,) = _children(benchmark.pid)
+    benchmark.send_signal(signal.SIGINT)
+    _wait_for(lambda: "heard" in said.read_text())
+    benchmark.send_signal(signal.SIGINT)
+    assert "KeyboardInterrupt" in benchmark.communicate(timeout=5)[1].decode()
+    assert not Path(f"/proc/{child}").exists()
+
+
+def _wait_for(condition):
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
 def _children(process):
     found = []
     for status in Path("/proc").glob("[0-9]*/status"):

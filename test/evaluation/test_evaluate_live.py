@@ -12,6 +12,7 @@ from conftest import IMAGE, LABEL, START, STEP
 
 from rt_seg_ros.bags import BagWriter, open_bag
 from rt_seg_ros.cli import main
+from rt_seg_ros.errors import UserError
 
 pytestmark = pytest.mark.ros
 
@@ -66,6 +67,44 @@ def test_live_scores_what_offline_does(tmp_path, weights, street, compressed):
             for one, other in zip(bag.labels("/segmentation/label"), stored.labels(), strict=True):
                 assert one[0] == other[0]
                 np.testing.assert_array_equal(one[2], other[2])
+
+
+@pytest.mark.parametrize("how", ["full", "interrupted"])
+def test_a_recording_that_breaks_off_is_told_and_ends_before_its_file(
+    tmp_path, weights, street, write_drive, monkeypatch, how
+):
+    from rt_seg_ros.ros import live, recorder
+
+    order = []
+
+    class Watched(recorder.Recorder):
+        def close(self):
+            super().close()
+            order.append("recorder")
+
+    class Writer(BagWriter):
+        def write_raw(self, *arguments):
+            if how == "full" and self.count >= 3:
+                raise UserError("No space left on device")
+            super().write_raw(*arguments)
+
+        def __exit__(self, *arguments):
+            order.append("file")
+            super().__exit__(*arguments)
+
+    def watch(frames):
+        if how == "interrupted" and frames >= 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(recorder, "Recorder", Watched)
+    monkeypatch.setattr(live, "BagWriter", Writer)
+    drive = write_drive(street)
+    parameters = {"weights": str(weights), "backend": "torch", "device": "cpu"}
+    with pytest.raises(UserError if how == "full" else KeyboardInterrupt) as found:
+        live.run_live(drive, tmp_path / "out", IMAGE, parameters, rate=0.5, watch=watch)
+    assert how != "full" or "could not be recorded: No space left on device" in str(found.value)
+    assert order == ["recorder", "file"]
+    assert not (tmp_path / "out" / "result.mcap").exists()
 
 
 def test_a_node_that_does_not_start_leaves_no_report(tmp_path, weights, street, write_drive, capsys):
