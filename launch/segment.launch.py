@@ -5,6 +5,8 @@
 An argument that is left empty changes nothing: the value of the parameter file holds.
 """
 
+import atexit
+import hashlib
 import os
 import tempfile
 
@@ -15,6 +17,7 @@ from launch.actions import DeclareLaunchArgument, ExecuteProcess, LogInfo, Opaqu
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode, Node
 
+from rt_seg_ros.cache import Cache
 from rt_seg_ros.ros.names import camera_names, topic_token
 from rt_seg_ros.ros.rviz import CameraTopics, for_cameras
 
@@ -202,15 +205,19 @@ def rviz(value, given):
 
 
 def several_cameras(template, topics, prefix, mask):
-    """Write RViz's configuration for these cameras to a file of its own, and return its path."""
+    """Return the path of RViz's configuration for these cameras: in the cache, the same file at every launch."""
     cameras = [
         CameraTopics(name, topic, f"{prefix}/{name}", mask)
         for name, topic in zip(camera_names(topics), topics, strict=True)
     ]
     with open(template, encoding="utf-8") as file:
-        text = for_cameras(file.read(), cameras)
-    with tempfile.NamedTemporaryFile("w", prefix="segment_", suffix=".rviz", delete=False, encoding="utf-8") as file:
-        file.write(text)
+        content = for_cameras(file.read(), cameras).encode()
+    cache, key, name = Cache("rviz", keep=16), {"sha256": hashlib.sha256(content).hexdigest()}, "cameras.rviz"
+    if cache.load("segment", key) or cache.save("segment", key, {name: content}):
+        return os.path.join(cache.path("segment", key), name)
+    with tempfile.NamedTemporaryFile(prefix="segment_", suffix=".rviz", delete=False) as file:
+        file.write(content)
+    atexit.register(os.unlink, file.name)
     return file.name
 
 

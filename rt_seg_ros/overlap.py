@@ -39,8 +39,9 @@ def prefetch(items: Iterable[T], depth: int = 4) -> Iterator[T]:
         return False
 
     def fetch() -> None:
-        iterator = iter(items)
+        iterator: Iterator[T] | None = None
         try:
+            iterator = iter(items)
             for item in iterator:
                 if not put((item, None)):
                     break

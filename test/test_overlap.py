@@ -50,6 +50,25 @@ def test_prefetch_hands_on_an_error_in_its_place():
     assert not names()
 
 
+def test_prefetch_hands_on_an_error_of_a_source_that_cannot_be_begun():
+    class Gone:
+        def __iter__(self):
+            raise OSError("gone")
+
+    told = []
+
+    def read():
+        try:
+            list(prefetch(Gone()))
+        except OSError as error:
+            told.append(str(error))
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    reader.join(5)
+    assert told == ["gone"] and not names()
+
+
 def test_prefetch_closes_its_source_when_left_early():
     closed = threading.Event()
 

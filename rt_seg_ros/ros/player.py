@@ -33,6 +33,7 @@ _IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 _DEPTH = 10
 _NANO = 1_000_000_000
 _SETTLE = 1.0
+_ALONE = 1.0  # s between two rounds of a recording that has no topic with a rhythm
 
 #: Called with (topic, recorded stamp, published stamp), in nanoseconds, for each message that has a header.
 OnPublished = Callable[[str, int, int], None]
@@ -153,37 +154,43 @@ class Player:
         begin = time.monotonic()
         try:
             while not stop.is_set():
-                self._play_once(playback, stop, on_published)
+                period = self._play_once(playback, stop, on_published)
                 if not loop:
                     break
+                # The first message of another round follows the last of this one at the usual distance.
+                stop.wait(period)
         finally:
             playback.seconds = time.monotonic() - begin
         return playback
 
-    def _play_once(self, playback: Playback, stop: threading.Event, on_published: OnPublished | None) -> None:
+    def _play_once(self, playback: Playback, stop: threading.Event, on_published: OnPublished | None) -> float:
+        """Publish each message once; return the usual distance of two messages as they are played (s)."""
         clock: _Timeline | None = None
-        before = sum(playback.counts.values())
+        counts: Counter[str] = Counter()
+        span: dict[str, tuple[int, int]] = {}  # times of recording of each topic's first and last message (ns)
         for topic, _, recorded, data in self._messages():
             stamped = topic in self._stamped
             if clock is None:
                 now = self._node.get_clock().now().nanoseconds
                 clock = _Timeline(recorded, time.monotonic(), now, self._rate)
             wait = clock.due(recorded) - time.monotonic()
-            if wait > 0 and stop.wait(wait):
-                return
+            if stop.wait(max(wait, 0.0)):
+                return 0.0
             playback.latest = max(playback.latest, -wait)
             old = stamp_of(data) if stamped else 0
             new = old if self._keep_stamps or not stamped else clock.stamp(old)
             self._publishers[topic].publish(bytes(data) if new == old else restamped(data, new))
             playback.counts[topic] += 1
+            counts[topic] += 1
+            span[topic] = span.get(topic, (recorded, 0))[0], recorded
             if stamped and on_published is not None:
                 on_published(topic, old, new)
         playback.rounds += 1
-        published = sum(playback.counts.values()) - before
-        if clock is not None and published > 1:
-            # The first message of another round follows the last of this one at the usual distance.
-            most = max(self._bag.topics[topic].count for topic in self._publishers)
-            stop.wait(self._bag.duration_ns / _NANO / max(most - 1, 1) / self._rate)
+        for topic, count in counts.most_common():
+            first, last = span[topic]
+            if count > 1 and last > first:
+                return (last - first) / _NANO / (count - 1) / self._rate
+        return _ALONE / self._rate
 
     def _messages(self) -> Iterator[tuple[str, str, int, bytes]]:
         return prefetch(self._bag.raw_messages(list(self._publishers)), depth=8)

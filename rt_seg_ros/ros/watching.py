@@ -6,11 +6,13 @@ wait for what is not there yet.
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -29,11 +31,15 @@ from rt_seg_ros.ros.graph import GraphThread
 if TYPE_CHECKING:
     from rclpy.subscription import Subscription
 
+_log = logging.getLogger(__name__)
+
 _LOOK_PERIOD = 0.25  # s between two looks at the graph
 _SILENCE = 2.0  # s without a message after which it is said that none comes
 _KEPT_IMAGES = 24  # that wait for their labels
 _UNPAIRED = 8  # labels in a row without their image, after which they are shown without
 _ANSWER = 10.0  # s that a service may take
+_PATIENCE = 0.2  # s after which a wait for a service looks whether it is still wanted
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0  # s until a node is asked again that did not tell a camera's topic
 _IMAGE_TYPES = {"sensor_msgs/msg/Image": Image, "sensor_msgs/msg/CompressedImage": CompressedImage}
 _STATS_TYPE = "rt_seg_ros/msg/SegmentationStats"
 
@@ -184,6 +190,22 @@ class Onlooker(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class _Told:
+    """What a node's parameters and subscriptions told of its cameras' topics.
+
+    :param of: what was known of the node then: once that is another, it is asked again
+    :param topics: by camera, as far as they could be told
+    :param misses: how often in a row they could not
+    :param again: when to ask again for what is missing, by ``time.monotonic()``
+    """
+
+    of: tuple[Any, ...]
+    topics: dict[str, str]
+    misses: int = 0
+    again: float = 0.0
+
+
 class NodeWatch:
     """Follows a segmentation node: its labels, the images they are of, and its statistics.
 
@@ -199,14 +221,16 @@ class NodeWatch:
         self._prefix = ""
         self._onlooker: Onlooker
         self._tell: Status
-        self._asked = ""
+        self._asked: tuple[str, str] | None = None  # model and its weights, until the node has changed over
         self._images: _Images | None = None
         self._subscriptions: list[Subscription] = []
         self._frames: OrderedDict[int, Read] = OrderedDict()
         self._unpaired = 0
         self._last = 0.0
-        self._source_topics: dict[str, str] = {}
-        self._asking = False
+        self._appearance = 0  # counts what may have changed the cameras' topics
+        self._told: _Told | None = None
+        self._asking: threading.Thread | None = None
+        self._closed = threading.Event()
         self._clients: dict[str, Any] = {}
 
     # --- on the caller's thread ---------------------------------------------------------------------------
@@ -218,19 +242,25 @@ class NodeWatch:
         self._node.create_subscription(ParameterEvent, "/parameter_events", self._on_parameters, 10)
         self._node.create_timer(_LOOK_PERIOD, self._look)
 
-    def set_model(self, name: str) -> None:
+    def set_model(self, name: str, card: str) -> None:
         """Set the node's parameter ``model``, with the package's own weights and their label space.
 
+        :param card: name of those weights, by which the node's statistics call the model
         :raises UserError: where the node does not answer or refuses
         """
         values = {"model": name, "weights": "", "label_space": ""}
         request = SetParametersAtomically.Request(
             parameters=[Parameter(key, value=value).to_parameter_msg() for key, value in values.items()]
         )
-        self._asked = name
-        answer = self._call(SetParametersAtomically, "set_parameters_atomically", request)
-        if not answer.result.successful:
-            raise UserError(f"{self._name} refuses: {answer.result.reason}")
+        self._asked = asked = name, card
+        try:
+            answer = self._call(SetParametersAtomically, "set_parameters_atomically", request)
+            if not answer.result.successful:
+                raise UserError(f"{self._name} refuses: {answer.result.reason}")
+        except UserError:
+            if self._asked is asked:  # no other was asked for meanwhile
+                self._asked = None
+            raise
 
     def choose_camera(self, name: str) -> None:
         """Follow another camera of the node."""
@@ -239,6 +269,10 @@ class NodeWatch:
 
     def close(self) -> None:
         """Follow it no longer; the graph is left by whoever entered it."""
+        self._closed.set()
+        asking = self._asking
+        if asking is not None:
+            asking.join()
 
     # --- on the graph's thread --------------------------------------------------------------------------------------
 
@@ -250,6 +284,8 @@ class NodeWatch:
         cameras = self._cameras()
         if not cameras:
             self._leave()
+            self._told = None
+            self._appearance += 1
             others = [f"{prefix}/stats" for prefix in _prefixes(self._node.get_topic_names_and_types())]
             listing = "\n".join([" Nodes that segment publish:", *others]) if others else ""
             self._tell("waiting", f"There is no node {self._name} that is configured.{listing}")
@@ -257,7 +293,7 @@ class NodeWatch:
         camera = self._camera if self._camera in cameras else next(iter(cameras))
         onlooker.tell_cameras(list(cameras) if len(cameras) > 1 else [], camera)
         self._follow(cameras[camera])
-        source = self._source_topic(camera, len(cameras))
+        source = self._source_topic(camera, cameras)
         if source and (self._images is None or self._images.topic != source):
             if self._images is not None:
                 self._images.leave()
@@ -265,7 +301,7 @@ class NodeWatch:
         has_images = self._images is not None and self._images.follow()
         if time.monotonic() - self._last <= _SILENCE:
             self._tell("running", "")
-        elif not has_images:
+        elif source and not has_images:
             self._tell("waiting", f"{self._name} is there, but nobody publishes on its camera topic {source}.")
         else:
             self._tell("waiting", f"{self._name} is there, but publishes no labels: is it active?")
@@ -279,35 +315,59 @@ class NodeWatch:
             return {}
         return {prefix.removeprefix(f"{self._name}/").strip("/") or "camera": prefix for prefix in _prefixes(topics)}
 
-    def _source_topic(self, camera: str, cameras: int) -> str:
+    def _source_topic(self, camera: str, cameras: Collection[str]) -> str:
         """Return the topic of a camera's images: the node's only subscription to images, or as its parameters say."""
-        if cameras == 1:
-            namespace, _, name = self._name.rpartition("/")
-            topics = self._node.get_subscriber_names_and_types_by_node(name, namespace or "/")
-            found = [topic for topic, types in topics if set(types) & _IMAGE_TYPES.keys()]
-            return found[0].removesuffix("/compressed") if len(found) == 1 else ""
-        if camera not in self._source_topics and not self._asking:
-            self._asking = True
-            threading.Thread(target=self._ask_topics, name="parameters", daemon=True).start()
-        return self._source_topics.get(camera, "")
+        subscribed = self._subscribed()
+        if len(cameras) == 1:
+            return subscribed[0] if len(subscribed) == 1 else ""
+        of = self._appearance, tuple(cameras), tuple(subscribed)
+        told = self._told
+        if told is None or told.of != of:
+            told = _Told(of, {})
+        if camera not in told.topics and time.monotonic() >= told.again and not self._is_asked():
+            self._asking = threading.Thread(
+                target=self._ask_topics, args=(told, list(cameras), subscribed), name="parameters", daemon=True
+            )
+            self._asking.start()
+        return told.topics.get(camera, "")
 
-    def _ask_topics(self) -> None:
-        """Learn the cameras' topics from the node's parameters; on a thread of its own."""
+    def _subscribed(self) -> list[str]:
+        """Return the base topics of the images that the node subscribes to, in order."""
+        namespace, _, name = self._name.rpartition("/")
+        try:
+            topics = self._node.get_subscriber_names_and_types_by_node(name, namespace or "/")
+        except Exception:  # as in _cameras
+            return []
+        found = {topic.removesuffix("/compressed") for topic, types in topics if set(types) & _IMAGE_TYPES.keys()}
+        return sorted(found)
+
+    def _is_asked(self) -> bool:
+        return self._closed.is_set() or (self._asking is not None and self._asking.is_alive())
+
+    def _ask_topics(self, told: _Told, cameras: list[str], subscribed: list[str]) -> None:
+        """Learn the cameras' topics from the node's parameters; on a thread of its own.
+
+        :param told: what was known before
+        """
+        topics: dict[str, str] = {}
         try:
             request = GetParameters.Request(names=["camera_topics", "camera_names"])
             values = self._call(GetParameters, "get_parameters", request).values
-            topics, given = (
+            given_topics, given_names = (
                 Parameter.from_parameter_msg(ParameterMsg(name="", value=value)).value or [] for value in values
             )
             namespace = self._name.rpartition("/")[0]
-            topics = [topic if topic.startswith("/") else f"{namespace}/{topic}" for topic in topics]
-            self._source_topics = dict(
-                zip(names.camera_names(topics, [one for one in given if one]), topics, strict=True)
+            topics = _matched(
+                cameras,
+                subscribed,
+                [topic if topic.startswith("/") else f"{namespace}/{topic}" for topic in given_topics],
+                [name for name in given_names if name],
             )
-        except (UserError, ValueError):
-            time.sleep(1.0)  # asked again at one of the next looks
-        finally:
-            self._asking = False
+        except Exception:  # it does not answer, is another kind of node, or this one is leaving
+            _log.debug("%s does not tell its cameras' topics", self._name, exc_info=True)
+        misses = 0 if topics.keys() >= set(cameras) else told.misses + 1
+        pause = min(_FIRST_PAUSE * 2.0 ** min(misses - 1, 10), _LONGEST_PAUSE) if misses else 0.0
+        self._told = _Told(told.of, topics, misses, time.monotonic() + pause)
 
     def _follow(self, prefix: str) -> None:
         if prefix == self._prefix and self._subscriptions:
@@ -355,6 +415,8 @@ class NodeWatch:
         self._onlooker.show(frame, bytes(message.data), stamp)
 
     def _on_stats(self, message: SegmentationStats) -> None:
+        if self._asked is not None and message.model == self._asked[1]:
+            self._asked = None
         self._onlooker.report(
             model=message.model,
             label_space=message.label_space,
@@ -369,32 +431,67 @@ class NodeWatch:
         )
 
     def _on_parameters(self, event: ParameterEvent) -> None:
-        """Notice that the node went back to its former model, because it could not load the one asked for."""
-        if event.node != self._name or not self._asked:
+        """Notice other cameras, and a return to the former model, because the one asked for could not be loaded."""
+        if event.node != self._name:
             return
         for parameter in event.changed_parameters:
-            if parameter.name == "model" and parameter.value.string_value != self._asked:
+            asked = self._asked
+            if parameter.name in ("camera_topics", "camera_names"):
+                self._appearance += 1
+            elif parameter.name == "model" and asked is not None and parameter.value.string_value != asked[0]:
+                self._asked = None
                 self._onlooker.switched(
-                    f"{self._name} could not change over to '{self._asked}' and went back to "
+                    f"{self._name} could not change over to '{asked[0]}' and went back to "
                     f"'{parameter.value.string_value}'; its log says why"
                 )
-                self._asked = ""
 
     # --- services, on the caller's thread ---------------------------------------------------------------------------
 
     def _call(self, kind: type, service: str, request: Any) -> Any:
         name = f"{self._name}/{service}"
-        client = self._clients.get(name)
-        if client is None:
-            client = self._clients[name] = self._node.create_client(kind, name)
-        if not client.wait_for_service(_ANSWER):
-            raise UserError(f"{self._name} does not answer: there is no service {name}")
-        done = threading.Event()
-        future = client.call_async(request)
-        future.add_done_callback(lambda _: done.set())
-        if not done.wait(_ANSWER):
-            raise UserError(f"{self._name} does not answer within {_ANSWER:.0f} s")
-        return future.result()
+        end = time.monotonic() + _ANSWER
+        try:
+            client = self._clients.get(name)
+            if client is None:
+                client = self._clients[name] = self._node.create_client(kind, name)
+            while not client.wait_for_service(_PATIENCE):
+                if self._closed.is_set() or time.monotonic() >= end:
+                    raise UserError(f"{self._name} does not answer: there is no service {name}")
+            done = threading.Event()
+            future = client.call_async(request)
+            future.add_done_callback(lambda _: done.set())
+            end = time.monotonic() + _ANSWER
+            while not done.wait(_PATIENCE):
+                if self._closed.is_set() or time.monotonic() >= end:
+                    client.remove_pending_request(future)
+                    raise UserError(f"{self._name} does not answer within {_ANSWER:.0f} s")
+            return future.result()
+        except UserError:
+            raise
+        except Exception as error:  # the graph is being left: what a handle of it then raises has many names
+            raise UserError(f"{self._name} cannot be asked: {type(error).__name__}: {error}") from error
+
+
+def _matched(
+    cameras: Collection[str], subscribed: Collection[str], topics: Sequence[str], given: Sequence[str]
+) -> dict[str, str]:
+    """Return the topic of each camera, as far as it can be told; a node may have been started with remapped topics.
+
+    :param cameras: their names, as the node has them
+    :param subscribed: topics of images that it subscribes to
+    :param topics: as its parameters have them; ``given``: the names that they give, or none
+    :raises UserError: where the parameters contradict each other
+    """
+    found = dict(zip(names.camera_names(topics, given), topics, strict=True))
+    if subscribed:
+        found = {name: topic for name, topic in found.items() if name in cameras and topic in subscribed}
+        if not given and len(subscribed) == len(cameras):  # the node makes names of remapped topics
+            found = {**dict(zip(names.camera_names(list(subscribed)), subscribed, strict=True)), **found}
+    result = {name: topic for name, topic in found.items() if name in cameras}
+    left = [name for name in cameras if name not in result], [one for one in subscribed if one not in result.values()]
+    if len(left[0]) == len(left[1]) == 1:
+        result[left[0][0]] = left[1][0]
+    return result
 
 
 def image_topics(node: Any) -> list[str]:

@@ -113,6 +113,7 @@ class SegmentingFeed(Feed):
         self._received = self._rejected = self._processed = self._dropped = 0
         self._closed = threading.Event()
         self._worker = threading.Thread(target=self._work, name="segmentation", daemon=True)
+        self._preparation: threading.Thread | None = None
         self._tell_model()
 
     def start(self) -> None:
@@ -120,12 +121,17 @@ class SegmentingFeed(Feed):
         self._worker.start()
 
     def close(self) -> None:
-        """See :meth:`Feed.close`."""
+        """See :meth:`Feed.close`; a model that is being loaded is waited for."""
         self._closed.set()
         with self._lock:
             self._lock.notify_all()
+            preparation = self._preparation
         if self._worker.is_alive():
             self._worker.join()
+        # An interpreter that ends while a runtime compiles in another thread is aborted by it.
+        if preparation is not None and preparation.is_alive():
+            _log.info("%s is still being loaded, which cannot be broken off", self._wanted)
+            preparation.join()
 
     # --- frames ---------------------------------------------------------------------------------------------------
 
@@ -138,9 +144,10 @@ class SegmentingFeed(Feed):
             self._received += 1
             self._put(Arrival(read, time.monotonic()))
 
-    def _reject(self, problem: str) -> None:
-        with self._lock:
-            self._rejected += 1
+    def _reject(self, arrival: Arrival, problem: str) -> None:
+        if not arrival.again:
+            with self._lock:
+                self._rejected += 1
         self._problem, self._problem_time = problem, time.monotonic()
         self.board.update(message=problem)
 
@@ -162,14 +169,14 @@ class SegmentingFeed(Feed):
             try:
                 item = arrival.read()
                 if item.frame is None:
-                    self._reject(item.problem)
+                    self._reject(arrival, item.problem)
                 else:
                     self._segment(arrival, item, item.frame)
             except ImageRejected as error:
-                self._reject(str(error))
+                self._reject(arrival, str(error))
             except Exception as error:  # one frame is lost, not the view
                 _log.debug("a frame could not be segmented", exc_info=True)
-                self._reject(f"a frame could not be segmented: {type(error).__name__}: {error}")
+                self._reject(arrival, f"a frame could not be segmented: {type(error).__name__}: {error}")
             del arrival
 
     def _segment(self, arrival: Arrival, item: SourceFrame, frame: Frame) -> None:
@@ -185,7 +192,7 @@ class SegmentingFeed(Feed):
         end = time.monotonic()
         self._last = item
         space = self.board.use_label_space(segmenter.label_space)
-        position = int(item.name) if item.name.isdigit() else -1
+        position = int(item.name) if item.name.isdecimal() else -1
         self.board.update(size=size_in_words((frame.height, frame.width), result.working_size))
         if self._problem and end - self._problem_time > _PROBLEM_SHOWN:
             if self.board.state.message == self._problem:
@@ -207,11 +214,12 @@ class SegmentingFeed(Feed):
             raise UserError(f"no model '{name}'; there are: {', '.join(self._choices)}")
         with self._lock:
             self._wanted = name
-            if self._preparing or name == self._chosen:
+            if self._preparing or name == self._chosen or self._closed.is_set():
                 return
             self._preparing = True
-        self.board.update(switching=name, message="")
-        threading.Thread(target=self._prepare, name="preparation", daemon=True).start()
+            self.board.update(switching=name, message="")
+            self._preparation = threading.Thread(target=self._prepare, name="preparation", daemon=True)
+            self._preparation.start()
 
     def _prepare(self) -> None:
         """Load what is wanted, and what is wanted by then, until that is what runs."""
@@ -221,6 +229,7 @@ class SegmentingFeed(Feed):
                 name = self._wanted
                 if name == self._chosen:
                     self._preparing = False
+                    self.board.update(switching="", message=message)
                     break
             self.board.update(switching=name)
             message = ""
@@ -235,7 +244,6 @@ class SegmentingFeed(Feed):
             with self._lock:
                 self._segmenter, self._chosen = segmenter, name
             self._tell_model()
-        self.board.update(switching="", message=message)
         last = self._last
         if last is not None and self.board.state.status in ("paused", "ended"):
             self._show_again(last)
@@ -324,8 +332,9 @@ class FileFeed(SegmentingFeed):
 
     def _play(self) -> None:
         while not self._closed.is_set():
-            self._again.clear()
-            self.board.update(status="running", message="")
+            with self._moved:  # it may have been paused while the former round was put away
+                self._again.clear()
+                self.board.update(status="paused" if self._paused else "running", message="")
             try:
                 played = self._play_once()
             except Exception as error:

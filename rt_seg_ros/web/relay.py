@@ -23,9 +23,10 @@ class Remote(Protocol):
         """Begin to tell the relay what is published; returns at once."""
         ...
 
-    def set_model(self, name: str) -> None:
+    def set_model(self, name: str, card: str) -> None:
         """Have the node change over to another model.
 
+        :param card: name of its weights, by which the node's statistics call it
         :raises UserError: with the node's reason, where it refuses
         """
         ...
@@ -70,11 +71,12 @@ class RelayFeed(Feed):
 
     def choose_model(self, name: str) -> None:
         """See :meth:`Feed.choose_model`."""
-        if name not in [model["name"] for model in self.board.state.models]:
+        card = next((model["card"] for model in self.board.state.models if model["name"] == name), None)
+        if card is None:
             raise UserError(f"no model '{name}' is known here")
         self.board.update(switching=name, message="")
         try:
-            self._remote.set_model(name)
+            self._remote.set_model(name, card)
         except UserError:
             self.board.update(switching="")
             raise

@@ -1,9 +1,13 @@
 """The launch file and what lies beside it; with a whole ROS 2 the launch file is asked for its arguments, too."""
 
 import ast
+import importlib.util
 import json
 import re
+import sys
+import tempfile
 from pathlib import Path
+from unittest.mock import MagicMock
 from xml.etree import ElementTree
 
 import pytest
@@ -85,6 +89,45 @@ def test_the_template_of_several_cameras_is_made_into_itself():
     names = ("front", "rear", "left", "right")
     cameras = [rviz.CameraTopics(name, f"/{name}/image_raw", f"/segmentation/{name}") for name in names]
     assert yaml.safe_load(rviz.for_cameras(template, cameras)) == yaml.safe_load(template)
+
+
+@pytest.fixture
+def launch_file(monkeypatch):
+    """The launch file as a module, with stand-ins for what is not among the wheels."""
+    for name in ("launch", "launch_ros", "ament_index_python"):
+        for module in (name, f"{name}.actions", f"{name}.substitutions", f"{name}.packages"):
+            monkeypatch.setitem(sys.modules, module, MagicMock())
+    spec = importlib.util.spec_from_file_location("segment_launch", LAUNCH)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_rvizs_configuration_is_written_once_and_not_at_every_launch(launch_file, tmp_path, monkeypatch):
+    shared = tmp_path / "tmp"
+    shared.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(shared))
+    monkeypatch.setenv("RT_SEG_CACHE", str(tmp_path / "cache"))
+    template = ROOT / "rviz" / "segment_cameras.rviz"
+
+    def written(*topics):
+        return Path(launch_file.several_cameras(str(template), list(topics), "/segmentation", "road"))
+
+    path = written("/front/image_raw", "/rear/image_raw")
+    assert written("/front/image_raw", "/rear/image_raw") == path and path.is_relative_to(tmp_path / "cache")
+    cameras = [rviz.CameraTopics(n, f"/{n}/image_raw", f"/segmentation/{n}") for n in ("front", "rear")]
+    assert path.read_text() == rviz.for_cameras(template.read_text(), cameras)
+    assert written("/front/image_raw", "/left/image_raw") != path
+    assert not list(shared.iterdir())
+
+    monkeypatch.setenv("RT_SEG_CACHE", "/dev/null/nowhere")
+    at_the_end = []
+    monkeypatch.setattr(launch_file.atexit, "register", lambda *call: at_the_end.append(call))
+    again = written("/front/image_raw", "/rear/image_raw")
+    assert again.read_text() == path.read_text() and list(shared.iterdir()) == [again]
+    for call, *arguments in at_the_end:
+        call(*arguments)
+    assert not list(shared.iterdir())
 
 
 @pytest.mark.parametrize("name", ["fastdds.xml", "cyclonedds.xml"])

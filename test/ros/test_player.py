@@ -143,6 +143,54 @@ def test_stop_ends_a_wait(graph, drive):
         one.close()
 
 
+@pytest.fixture
+def sparse(tmp_path):
+    """A recording of 12 seconds: two single messages and three of a rhythm at its begin, another at its end."""
+    with BagWriter(tmp_path / "sparse") as bag:
+        for topic, times in {"/a": [0], "/b": [0], "/fast": [0, PERIOD, 2 * PERIOD], "/late": [12 * 10**9]}.items():
+            for time_ns in times:
+                bag.add_image(topic, START + time_ns, "optical", picture(4, 6), "bgr8")
+    return tmp_path / "sparse"
+
+
+def test_it_ends_with_its_last_message(graph, sparse):
+    with open_bag(sparse) as bag:
+        one = Player(graph.node, bag, ["/a", "/b"])
+        result = one.play()
+        one.close()
+    assert result.counts == {"/a": 1, "/b": 1} and result.rounds == 1 and result.seconds < 3
+
+
+@pytest.mark.parametrize(
+    ("topics", "least", "most"),
+    [(["/a", "/fast"], 2 * 3 * PERIOD / 1e9, 4.0), (["/a"], 2 * player._ALONE, 4 * player._ALONE)],
+)
+def test_rounds_follow_one_another_at_the_distance_of_what_is_played(graph, sparse, topics, least, most):
+    stop = threading.Event()
+    published = []
+
+    def count(*of):
+        published.append(of)
+        if sum(topic == "/a" for topic, _, _ in published) == 3:
+            stop.set()
+
+    with open_bag(sparse) as bag:
+        one = Player(graph.node, bag, topics)
+        result = one.play(loop=True, stop=stop, on_published=count)
+        one.close()
+    assert least - 0.05 <= result.seconds < most
+    assert result.counts["/a"] == 3
+
+
+def test_it_stops_also_where_it_is_never_early(graph, drive):
+    stop = threading.Event()
+    with open_bag(drive) as bag:
+        one = Player(graph.node, bag, rate=1e9)
+        result = one.play(loop=True, stop=stop, on_published=lambda *_: stop.set())
+        one.close()
+    assert sum(result.counts.values()) == 1 and result.seconds < 3
+
+
 @pytest.mark.parametrize("order", ["little", "big"])
 def test_a_stamp_is_replaced_in_the_bytes(order):
     from rclpy.serialization import deserialize_message, serialize_message

@@ -1,7 +1,9 @@
 """The live view's way into the graph: a camera's topic, and a real node in a process of its own, over DDS."""
 
 import threading
+import time
 import zlib
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,11 +12,13 @@ pytest.importorskip("rt_seg_ros.msg", reason="needs this package's messages buil
 
 import cv2
 import numpy as np
+from rcl_interfaces.msg import Parameter, ParameterEvent, ParameterValue
 from sensor_msgs.msg import CompressedImage
 
 from ros_harness import HEIGHT, WIDTH, picture
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.images import ImageRejected
+from rt_seg_ros.msg import SegmentationStats
 from rt_seg_ros.ros import qos, watching
 from rt_seg_ros.ros.graph import GraphThread
 from rt_seg_ros.ros.watching import CameraWatch, NodeWatch
@@ -25,7 +29,7 @@ pytestmark = pytest.mark.ros
 
 MODELS = [
     {"name": "cgnet", "label": "cgnet", "card": "cgnet_camvid11"},
-    {"name": "frfnet_slim", "label": "frfnet_slim", "card": "frfnet_slim"},
+    {"name": "frfnet_slim", "label": "frfnet_slim", "card": "frfnet_slim_camvid11"},
 ]
 
 
@@ -214,3 +218,131 @@ def test_the_cameras_of_a_node_are_chosen_from(graph, start_node, relay, watched
     assert watched.board.state.camera == "right"
     with pytest.raises(UserError, match="no camera 'rear'; there are: left, right"):
         feed.choose_camera("rear")
+
+
+def test_the_images_of_a_camera_that_was_remapped_are_found(graph, start_node, relay, watched):
+    node = start_node(
+        name="remapped",
+        camera_topics=["/a/image_raw", "/rear/image_raw"],
+        arguments=["-r", "/a/image_raw:=/front/image_raw"],
+    )
+    node.wait_state("active")
+    relay("/remapped")
+    front = graph.camera("/front/image_raw")
+    graph.feed(front, lambda: any(shown.frame is not None for shown in list(watched.pictures)), "pictures")
+    assert watched.board.state.cameras == ["front", "rear"] and watched.board.state.camera == "front"
+
+
+class Remote:
+    """A watch of a node that is not there: its graph and its answers are made up."""
+
+    def __init__(self, topics=(), given=(), subscribed=()):
+        self.topics, self.given, self.subscribed = list(topics), list(given), list(subscribed)
+        self.calls, self.said, self.fails = 0, [], False
+        made_up = SimpleNamespace(
+            create_subscription=lambda *_: None,
+            create_timer=lambda *_: None,
+            get_subscriber_names_and_types_by_node=lambda *_: [(t, ["sensor_msgs/msg/Image"]) for t in self.subscribed],
+        )
+        self.watch = NodeWatch(SimpleNamespace(node=made_up), "/segmentation")
+        self.watch._call = self.call
+        self.watch.start(
+            SimpleNamespace(
+                tell=lambda *_: None, report=lambda **_: None, switched=lambda why="": self.said.append(why)
+            )
+        )
+
+    def call(self, kind, service, request):
+        self.calls += 1
+        if self.fails:
+            raise UserError("no answer")
+        if service == "set_parameters_atomically":
+            return SimpleNamespace(result=SimpleNamespace(successful=True, reason=""))
+        return SimpleNamespace(values=[ParameterValue(type=9, string_array_value=v) for v in (self.topics, self.given)])
+
+    def source(self, camera, cameras):
+        """Look until the node was asked and has answered, where it is to be."""
+        self.watch._source_topic(camera, cameras)
+        if self.watch._asking is not None:
+            self.watch._asking.join()
+        return self.watch._source_topic(camera, cameras)
+
+    def event(self, name, **value):
+        changed = [Parameter(name=name, value=ParameterValue(**value))]
+        self.watch._on_parameters(ParameterEvent(node="/segmentation", changed_parameters=changed))
+
+
+def test_a_change_that_succeeded_or_was_refused_is_not_said_to_have_failed_later():
+    remote = Remote()
+    remote.watch.set_model("frfnet", "frfnet_camvid11")
+    remote.event("model", type=4, string_value="frfnet")
+    remote.watch._on_stats(SegmentationStats(model="cgnet_camvid11"))  # not yet
+    remote.watch._on_stats(SegmentationStats(model="frfnet_camvid11"))
+    remote.event("model", type=4, string_value="cgnet")  # by somebody else
+    assert remote.said == []
+    remote.fails = True
+    with pytest.raises(UserError):
+        remote.watch.set_model("bisenet", "bisenet_camvid11")
+    remote.event("model", type=4, string_value="csrnet_light")
+    assert remote.said == []
+    remote.fails = False
+    remote.watch.set_model("frfnet", "frfnet_camvid11")
+    remote.event("model", type=4, string_value="cgnet")  # it went back
+    assert len(remote.said) == 1 and "could not change over to 'frfnet'" in remote.said[0]
+
+
+def test_cameras_topics_are_asked_for_again_once_they_may_be_others():
+    both = ["left", "right"]
+    remote = Remote(["/cam_a/image", "/cam_b/image"], both, ["/cam_a/image", "/cam_b/image"])
+    assert remote.source("left", both) == "/cam_a/image"
+    for _ in range(10):
+        assert remote.source("right", both) == "/cam_b/image"
+    assert remote.calls == 1
+    remote.topics[0] = "/other/image"
+    remote.subscribed = ["/cam_b/image", "/other/image"]  # deactivated, set, activated
+    assert remote.source("left", both) == "/other/image" and remote.calls == 2
+    remote.topics.reverse()  # the same subscriptions
+    remote.event("camera_topics", type=9, string_array_value=remote.topics)
+    assert remote.source("left", both) == "/cam_b/image" and remote.calls == 3
+
+
+@pytest.mark.parametrize("given", [[], ["front", "rear"]])
+def test_remapped_topics_are_told_by_what_the_node_subscribes_to(given):
+    remote = Remote(["/a/image", "/rear/image"], given, ["/front/image", "/rear/image"])
+    assert remote.source("front", ["front", "rear"]) == "/front/image"
+    assert remote.source("rear", ["front", "rear"]) == "/rear/image"
+
+
+def test_a_node_that_does_not_tell_is_not_asked_at_every_look(monkeypatch):
+    monkeypatch.setattr(watching, "_FIRST_PAUSE", 0.2)
+    monkeypatch.setattr(watching, "_LONGEST_PAUSE", 0.4)
+    remote = Remote(["/a/image", "/b/image"], ["one", "two"])
+    begin = time.monotonic()
+    while time.monotonic() - begin < 1.5:
+        assert remote.source("front", ["front", "rear"]) == ""
+        time.sleep(0.01)
+    assert 3 <= remote.calls <= 5  # after 0, 0.2, 0.6, 1.0 and 1.4 s
+    remote.fails = True
+    calls = remote.calls
+    time.sleep(0.4)
+    remote.source("front", ["front", "rear"])
+    assert remote.source("front", ["front", "rear"]) == "" and remote.calls == calls + 1
+
+
+@pytest.mark.parametrize("order", ["watch first", "graph alone"])
+def test_leaving_while_the_node_is_asked_is_quiet(graph_domain, monkeypatch, order):
+    failed = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: failed.append(args.exc_value))
+    thread = GraphThread("view_test")
+    thread.start()
+    watch = NodeWatch(thread, "/nobody")
+    watch._source_topic("a", ["a", "b"])
+    asking = watch._asking
+    time.sleep(0.3)
+    begin = time.monotonic()
+    if order == "watch first":
+        watch.close()
+        assert not asking.is_alive() and time.monotonic() - begin < 3
+    thread.close()
+    asking.join(5)
+    assert not asking.is_alive() and failed == []

@@ -1,5 +1,6 @@
 """``rt-seg view`` as a user meets it."""
 
+import json
 import re
 import signal
 import socket
@@ -28,6 +29,24 @@ def test_it_serves_until_it_is_asked_to_end(drive, how):
         process.send_signal(how)
         assert process.wait(20) == 0
         assert "Traceback" not in process.stderr.read()
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_it_ends_whole_while_another_model_is_loaded(drive):
+    command = [sys.executable, "-m", "rt_seg_ros.cli", "view", str(drive), "--port", "0", "--allow-random-weights"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        url = next(line for line in process.stdout if "http://" in line).strip()
+        asked = json.dumps({"do": "model", "value": "frfnet"}).encode()
+        request = urllib.request.Request(f"{url}command", asked, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            assert answer.status == 200
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+        assert "terminate called" not in errors and "Traceback" not in errors
     finally:
         process.kill()
         process.communicate()

@@ -3,6 +3,7 @@
 import threading
 import time
 import zlib
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -14,7 +15,7 @@ from rt_seg_ros.labels import load_label_space
 from rt_seg_ros.sources import SourceFrame
 from rt_seg_ros.web import board as boards
 from rt_seg_ros.web.board import Board, Seen, State
-from rt_seg_ros.web.feed import SegmentingFeed, model_choices
+from rt_seg_ros.web.feed import FileFeed, SegmentingFeed, model_choices
 from rt_seg_ros.web.picture import MAX_WIDTH, Picture
 from rt_seg_ros.web.relay import RelayFeed
 from view_harness import CONFIG, FRAMES, HEIGHT, WIDTH, wait
@@ -29,6 +30,27 @@ def watch(board, until, timeout=30.0):
         seen = updates[-1].seen
         if until(updates[-1]):
             return updates
+
+
+class Fake:
+    """A segmenter that does nothing, or fails."""
+
+    label_space = load_label_space("camvid11")
+    card = SimpleNamespace(name="fake")
+    backend_name = device = precision = "none"
+    broken = False
+
+    def warm_up(self, *_):
+        pass
+
+    def segment(self, frame, *_):
+        if self.broken:
+            raise RuntimeError("out of memory")
+        return SimpleNamespace(labels=np.zeros((8, 8), np.uint8), working_size=(8, 8), timings={})
+
+
+def blank(name="0"):
+    return SourceFrame(name, Frame(np.zeros((8, 8, 3), np.uint8)))
 
 
 def is_status(status):
@@ -61,9 +83,9 @@ def test_a_slow_network_drops_frames_and_not_time(make_feed, segmenter, monkeypa
     slow = segmenter.reconfigured(CONFIG)
     segment = slow.segment
 
-    def slowly(frame):
+    def slowly(*of):
         time.sleep(0.25)
-        return segment(frame)
+        return segment(*of)
 
     monkeypatch.setattr(slow, "segment", slowly)
     feed = make_feed(loop=True)
@@ -192,6 +214,86 @@ def test_a_frame_that_is_dropped_is_not_decoded(segmenter):
         feed.restart()
 
 
+@pytest.mark.parametrize("how", ["raises", "has a problem"])
+def test_a_frame_shown_again_that_fails_is_not_counted_twice(how):
+    segmenter = Fake()
+    feed = SegmentingFeed(Board(State(source="camera")), segmenter, {}, "fake")
+    feed.start()
+    try:
+        feed.take(blank)
+        wait(lambda: feed._processed == 1, "the frame")
+        segmenter.broken = how == "raises"
+        feed._show_again(blank() if segmenter.broken else SourceFrame("0", problem="torn"))
+        wait(lambda: feed.board.state.message, "what is wrong")
+        assert (feed._received, feed._processed, feed._dropped, feed._rejected) == (1, 1, 0, 0)
+        segmenter.broken = True
+        feed.take(blank)
+        wait(lambda: feed._rejected == 1, "a rejected one")
+        assert (feed._received, feed._processed, feed._dropped, feed._rejected) == (2, 1, 0, 1)
+    finally:
+        feed.close()
+
+
+def test_closing_waits_for_a_model_that_is_being_loaded(monkeypatch):
+    begun, go_on = threading.Event(), threading.Event()
+
+    def loaded(self, name):
+        begun.set()
+        assert go_on.wait(30)
+        return Fake()
+
+    monkeypatch.setattr(SegmentingFeed, "_loaded", loaded)
+    feed = SegmentingFeed(Board(State(source="camera")), Fake(), {"other": CONFIG}, "fake")
+    feed.start()
+    feed.choose_model("other")
+    assert begun.wait(30)
+    closing = threading.Thread(target=feed.close)
+    closing.start()
+    try:
+        closing.join(0.3)
+        assert closing.is_alive()  # the interpreter must not end inside the runtime
+    finally:
+        go_on.set()
+        closing.join(30)
+    assert not closing.is_alive()
+    assert "preparation" not in [thread.name for thread in threading.enumerate()]
+    begun.clear()
+    feed.choose_model("other")  # asked by a browser meanwhile
+    assert not begun.wait(0.2)
+
+
+def test_a_pause_just_after_a_restart_is_told():
+    class Slow:
+        kind, total, fps = "video", 1000, 10.0
+
+        def __iter__(self):
+            for number in range(self.total):
+                time.sleep(0.3)  # so long does it take to let go of it
+                yield blank(str(number))
+
+    feed = FileFeed(Board(State(source="slow")), Fake(), {}, "fake", Slow())
+    stop = threading.Event()
+    watcher = threading.Thread(target=lambda: [feed.board.next(Seen(), 0.1) for _ in iter(stop.is_set, True)])
+    watcher.start()
+    feed.start()
+    try:
+        wait(lambda: feed._received >= 1, "a frame")
+        feed.restart()
+        time.sleep(0.02)
+        feed.pause(True)
+        wait(lambda: not feed._again.is_set(), "the other round")
+        time.sleep(0.1)
+        assert feed.board.state.status == "paused" and feed._paused
+        feed.pause(False)
+        received = feed._received
+        wait(lambda: feed._received > received, "frames after the pause")
+        assert feed.board.state.status == "running"
+    finally:
+        stop.set()
+        watcher.join()
+        feed.close()
+
+
 def test_readers_of_the_board_do_not_wait_for_one_another():
     board = Board(State(source="x"))
     labels = np.zeros((2, 2), np.uint8)
@@ -241,10 +343,10 @@ def test_a_large_picture_is_shrunk_and_its_shares_are_of_the_whole():
 
 def test_a_relay_names_the_classes_of_a_node(tmp_path):
     class Remote:
-        asked = ""
+        asked = None
 
-        def set_model(self, name):
-            self.asked = name
+        def set_model(self, name, card):
+            self.asked = name, card
             if name == "frfnet":
                 raise UserError("/segmentation refuses: no")
 
@@ -270,7 +372,7 @@ def test_a_relay_names_the_classes_of_a_node(tmp_path):
     assert board.state.model == "cgnet" and board.state.size == "480x360, network 240x180"
     assert [c["name"] for c in board.state.classes] == list(load_label_space("camvid11").names)
     relay.choose_model("csrnet_light")
-    assert remote.asked == "csrnet_light" and board.state.switching == "csrnet_light"
+    assert remote.asked == ("csrnet_light", "csrnet_light_camvid11") and board.state.switching == "csrnet_light"
     report("cgnet_camvid11", "camvid11")
     assert board.state.switching  # the former one still serves
     report("csrnet_light_camvid11", "camvid11")
