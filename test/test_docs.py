@@ -152,7 +152,7 @@ RUN = [
     ("rt-seg evaluate drive --report result", {}, ["result/report.html", "result/metrics.json"]),
     ("rt-seg compare result_a result_b --out difference", {}, ["difference/compare.html"]),
     ("rt-seg explain photo.jpg --list-layers", {}, []),
-    ("rt-seg export --model cgnet --out cgnet.onnx", {"+": "--check-frames 1"}, ["cgnet.onnx"]),
+    ("rt-seg export --format onnx", {"+": "--check-frames 1"}, ["cgnet_camvid11.onnx"]),
     ("rt-seg ablate --list csrnet_table3", {}, []),
 ]
 

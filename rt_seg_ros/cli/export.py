@@ -32,8 +32,8 @@ in mIoU is measured on others than those it was calibrated on. The backends find
     + export_tensorrt.EPILOG
     + """
 examples:
-  rt-seg export --model cgnet --out cgnet.onnx                               any size, logits
-  rt-seg export --model cgnet --out cgnet.onnx --size 360x480 --outputs labels
+  rt-seg export --model cgnet --format onnx                                  any size, logits: cgnet_camvid11.onnx
+  rt-seg export --model cgnet --out street.onnx --size 360x480 --outputs labels
   rt-seg export --model cgnet --out cgnet.xml --precision fp16               OpenVINO, half the size on the disk
   rt-seg export --model cgnet --format openvino --precision int8 --calibration drive.mcap
   rt-seg export --model cgnet --out cgnet.onnx --precision int8 --calibration camvid --split train
@@ -59,7 +59,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--format", default="", metavar="NAME", help="onnx, openvino or tensorrt (default: by --out's suffix)"
     )
-    what.add_argument("--out", type=Path, metavar="FILE", help="file to write: .onnx, or .xml with .bin beside it")
+    what.add_argument(
+        "--out", type=Path, metavar="FILE",
+        help="file to write: .onnx, or .xml with .bin beside it (default: here, named after the model)",
+    )  # fmt: skip
     what.add_argument(
         "--size", type=_size_or_dynamic, metavar="HxW", help="size of the images; dynamic: any (the default)"
     )
@@ -93,6 +96,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def _default_out(args: argparse.Namespace, name: str, suffix: str) -> Path | None:
+    """Return the file that is written where none is named; None for what is kept for the node anyway."""
+    if args.precision == "int8" and args.size is None and args.outputs == "logits":
+        return None
+    parts = [name, f"{args.size[0]}x{args.size[1]}" if args.size else "", args.outputs.replace("logits", "")]
+    parts.append(args.precision if args.precision != "fp32" else "")
+    return Path("_".join(filter(None, parts)) + suffix)
+
+
 def run(args: argparse.Namespace) -> int:
     """Export, and tell how what was written compares with PyTorch."""
     if args.check_frames is None:
@@ -112,13 +124,13 @@ def run(args: argparse.Namespace) -> int:
     from rt_seg_ros.export.formats import format_of
     from rt_seg_ros.export.samples import open_samples
 
-    format_of(args.format, args.out)
-    if args.out is not None:
-        check_out(args.out, args.overwrite)
-    samples = open_samples(
-        args.calibration, args.split, card.load_label_space(), args.calibration_frames, args.check_frames
-    )
-    done = export_model(card, args.format, options, args.precision, samples, args.out, progress)
+    form = format_of(args.format, args.out)
+    out = args.out or _default_out(args, card.name, form.suffix)
+    if out is not None:
+        check_out(out, args.overwrite)
+    calibration = args.calibration_frames if args.precision == "int8" else 0
+    samples = open_samples(args.calibration, args.split, card.load_label_space(), calibration, args.check_frames)
+    done = export_model(card, args.format, options, args.precision, samples, out, progress)
     for path in done.files:
         print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
     if done.kept is not None:

@@ -55,7 +55,7 @@ def open_samples(
     :param source: an image, a folder of images, a video, a data set or a recorded drive; None: rendered streets
     :param split: of a data set
     :param space: the label space of the truth, where there is some
-    :param calibration: so many frames to calibrate on, at most
+    :param calibration: so many frames to calibrate on, at most; 0: none
     :param check: so many frames to check on, at most
     :raises UserError: nothing there, or of no known kind
     """
@@ -80,7 +80,7 @@ def _has_labels(path: Path) -> bool:
 def _chosen(total: int | None, calibration: int, check: int) -> tuple[list[int], list[int]]:
     """Return the indices of the frames to calibrate on, and of those to check on.
 
-    A single frame serves twice.
+    A single frame serves twice; where nothing is calibrated all are checked.
     """
     wanted = calibration + check
     if total is None:
@@ -88,11 +88,15 @@ def _chosen(total: int | None, calibration: int, check: int) -> tuple[list[int],
     else:
         every = sorted({i * total // wanted for i in range(wanted)}) if total > wanted else list(range(total))
     count = len(every)
-    if count < 2:
-        return every, every
+    if count < 2 or not calibration:
+        return every if calibration else [], every
     checked = min(count - 1, max(1, count * check // wanted))
     of_check = [every[(2 * i + 1) * count // (2 * checked)] for i in range(checked)]
     return [i for i in every if i not in of_check], of_check
+
+
+def _named(name: str, to_calibrate: list[int], to_check: list[int]) -> str:
+    return f"{name}, the one it was calibrated on" if to_calibrate == to_check else name
 
 
 def _labelled(frames: Frames, calibration: int, check: int) -> Samples:
@@ -109,7 +113,7 @@ def _labelled(frames: Frames, calibration: int, check: int) -> Samples:
             yield Sample(image, item.truth(image.shape[:2]) if frames.has_truth else None)
 
     return Samples(
-        frames.name,
+        _named(frames.name, to_calibrate, to_check),
         lambda: (sample.image for sample in images(to_calibrate)),
         lambda: images(to_check),
         len(to_calibrate),
@@ -129,7 +133,7 @@ def _unlabelled(source: Source, calibration: int, check: int) -> Samples:
                 return
 
     return Samples(
-        source.path.name,
+        _named(source.path.name, to_calibrate, to_check),
         lambda: images(to_calibrate),
         lambda: (Sample(image, None) for image in images(to_check)),
         len(to_calibrate),

@@ -153,6 +153,20 @@ def test_the_cost_in_miou_is_told_where_there_is_truth(tmp_path, capsys):
     assert 20 < float(theirs) < 100 and float(cost) == pytest.approx(float(ours) - float(theirs), abs=0.011)
 
 
+def test_without_a_name_the_file_has_the_models(export, photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, text = export("--model", "cgnet", "--format", "onnx", "--size", "64x96", "--outputs", "labels")
+    assert status == 0 and "wrote cgnet_camvid11_64x96_labels.onnx" in text, text
+    assert [path.name for path in tmp_path.glob("*.onnx")] == ["cgnet_camvid11_64x96_labels.onnx"]
+
+
+def test_all_frames_are_checked_where_none_is_calibrated_on_and_a_single_one_is_said_to_serve_twice(photos):
+    space = find_model("cgnet").load_label_space()
+    assert open_samples(photos, None, space, 0, 2).check_count == 2
+    one = open_samples(next(photos.iterdir()), None, space, 48, 24)
+    assert one.calibration_count == one.check_count == 1 and "the one it was calibrated on" in one.name
+
+
 def test_what_agrees_too_little_is_not_written(export, tmp_path, monkeypatch):
     out = tmp_path / "net.onnx"
     out.write_bytes(b"an older one")
@@ -168,8 +182,6 @@ def test_what_agrees_too_little_is_not_written(export, tmp_path, monkeypatch):
         (["--out", "x.pb"], "--format is missing; there are: onnx, openvino"),
         (["--format", "tflite", "--out", "x.tflite"], "no format 'tflite'"),
         (["--format", "openvino", "--out", "x.onnx"], "a file of format 'openvino' ends in .xml"),
-        (["--format", "onnx"], "--out is missing"),
-        (["--format", "onnx", "--precision", "int8", "--size", "64x64"], "--out is missing"),
         (["--out", "x.onnx", "--model", "cgnett"], "did you mean 'cgnet'"),
         (["--out", "x.onnx", "--model", "frfnet", "--label-space", "cityscapes19"], "no weights for label space"),
         (["--out", "x.onnx", "--batch", "2"], "batch is 2"),
