@@ -5,7 +5,7 @@ A label space is one YAML file, in ``config/labels`` or anywhere a user keeps it
     name: camvid11
     description: CamVid, the 11 classes of the SegNet protocol
     void_ids: [11]                # ids in files that mean "no label"; 255 always does
-    classes:                      # listed by id, from 0
+    classes:                      # listed by id, from 0, or in any order with an id each: {id: 0, name: ...}
       - {name: sky, color: [128, 128, 128]}     # RGB
 
 In memory, in drives and on topics a pixel without a label is 255, whatever its id in a data set's files.
@@ -13,6 +13,8 @@ In memory, in drives and on topics a pixel without a label is 255, whatever its 
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
@@ -29,6 +31,8 @@ from rt_seg_ros.resources import config_dir
 
 UNLABELLED = 255
 MAX_CLASSES = 255
+_KEYS = ("name", "description", "void_ids", "classes")
+_CLASS_KEYS = ("id", "name", "color")
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,15 @@ class LabelSpace:
         """
         return self._canonical[raw]
 
+    def to_document(self) -> dict[str, Any]:
+        """Return what a file of this label space holds, as plain values."""
+        return {
+            "name": self.name,
+            "description": self.description,
+            "void_ids": sorted(self.void_ids),
+            "classes": [{"name": c.name, "color": list(c.color)} for c in self.classes],
+        }
+
 
 def list_label_spaces() -> list[str]:
     """Return the names of the label spaces that come with the package."""
@@ -108,8 +121,8 @@ def load_label_space(name_or_path: str | Path) -> LabelSpace:
 
     :raises UserError: unknown name, unreadable file, or a file that breaks the format, naming the entry.
     """
-    path = Path(name_or_path)
-    if path.suffix not in (".yaml", ".yml"):
+    path = Path(name_or_path).expanduser()
+    if not is_label_file(name_or_path):
         name = str(name_or_path)
         if name not in list_label_spaces():
             near = get_close_matches(name, list_label_spaces(), 1)
@@ -125,22 +138,39 @@ def load_label_space(name_or_path: str | Path) -> LabelSpace:
         raise UserError(f"label space file {path} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"label space file {path} is not valid YAML: {yaml_problem(error)}") from error
-    return _parse(document, path)
+    return parse_label_space(document, f"label space file {path}", path.stem)
 
 
-def _parse(document: Any, path: Path) -> LabelSpace:
+def is_label_file(name_or_path: str | Path) -> bool:
+    """Return whether a label space is given as a file; else by the name of one that comes with the package."""
+    return Path(name_or_path).suffix in (".yaml", ".yml")
+
+
+def parse_label_space(document: Any, where: str, name: str = "") -> LabelSpace:
+    """Return the label space that a document describes, as a label space file does.
+
+    :param where: what holds the document, for messages
+    :param name: what it is called where it does not say
+    :raises UserError: what breaks the format, naming the entry
+    """
+
     def bad(what: str) -> UserError:
-        return UserError(f"label space file {path}: {what}")
+        return UserError(f"{where}: {what}")
 
     if not isinstance(document, dict) or not isinstance(document.get("classes"), list):
         raise bad("expected a mapping with a list 'classes' of {name, color}")
+    if unknown := _unknown(document, _KEYS):
+        raise bad(unknown)
     entries = document["classes"]
     if not 1 <= len(entries) <= MAX_CLASSES:
         raise bad(f"{len(entries)} classes; between 1 and {MAX_CLASSES} are possible")
+    ids = _ids(entries, bad)
     classes: list[LabelClass] = []
     for i, entry in enumerate(entries):
         if not isinstance(entry, dict) or not isinstance(entry.get("name"), str) or not entry["name"]:
             raise bad(f"class {i} is {entry!r}; expected {{name: ..., color: [red, green, blue]}}")
+        if unknown := _unknown(entry, _CLASS_KEYS):
+            raise bad(f"class '{entry['name']}': {unknown}")
         color = entry.get("color")
         if not (
             isinstance(color, list)
@@ -150,13 +180,38 @@ def _parse(document: Any, path: Path) -> LabelSpace:
             raise bad(f"class '{entry['name']}' has color {color!r}; expected three integers from 0 to 255")
         if any(c.name == entry["name"] for c in classes):
             raise bad(f"class name '{entry['name']}' appears twice")
-        classes.append(LabelClass(i, entry["name"], (color[0], color[1], color[2])))
+        classes.append(LabelClass(ids[i], entry["name"], (color[0], color[1], color[2])))
     void = document.get("void_ids", [])
     if not isinstance(void, list) or not all(isinstance(v, int) and len(classes) <= v <= 255 for v in void):
         raise bad(f"void_ids is {void!r}; expected a list of ids from {len(classes)} to 255")
+    name = str(document.get("name", name))
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        raise bad(f"its name is {name!r}; give it one (name: ...) of letters, digits, - and _: weights are named by it")
     return LabelSpace(
-        name=str(document.get("name", path.stem)),
-        classes=tuple(classes),
+        name=name,
+        classes=tuple(sorted(classes, key=lambda c: c.id)),
         void_ids=frozenset(void),
         description=str(document.get("description", "")),
     )
+
+
+def _unknown(entry: Iterable[Any], known: tuple[str, ...]) -> str:
+    """Say which key is not known; nothing if all are."""
+    for key in entry:
+        if key not in known:
+            near = get_close_matches(str(key), known, 1)
+            hint = f" (did you mean '{near[0]}'?)" if near else ""
+            return f"no such key '{key}'{hint}; there are: {', '.join(known)}"
+    return ""
+
+
+def _ids(entries: list[Any], bad: Callable[[str], UserError]) -> list[int]:
+    """Return the id of each class: as given, or by place where no class gives one."""
+    given = [entry["id"] for entry in entries if isinstance(entry, dict) and "id" in entry]
+    if not given:
+        return list(range(len(entries)))
+    if len(given) < len(entries):
+        raise bad(f"{len(given)} of {len(entries)} classes have an id; give it to all, or to none")
+    if any(type(i) is not int for i in given) or sorted(given) != list(range(len(entries))):
+        raise bad(f"the ids of its classes are {given}; expected 0 to {len(entries) - 1}, each once")
+    return given

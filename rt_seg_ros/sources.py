@@ -15,6 +15,10 @@ Kind = Literal["image", "folder", "video", "drive"]
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pnm", ".jp2"})
 DRIVE_SUFFIXES = frozenset({".mcap", ".db3"})
+#: What ``rt-seg segment`` writes of an image, by kind: ``KIND/NAME`` of a folder's, ``NAME_KIND`` of a single one.
+RESULT_SUFFIXES = {"label": ".png", "color": ".png", "overlay": ".jpg", "confidence": ".png"}
+#: Ends the name of the folder that it writes into, where none is given.
+RESULT_ENDING = "_segmented"
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ class Source(ABC):
 
     kind: Kind
     path: Path
+    left_out = 0
+    """Number of images of a folder that are none of it, as ``rt-seg segment`` wrote them."""
 
     @abstractmethod
     def __iter__(self) -> Iterator[SourceFrame]:
@@ -121,15 +127,19 @@ class _Folder(Source):
     def __init__(self, path: Path, leave_out: Iterable[Path]) -> None:
         self.path = path
         left_out = [folder.resolve() for folder in leave_out]
-        self.files = sorted(
+        files = sorted(
             file
             for file in path.rglob("*")
             if file.suffix.lower() in IMAGE_SUFFIXES
             and not any(part.startswith(".") for part in file.relative_to(path).parts)
             and not any(folder in file.resolve().parents for folder in left_out)
         )
+        written = _written(path, files)
+        self.files = [file for file in files if file not in written]
+        self.left_out = len(written)
         if not self.files:
-            raise UserError(f"there is no image in {path}: looked for {', '.join(sorted(IMAGE_SUFFIXES))}")
+            but = f" ({len(written)} that an earlier rt-seg segment wrote are left out)" if written else ""
+            raise UserError(f"there is no image in {path}: looked for {', '.join(sorted(IMAGE_SUFFIXES))}{but}")
 
     @property
     def total(self) -> int:
@@ -141,6 +151,30 @@ class _Folder(Source):
         shared = {stem for stem in stems if stems.count(stem) > 1} if len(set(stems)) < len(stems) else set()
         for file, inside, stem in zip(self.files, relative, stems, strict=True):
             yield _read_image(file, inside.as_posix() if stem in shared else stem)
+
+
+def _written(path: Path, files: list[Path]) -> set[Path]:
+    """Return those of a folder's images that an earlier ``rt-seg segment`` wrote there.
+
+    It is known by the name of its folder, or by an overlay of each image beside its labels or colours.
+    """
+    found: dict[tuple[Path, str], dict[str, dict[str, Path]]] = {}  # of a place, and of each single image in it
+    for file in files:
+        name, _, kind = file.stem.rpartition("_")
+        if name and RESULT_SUFFIXES.get(kind) == file.suffix:
+            found.setdefault((file.parent, name), {}).setdefault(kind, {})[name] = file
+        for folder in file.relative_to(path).parents:
+            top = path / folder
+            if top != path and RESULT_SUFFIXES.get(top.name) == file.suffix:
+                inside = file.relative_to(top).with_suffix("").as_posix()
+                found.setdefault((top.parent, ""), {}).setdefault(top.name, {})[inside] = file
+    written: set[Path] = set()
+    for (place, _), kinds in found.items():
+        overlays = kinds.get("overlay", {}).keys()
+        ours = place != path and place.name.endswith(RESULT_ENDING)
+        if ours or (overlays and any(overlays <= kinds.get(kind, {}).keys() for kind in ("label", "color"))):
+            written.update(file for names in kinds.values() for file in names.values())
+    return written
 
 
 class _Video(Source):

@@ -66,6 +66,7 @@ class VideoReader:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             start: float | None = None
+            time = 0.0
             count = 0
             frames = container.decode(stream)
             while True:
@@ -82,11 +83,28 @@ class VideoReader:
                 count += 1
                 yield time - start, _upright(frame)
             promised = int(stream.frames)
+            seconds = container.duration / av.time_base if _tells_seconds(container) else 0.0
         if count == 0 and not self.problem:
             self.problem = f"{self.path} holds no frame that can be decoded"
         # Edit lists leave out a few frames at the ends of whole videos; a torn file lacks more.
         if promised - count > max(5, promised // 20) and not self.problem:
             self.problem = f"{self.path} breaks off after {count} of {promised} frames"
+        spare = max(5 / self.fps, seconds / 20)
+        # A video may end before its sound does.
+        if not promised and seconds - time > spare and seconds - self._reach() > spare and not self.problem:
+            self.problem = f"{self.path} breaks off after {count} frames, at {time:.1f} of {seconds:.1f} s"
+
+    def _reach(self) -> float:
+        """Return the time at which the last that is stored ends, be it picture or sound."""
+        reach = 0.0
+        with self._open() as container:
+            try:
+                for packet in container.demux():
+                    if packet.pts is not None:
+                        reach = max(reach, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+            except av.FFmpegError as error:
+                _log.debug("looking for the end of %s: %s", self.path, error)
+        return reach
 
     def _open(self) -> Any:
         if not self.path.is_file():
@@ -244,6 +262,11 @@ class VideoWriter:
         except (av.FFmpegError, OSError) as error:
             self.discard()
             raise UserError(f"cannot write the video {self.path}: {_reason(error)}") from error
+
+
+def _tells_seconds(container: Any) -> bool:
+    """Whether a container's header has its duration in place of the number of frames; elsewhere it is a guess."""
+    return "matroska" in container.format.name and bool(container.duration)
 
 
 def _codec() -> str:

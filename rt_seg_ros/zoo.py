@@ -2,7 +2,7 @@
 
 A weight file is ``models/<network>_<label space>.safetensors`` (fp16); beside it lies its card of the same name,
 ``.yaml``. What is needed to run the network (its name and options, label space, normalisation) is also in the
-safetensors header, so a file somewhere else works without its card.
+safetensors header, so a file somewhere else works without its card. A label space of one's own stands there whole.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import yaml
 
 from rt_seg_ros.documents import yaml_problem
 from rt_seg_ros.errors import UserError
-from rt_seg_ros.labels import LabelSpace, load_label_space
+from rt_seg_ros.labels import LabelSpace, is_label_file, list_label_spaces, load_label_space, parse_label_space
 from rt_seg_ros.pickles import is_pickle
 from rt_seg_ros.resources import models_dir
 
@@ -43,6 +43,7 @@ class ModelCard:
 
     ``mean`` and ``std`` are RGB in units of 0..255; ``input_size`` is the (height, width) it was trained at.
     ``weights`` is None for a network that has none, which then runs only with ``allow_random_weights``.
+    ``space`` is the label space itself, where the weights bring one of their own; ``label_space`` is then its name.
     """
 
     name: str
@@ -57,18 +58,26 @@ class ModelCard:
     input_size: tuple[int, int] | None = None
     scores: Mapping[str, Any] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
+    space: LabelSpace | None = None
 
     def load_label_space(self) -> LabelSpace:
         """Return the label space, checked against the number of classes.
 
         :raises UserError: where it cannot be loaded or has another number of classes.
         """
-        space = load_label_space(self.label_space)
+        space = self.space or self._brought() or load_label_space(self.label_space)
         if space.num_classes != self.num_classes:
             raise UserError(
                 f"model '{self.name}' has {self.num_classes} classes, label space '{space.name}' {space.num_classes}"
             )
         return space
+
+    def _brought(self) -> LabelSpace | None:
+        """Return the label space that the weights bring, where a copy of their card has only its name."""
+        if self.weights is None or is_label_file(self.label_space) or self.label_space in list_label_spaces():
+            return None
+        space = read_weights_header(self.weights).space
+        return space if space and space.name == self.label_space else None
 
 
 @dataclass(frozen=True)
@@ -135,7 +144,8 @@ def find_model(
     """Find a model to run.
 
     :param model: a network's name (``cgnet``), or that of weights of this package (``cgnet_camvid11``)
-    :param label_space: name or YAML path; by default that of the weights, else camvid11
+    :param label_space: name or YAML path; by default that of the weights, else camvid11. A file's of as many classes
+        as the weights have gives these other names and colours
     :param weights: a .safetensors file to use instead of the package's own
     :param allow_random_weights: accept a network that has no weights (for tests of everything around it)
     :raises UserError: unknown model, no weights, or weights of another network or label space
@@ -144,6 +154,7 @@ def find_model(
 
     if label_space:
         load_label_space(label_space)  # a misspelt one is not to be told as one without weights
+        label_space = _name_if_known(label_space)
     shipped = list_models()
     by_name = {card.name: card for card in shipped}
     if model not in NETWORK_NAMES and model not in by_name:
@@ -164,9 +175,12 @@ def find_model(
     of_network = [card for card in shipped if card.network == model]
     wanted = label_space or DEFAULT_LABEL_SPACE
     # The plain name is the best of a network; twins trained for comparison go by their own names.
-    for card in of_network:
-        if card.label_space == wanted and card.name == f"{model}_{wanted}":
-            return card
+    plain = {card.label_space: card for card in of_network if card.name == f"{model}_{card.label_space}"}
+    if wanted in plain:
+        return plain[wanted]
+    default = plain.get(DEFAULT_LABEL_SPACE)
+    if default and is_label_file(wanted) and load_label_space(wanted).num_classes == default.num_classes:
+        return _in_label_space(default, wanted)
     if allow_random_weights:
         space = load_label_space(wanted)
         return ModelCard(name=model, network=model, label_space=wanted, num_classes=space.num_classes)
@@ -178,8 +192,21 @@ def find_model(
     )
 
 
+def _name_if_known(label_space: str) -> str:
+    """Return the name of a label space that comes with the package, also where its file is given."""
+    if is_label_file(label_space):
+        space = load_label_space(label_space)
+        if _comes_with_the_package(space):
+            return space.name
+    return label_space
+
+
+def _comes_with_the_package(space: LabelSpace) -> bool:
+    return space.name in list_label_spaces() and space == load_label_space(space.name)
+
+
 def _in_label_space(card: ModelCard, label_space: str | None) -> ModelCard:
-    if not label_space or label_space == card.label_space:
+    if not label_space or (label_space == card.label_space and card.space is None):
         return card
     space = load_label_space(label_space)  # other names or colours for the same classes are welcome
     if space.num_classes != card.num_classes:
@@ -187,7 +214,7 @@ def _in_label_space(card: ModelCard, label_space: str | None) -> ModelCard:
             f"model '{card.name}' was trained for '{card.label_space}' ({card.num_classes} classes); "
             f"label space '{label_space}' has {space.num_classes}"
         )
-    return replace(card, label_space=label_space)
+    return replace(card, label_space=label_space, space=None)
 
 
 def read_weights_header(path: Path) -> ModelCard:
@@ -234,9 +261,11 @@ def _safetensors_header(path: Path) -> dict[str, Any]:
 def _card_from(document: Any, name: str, weights: Path, where: str) -> ModelCard:
     if not isinstance(document, dict):
         raise UserError(f"{where}: expected a mapping")
-    known = {"network", "options", "label_space", "num_classes", "sha256", "mean", "std", "input_size", "scores"}
+    known = {"network", "options", "label_space", "space", "num_classes", "sha256"}
+    known |= {"mean", "std", "input_size", "scores"}
     try:
         size = document.get("input_size")
+        space = document.get("space")
         return ModelCard(
             name=name,
             network=str(document["network"]),
@@ -250,6 +279,7 @@ def _card_from(document: Any, name: str, weights: Path, where: str) -> ModelCard
             input_size=(int(size[0]), int(size[1])) if size else None,
             scores=dict(document.get("scores") or {}),
             details={k: v for k, v in document.items() if k not in known},
+            space=None if space is None else parse_label_space(space, f"label space in {where}"),
         )
     except KeyError as error:
         raise UserError(f"{where}: has no field {error}") from error
@@ -349,7 +379,7 @@ def save_weights(
     network: str,
     options: Mapping[str, Any],
     num_classes: int,
-    label_space: str,
+    label_space: str | LabelSpace,
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
     input_size: tuple[int, int],
@@ -361,17 +391,20 @@ def save_weights(
 
     :param path: ``<name>.safetensors``
     :param state: the network's state dict; ``num_batches_tracked`` is left out
+    :param label_space: a label space, its name or its file; one that does not come with the package is written whole
     :param card: what else the card tells: ``data``, ``protocol``, ``command``, ``scores``, ``licence``...
-    :raises UserError: where the folder cannot be written.
+    :raises UserError: where the folder cannot be written, or there is no such label space.
     """
     import torch
     from safetensors.torch import save_file
 
+    space = label_space if isinstance(label_space, LabelSpace) else load_label_space(label_space)
     header: dict[str, Any] = {
         "format": _FORMAT,
         "network": network,
         "options": dict(options),
-        "label_space": label_space,
+        "label_space": space.name,
+        **({} if _comes_with_the_package(space) else {"space": space.to_document()}),
         "num_classes": num_classes,
         "mean": [round(float(v), 4) for v in mean],
         "std": [round(float(v), 4) for v in std],

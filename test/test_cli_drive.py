@@ -12,6 +12,8 @@ from rt_seg_ros.bags import open_bag
 from rt_seg_ros.cli import main
 from rt_seg_ros.data.drives import CAMERA_INFO_TOPIC, IMAGE_TOPIC, LABEL_TOPIC, START_SECONDS
 from rt_seg_ros.data.synth import SyntheticDrive
+from rt_seg_ros.evaluation.frames import open_frames
+from rt_seg_ros.labels import load_label_space
 
 
 def made(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
@@ -101,6 +103,46 @@ def test_frames_of_different_sizes_leave_nothing_behind(tmp_path: Path, capsys: 
     said = refused(capsys, "from-camvid", folder, tmp_path / "out")
     assert "seq_002.png" in said and "40x48" in said
     assert [p.name for p in tmp_path.iterdir()] == ["c"]
+
+
+def _pairs(folder: Path, images: str, labels: str, ids: list[int]) -> Path:
+    truth = np.zeros((36, 48), np.uint8)
+    truth[0, : len(ids)] = ids
+    for place, pixels in ((images, np.full((36, 48, 3), 40, np.uint8)), (labels, truth)):
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(folder / place), pixels)
+    return folder
+
+
+def test_a_drive_of_classes_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    space = tmp_path / "twelve.yaml"
+    space.write_text("classes:\n" + "".join(f"- {{name: kind{i}, color: [{i}, 0, 0]}}\n" for i in range(12)))
+    folder = _pairs(tmp_path / "yard", "images/a.png", "labels/a.png", [3, 11])  # no splits, and none is asked for
+    said = made(capsys, "from-camvid", folder, tmp_path / "out", "--label-space", space)
+    assert "kind11 0.1 %" in said and "sky" not in said and "--weights FILE" in said
+    ((_, _, labels),) = open_bag(tmp_path / "out").labels()
+    assert labels[0, :3].tolist() == [3, 11, 0]
+    made(capsys, "from-camvid", folder, tmp_path / "camvid")
+    ((_, _, labels),) = open_bag(tmp_path / "camvid").labels()
+    assert labels[0, :3].tolist() == [3, 255, 0]
+    _pairs(folder, "images/a.png", "labels/a.png", [3, 12])
+    said = refused(capsys, "from-camvid", folder, tmp_path / "other", "--label-space", space)
+    assert "outside label space 'twelve'" in said and "12" in said
+    assert "--label-space means nothing" in refused(capsys, "synth", tmp_path / "s", "--label-space", space)
+
+
+def test_a_drive_of_cityscapes_has_its_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = "leftImg8bit/val/town/a_leftImg8bit.png", "gtFine/val/town/a_gtFine_labelTrainIds.png"
+    said = made(capsys, "from-camvid", _pairs(tmp_path / "city", *names, [11]), tmp_path / "out")
+    assert "sidewalk 0.0 %" in said and "person 0.1 %" in said and "cityscapes19" in said
+
+
+def test_a_drive_is_called_by_its_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made(capsys, "synth", tmp_path / "town", "--frames", 1, "--size", "48x64")
+    monkeypatch.chdir(tmp_path / "town")
+    assert open_frames(".", load_label_space("camvid11")).name == "town"
 
 
 def test_a_drive_is_replaced_only_when_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

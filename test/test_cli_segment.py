@@ -65,7 +65,7 @@ def test_an_image(here, expected, capsys):
     assert np.abs(read(out / "street_overlay.jpg").astype(int) - drawn).mean() < 12
     assert (here / "street.png").read_bytes() == before
     said = capsys.readouterr().out
-    assert "1 frame in" in said and "a second" in said and "street_segmented/street_label.png" in said
+    assert "1 frame in" in said and "the first run" in said and "street_segmented/street_label.png" in said
 
 
 def test_what_to_write_can_be_chosen(here):
@@ -135,6 +135,46 @@ def test_results_inside_the_source_are_not_taken_for_images(here):
     assert segment(".", "--out", ".") == 0
     assert segment(".", "--out", ".", "--overwrite") == 0
     assert tree(here) == ["a.png", "color/a.png", "label/a.png", "overlay/a.jpg"]
+
+
+def test_the_folder_one_is_in_gets_its_results_beside_it(here, monkeypatch):
+    (here / "photos/more").mkdir(parents=True)
+    cv2.imwrite("photos/a.png", picture(0))
+    monkeypatch.chdir(here / "photos/more")
+    assert segment("..", "--no-color") == 0
+    monkeypatch.chdir(here / "photos")
+    assert segment(".", "--no-color", "--overwrite") == 0
+    assert tree(here) == ["photos/a.png", "photos_segmented/label/a.png", "photos_segmented/overlay/a.jpg"]
+
+
+def test_what_an_earlier_run_wrote_is_not_taken_for_images(here, capsys):
+    (here / "p/more").mkdir(parents=True)
+    for number, name in enumerate(["a.png", "more/b.png"]):
+        cv2.imwrite(f"p/{name}", picture(number))
+    assert segment("p", "--out", "p/one", "--confidence") == 0
+    assert segment("p/a.png", "--out", "p/more") == 0
+    assert segment("p/a.png", "--out", "p/a_segmented", "--no-overlay", "--no-color") == 0
+    assert segment("p", "--out", "p/p_segmented", "--no-overlay") == 0
+    capsys.readouterr()
+    assert segment("p", "--out", "o", "--no-color", "--no-overlay") == 0
+    assert tree(here / "o") == ["label/a.png", "label/more/b.png"]
+    assert f"left out: {8 + 3 + 1 + 4} images that an earlier rt-seg segment wrote" in capsys.readouterr().err
+
+
+def test_folders_of_the_same_names_that_others_wrote_are_images(here):
+    for name in ("p/color/a.png", "p/label/a.png", "p/overlay/b.jpg", "p/street_color.png"):
+        (here / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(name, picture(0))
+    assert [item.name for item in open_source("p")] == ["color/a", "label/a", "overlay/b", "street_color"]
+
+
+def test_a_single_image_is_segmented_once(here, monkeypatch):
+    sizes = []
+    whole = Segmenter.segment
+    monkeypatch.setattr(Segmenter, "segment", lambda self, f, c=False: sizes.append(f.height) or whole(self, f, c))
+    cv2.imwrite("street.png", picture(0))
+    assert segment("street.png") == 0
+    assert sizes == [HEIGHT]
 
 
 def test_what_is_there_is_kept_unless_told(here, capsys):

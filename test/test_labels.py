@@ -3,7 +3,7 @@ import pytest
 import yaml
 
 from rt_seg_ros.errors import UserError
-from rt_seg_ros.labels import UNLABELLED, list_label_spaces, load_label_space
+from rt_seg_ros.labels import UNLABELLED, list_label_spaces, load_label_space, parse_label_space
 
 
 def test_camvid_is_the_protocol_s_order_and_colours():
@@ -62,3 +62,41 @@ def test_unknown_names_are_refused_with_a_hint():
         load_label_space("camvid12")
     with pytest.raises(UserError, match="did you mean 'road'"):
         load_label_space("camvid11").id_of("rod")
+
+
+def test_classes_in_any_order_have_the_ids_they_give(tmp_path):
+    path = tmp_path / "yard.yaml"
+    path.write_text("classes: [{id: 1, name: other, color: [4, 5, 6]}, {id: 0, name: drivable, color: [1, 2, 3]}]\n")
+    space = load_label_space(path)
+    assert space.names == ("drivable", "other") and space.palette[1].tolist() == [4, 5, 6]
+    assert parse_label_space(yaml.safe_load(yaml.safe_dump(space.to_document())), "a card") == space
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "classes: [{id: 3, name: a, color: [0, 0, 0]}, {id: 0, name: b, color: [0, 0, 0]}]",
+            r"\[3, 0\]; expected 0 to 1",
+        ),
+        ("classes: [{id: 0, name: a, color: [0, 0, 0]}, {id: 0, name: b, color: [0, 0, 0]}]", "each once"),
+        ("classes: [{id: false, name: a, color: [0, 0, 0]}]", "expected 0 to 0"),
+        ("classes: [{id: 0, name: a, color: [0, 0, 0]}, {name: b, color: [0, 0, 0]}]", "1 of 2 classes have an id"),
+        (
+            "void: [7]\nclasses: [{name: a, color: [0, 0, 0]}]",
+            r"no such key 'void' \(did you mean 'void_ids'\?\); there",
+        ),
+        (
+            "ignore_ids: [7]\nclasses: [{name: a, color: [0, 0, 0]}]",
+            "no such key 'ignore_ids'.*: name, description, void",
+        ),
+        ("classes: [{name: a, colour: [0, 0, 0]}]", r"class 'a': no such key 'colour' \(did you mean 'color'"),
+        ("name: my yard/4\nclasses: [{name: a, color: [0, 0, 0]}]", "name is 'my yard/4'.*letters, digits, - and _"),
+        ("name: ../../evil\nclasses: [{name: a, color: [0, 0, 0]}]", "letters, digits"),
+    ],
+)
+def test_ids_keys_and_names_that_mean_nothing_are_refused(tmp_path, text, said):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=said):
+        load_label_space(path)

@@ -166,6 +166,43 @@ def test_a_video_cut_off_gives_what_there_is_and_says_so(tmp_path):
         list(read_frames(cut))
 
 
+@pytest.mark.parametrize("sound", [0, 1, 6])
+def test_a_matroska_file_cut_off_says_so_and_a_whole_one_does_not(tmp_path, sound):
+    """Its header has no number of frames; the sound may go on after the last picture."""
+    path, cut = tmp_path / "whole.mkv", tmp_path / "cut.mkv"
+    rng = np.random.default_rng(0)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height = 64, 48
+        audio = container.add_stream("pcm_s16le", rate=8000) if sound else None
+        for number in range(20):
+            image = rng.integers(0, 255, (48, 64, 3), dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="bgr24")))
+            if audio is not None:
+                frame = av.AudioFrame.from_ndarray(np.zeros((1, 800 * sound), np.int16), format="s16", layout="mono")
+                frame.sample_rate, frame.pts = 8000, 800 * sound * number
+                container.mux(audio.encode(frame))
+        container.mux(stream.encode(None))
+    reader = VideoReader(path)
+    assert len(list(reader)) == 20 and reader.problem == ""
+    data = path.read_bytes()
+    cut.write_bytes(data[: len(data) * 2 // 5])
+    reader = VideoReader(cut)
+    count = sum(1 for _ in reader)
+    assert 0 < count < 15 or sound > 1
+    assert f"cut.mkv breaks off after {count} frames, at " in reader.problem
+    assert f" of {2.0 * max(sound, 1)} s" in reader.problem
+
+
+def test_stills_of_a_matroska_file_are_no_break(tmp_path):
+    path = tmp_path / "v.mkv"
+    with VideoWriter(path, fps=10) as writer:
+        for number, seconds in enumerate([0.0, 0.1, 0.2, 9.0, 20.0]):
+            writer.write(picture(number), seconds)
+    reader = VideoReader(path)
+    assert len(list(reader)) == 5 and reader.problem == ""
+
+
 def test_a_phones_video_is_turned_upright(tmp_path):
     path, turned = tmp_path / "v.mp4", tmp_path / "turned.mp4"
     image = flat(20)

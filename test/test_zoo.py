@@ -9,8 +9,11 @@ import yaml
 
 from rt_seg_ros import zoo
 from rt_seg_ros.errors import UserError
+from rt_seg_ros.graphs.store import card_from_json, card_to_json
+from rt_seg_ros.labels import load_label_space
 from rt_seg_ros.networks import create_network
 from rt_seg_ros.pipeline import Segmenter, SegmenterConfig
+from rt_seg_ros.resources import config_dir
 
 MEAN, STD = (101.0, 102.0, 103.0), (60.0, 61.0, 62.0)
 
@@ -101,13 +104,79 @@ def test_weights_of_another_network_or_label_space_are_refused(saved):
         zoo.build_network(replace(card, options={"m": 3, "n": 2}))
 
 
+def renamed(folder, count=11):
+    """Write a label space file: camvid11 with one class renamed, or as many other classes."""
+    document = yaml.safe_load((config_dir() / "labels/camvid11.yaml").read_text())
+    document["name"] = "my11"
+    classes = (document["classes"] * 2)[:count]
+    document["classes"] = [{**c, "name": f"{c['name']}{i if i >= 10 else ''}"} for i, c in enumerate(classes)]
+    document["void_ids"] = [count]
+    (folder / "my11.yaml").write_text(yaml.safe_dump(document))
+    return str(folder / "my11.yaml")
+
+
+def test_a_plain_name_takes_new_names_for_its_classes(tmp_path):
+    for random in (False, True):
+        card = zoo.find_model("cgnet", renamed(tmp_path), allow_random_weights=random)
+        assert card.name == "cgnet_camvid11" and card.weights
+        assert card.load_label_space().names[10] == "bicyclist10"
+    own = zoo.find_model("cgnet", str(config_dir() / "labels/camvid11.yaml"))
+    assert own == zoo.find_model("cgnet")
+    for space in (renamed(tmp_path, 12), "cityscapes19", str(config_dir() / "labels/cityscapes19.yaml")):
+        with pytest.raises(UserError, match="has no weights for label space"):
+            zoo.find_model("cgnet", space)
+        assert zoo.find_model("cgnet", space, allow_random_weights=True).weights is None
+
+
+def test_a_label_space_of_ones_own_travels_with_the_weights(saved, tmp_path):
+    network, _, _ = saved
+    path, file = tmp_path / "mine.safetensors", renamed(tmp_path)
+    space = load_label_space(file)
+    card = zoo.save_weights(
+        path,
+        network.state_dict(),
+        network="cgnet",
+        options={"m": 2, "n": 2},
+        num_classes=11,
+        label_space=file,
+        mean=MEAN,
+        std=STD,
+        input_size=(360, 480),
+        card={},
+    )
+    assert card_from_json(card_to_json(card)).load_label_space() == space  # as other processes get it
+    assert str(tmp_path) not in path.with_suffix(".yaml").read_text()
+    for change in ("there", "another", "gone"):
+        if change == "another":
+            renamed(tmp_path, 12)
+        elif change == "gone":
+            (tmp_path / "my11.yaml").unlink()
+        assert card.label_space == "my11" and card.load_label_space() == space
+        assert zoo.find_model("cgnet", weights=path).load_label_space() == space
+    path.with_suffix(".yaml").unlink()
+    assert zoo.find_model("cgnet", weights=path).load_label_space() == space
+    told = Segmenter(SegmenterConfig(weights=str(path))).label_space
+    assert told.names[10] == "bicyclist10" and told.void_ids == {11}
+    given = zoo.find_model("cgnet", "camvid11", weights=path)  # what is asked for wins
+    assert given.load_label_space() == load_label_space("camvid11")
+
+
+def test_a_card_that_names_only_a_file_still_works(saved, tmp_path):
+    _, path, _ = saved
+    (tmp_path / "old.safetensors").write_bytes(path.read_bytes())
+    text = path.with_suffix(".yaml").read_text()
+    (tmp_path / "old.yaml").write_text(text.replace("label_space: camvid11", f"label_space: {renamed(tmp_path)}"))
+    card = zoo.find_model("cgnet", weights=tmp_path / "old.safetensors")
+    assert card.load_label_space().name == "my11"
+
+
 def test_shipped_weights_are_what_their_cards_say():
     cards = zoo.list_models()
     assert cards, "no weights in models/"
     for card in cards:
         zoo.check_hash(card)
         card.load_label_space()
-        assert card.sha256 and card.weights is not None
+        assert card.sha256 and card.weights is not None and card.space is None
         assert {"data", "protocol", "command", "licence"} <= set(card.details), card.name
         header = zoo.read_weights_header(card.weights)
         assert header.network == card.network

@@ -7,6 +7,7 @@ of it. Frames go in and logits come out through arrays that OpenVINO shares with
 from __future__ import annotations
 
 import importlib.util
+import re
 from functools import lru_cache
 from typing import Any
 
@@ -24,6 +25,7 @@ from rt_seg_ros.zoo import ModelCard
 #: Arithmetic of what is not quantised, and what the CPU must be able to do for it.
 _ARITHMETIC = {"fp32": ("f32", "FP32"), "bf16": ("bf16", "BF16"), "fp16": ("f16", "FP16"), "int8": ("f32", "INT8")}
 _XML, _BIN = "model.xml", "model.bin"
+_SOURCE_FILE = re.compile(r"(Exception from|Check '.*' failed at) \S+:\d+:?$")
 
 
 def unavailable() -> str | None:
@@ -86,7 +88,7 @@ class OpenVinoBackend(GraphBackend):
         try:
             self._model = core.read_model(model=model, weights=weights) if weights else core.read_model(model=model)
         except RuntimeError as error:
-            raise UserError(f"OpenVINO cannot read the graph of '{card.name}': {_first_line(error)}") from error
+            raise UserError(f"OpenVINO cannot read the graph of '{card.name}': {_reason(error)}") from error
         self._settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
             # Said always: where the CPU has bf16, OpenVINO would take it without being asked.
@@ -107,7 +109,7 @@ class OpenVinoBackend(GraphBackend):
             request = _core().compile_model(model, "CPU", self._settings).create_infer_request()
         except RuntimeError as error:
             raise UserError(
-                f"OpenVINO cannot run this network at {size[0]}x{size[1]} (height x width): {_first_line(error)}"
+                f"OpenVINO cannot run this network at {size[0]}x{size[1]} (height x width): {_reason(error)}"
             ) from error
         _, classes, height, width = request.get_output_tensor().shape
 
@@ -119,6 +121,10 @@ class OpenVinoBackend(GraphBackend):
         return run, (classes, height, width)
 
 
-def _first_line(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+def _reason(error: Exception) -> str:
+    """Return the last line of a message that does more than name a source file: OpenVINO lists those first."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if any("bad_alloc" in line for line in lines):
+        return "there is not enough memory"
+    telling = [line for line in lines if not _SOURCE_FILE.match(line)] or lines
+    return telling[-1] if telling else type(error).__name__

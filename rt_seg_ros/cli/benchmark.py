@@ -22,7 +22,7 @@ from rt_seg_ros.cli.options import add_weights_options, chosen_weights, size
 from rt_seg_ros.cli.progress import progress
 from rt_seg_ros.data.synth import SyntheticDrive
 from rt_seg_ros.errors import UserError
-from rt_seg_ros.evaluation.report import check_file
+from rt_seg_ros.evaluation.report import check_apart, check_file, json_keys
 from rt_seg_ros.networks import list_networks
 from rt_seg_ros.resampling import Size
 from rt_seg_ros.sources import open_source
@@ -145,9 +145,10 @@ def run(args: argparse.Namespace) -> int:
     effort = Effort(args.rounds, args.warm_up, args.seconds)
     effort.check()
     planned = plan(_grid(args))
-    for path in (args.csv, args.json, args.picture):
+    for path, replaceable in ((args.csv, _is_csv), (args.json, _is_json), (args.picture, None)):
         if path is not None:
-            check_file(path)
+            check_apart(path, [args.source] if args.source is not None else [])
+            check_file(path, replaceable)
     if args.picture is not None:
         check_picture(args.picture, planned)
     if args.node and importlib.util.find_spec("rclpy") is None:
@@ -186,8 +187,19 @@ def _parts(args: argparse.Namespace, cases: Sequence[Case], frames: Frames, roun
     if args.markdown:
         print(parts_markdown(parts), end="")
     else:
-        Console().print(parts_table(parts))
+        console = Console()
+        (console if console.is_terminal else Console(width=_UNBOUNDED)).print(parts_table(parts))
     return 0
+
+
+def _is_json(path: Path) -> bool:
+    """Return whether a file holds figures of an earlier benchmark."""
+    return {"machine", "effort", "rows"} <= json_keys(path)
+
+
+def _is_csv(path: Path) -> bool:
+    with path.open("rb") as file:
+        return {b"model", b"median", b"p95"} <= set(file.readline(10_000).strip().split(b","))
 
 
 def _grid(args: argparse.Namespace) -> Grid:

@@ -18,14 +18,15 @@ from rt_seg_ros.errors import UserError
 from rt_seg_ros.evaluation.comparison import Comparison, common_space, compare, difference_picture, open_side
 from rt_seg_ros.evaluation.comparison_page import camera_images, comparison_page
 from rt_seg_ros.evaluation.matching import DEFAULT_TOLERANCE
-from rt_seg_ros.evaluation.report import check_file, check_folder, write_bytes, write_json, write_text
+from rt_seg_ros.evaluation.report import check_file, check_folder, json_keys, write_bytes, write_json, write_text
 
 SUMMARY = "compare two results, or two streams of labels: agreement, where they differ, which classes flip"
 EPILOG = """\
 A and B are each one of
   a result      folder that rt-seg evaluate --report has written
   a recording   rosbag2 with a topic of label images: a result bag, or what a node was recorded to publish
-  a folder      of label images (ids as grey values)
+  a folder      of label images (ids as grey values), with its subfolders
+Labels that do not tell their classes are taken for those of camvid11; ids outside a label space are refused.
 Frames of recordings and of results on drives belong together by stamp, those of folders by name.
 
 examples:
@@ -66,10 +67,12 @@ def run(args: argparse.Namespace) -> int:
     if args.out is not None:
         check_folder(args.out)
     if args.json is not None:
-        check_file(args.json)
+        check_file(args.json, lambda path: {"a", "b", "agreement"} <= json_keys(path))
     models, topics = _two("--models", args.models), _two("--topics", args.topics)
     a, b = (open_side(path, m, t) for path, m, t in zip((args.a, args.b), models, topics, strict=True))
-    comparison = compare(a, b, common_space(a, b, args.label_space), args.tolerance, progress)
+    space = common_space(a, b, args.label_space)
+    assumed = not (args.label_space or a.classes() or b.classes())
+    comparison = compare(a, b, space, args.tolerance, progress, assumed)
     _print(Console(), comparison)
     if args.json is not None:
         write_json(args.json, comparison.to_dict())
@@ -122,6 +125,8 @@ def _print(console: Console, comparison: Comparison) -> None:
         f"B: {comparison.b.name}",
         f"[bold]agreement {100 * comparison.agreement:.2f} %[/] of the pixels of {comparison.frames} frames",
     ]
+    if comparison.assumed:
+        lines.append(f"label space {comparison.space.name} was assumed, as neither tells its own: see --label-space")
     if comparison.only_a or comparison.only_b:
         lines.append(f"not compared: {comparison.only_a} frames only in A, {comparison.only_b} only in B")
     if comparison.rejected:
@@ -136,7 +141,8 @@ def _print(console: Console, comparison: Comparison) -> None:
         if isinstance(values["a"], (int, float)) and isinstance(values["b"], (int, float)):
             scale = 1 if name == "frames_per_second" else 100
             one, other = scale * values["a"], scale * values["b"]
-            lines.append(f"{name}: A {one:.2f}, B {other:.2f} ({other - one:+.2f})")
+            over = comparison.frames_of(name)
+            lines.append(f"{name}: A {one:.2f}, B {other:.2f} ({other - one:+.2f}){over and f', over {over} frames'}")
     for difference in comparison.worst[:1]:
         lines.append(f"most in frame {difference.key}: {100 * difference.share:.1f} % of its pixels")
     for line in lines:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rt_seg_ros.cli.evaluate import Job, evaluate_models
+from rt_seg_ros.cli.evaluation_tables import unbounded_console
 from rt_seg_ros.cli.options import size
 from rt_seg_ros.cli.progress import progress
 from rt_seg_ros.data.drives import LABEL_TOPIC, write_synthetic_drive
@@ -20,7 +22,7 @@ from rt_seg_ros.drawing import error_map, overlay, panel
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.evaluation.frames import open_frames
 from rt_seg_ros.evaluation.pictures import choose, read_frames_again, read_rows
-from rt_seg_ros.evaluation.report import check_folder
+from rt_seg_ros.evaluation.report import METRICS, check_folder, check_report, is_figures, report_files, write_json
 from rt_seg_ros.evaluation.result import Evaluation
 from rt_seg_ros.labels import load_label_space
 from rt_seg_ros.pipeline import SegmenterConfig
@@ -40,6 +42,9 @@ examples:
 """
 
 Image = NDArray[np.uint8]
+
+_MARK = "demo.json"  # says which drive was rendered here, and may be replaced
+_PICTURE = "picture.png"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the demo; return the exit status."""
-    console = Console()
+    console = unbounded_console()
     if not 0 < args.rate < math.inf:
         raise UserError(f"--rate is {args.rate:g}; it must be above 0 (1: as recorded)")
     card = find_model(args.model, allow_random_weights=args.allow_random_weights)  # refuse before anything is rendered
@@ -80,11 +85,14 @@ def run(args: argparse.Namespace) -> int:
     out: Path = args.out
     check_folder(out)
     drive = out / "drive.mcap"
+    _check_former(out, drive)
+    check_report(report_files(out, [args.model], is_drive=True, live=True))
     console.print(f"[bold]1[/]  rendering {args.frames} frames of a street, {args.size[1]}x{args.size[0]}")
     write_synthetic_drive(
         drive, args.frames, args.size, args.seed, overwrite=True,
         watch=lambda items, what, total: progress(items, what, total),
     )  # fmt: skip
+    write_json(out / _MARK, {"drive": drive.name, **_stamp(drive)})
     console.print(f"[bold]2[/]  the node ({card.name}) and a player, over DDS, at {args.rate * 10:g} frames a second")
     frames = open_frames(drive, space, truth=LABEL_TOPIC)
     job = Job(frames, {args.model: (config, card)}, live=True, rate=args.rate, report=out)
@@ -104,6 +112,33 @@ def run(args: argparse.Namespace) -> int:
         console.print(f"[bold red]{counts.unaccounted} frames unaccounted for, {counts.lost} lost on the way[/]")
         return 1
     return 1 if evaluation.problems else 0
+
+
+def _check_former(out: Path, drive: Path) -> None:
+    """Refuse to replace a drive or a picture that is not an earlier demo's."""
+    try:
+        mark = json.loads((out / _MARK).read_text(encoding="utf-8"))
+    except FileNotFoundError:  # former versions left none
+        former = (out / _PICTURE).is_file() and is_figures(out / METRICS)
+        own = {_PICTURE: former, drive.name: former}
+    except (OSError, ValueError):
+        own = {}
+    else:
+        is_mark = isinstance(mark, dict) and "drive" in mark
+        rendered = is_mark and drive.is_file() and mark == {"drive": drive.name, **_stamp(drive)}
+        own = {_MARK: is_mark, _PICTURE: is_mark, drive.name: rendered}
+    for name in (_MARK, _PICTURE, drive.name):
+        if (out / name).exists() and not own.get(name):
+            raise UserError(
+                f"{out / name} is not replaced: no earlier demo wrote it; choose another folder (--out), or move it "
+                "away"
+            )
+
+
+def _stamp(drive: Path) -> dict[str, int]:
+    """Return by what a file is known again that nobody changed."""
+    known = drive.stat()
+    return {"bytes": known.st_size, "modified_ns": known.st_mtime_ns}
 
 
 def _tell(console: Console, evaluation: Evaluation) -> None:
@@ -140,7 +175,7 @@ def _tell(console: Console, evaluation: Evaluation) -> None:
 
 def _draw(out: Path, job: Job) -> Path:
     """Draw the best, the median and the worst frame as one picture."""
-    path = out / "picture.png"
+    path = out / _PICTURE
     ((name, (_, card)),) = job.models.items()
     space = card.load_label_space()
     rows = read_rows(out / "per_frame.csv", ["miou"])

@@ -10,6 +10,7 @@ from rt_seg_ros.cli.options import size
 from rt_seg_ros.cli.progress import progress
 from rt_seg_ros.data.drives import (
     CAMERA_INFO_TOPIC,
+    DEFAULT_SPLIT,
     IMAGE_TOPIC,
     LABEL_TOPIC,
     Drive,
@@ -17,7 +18,7 @@ from rt_seg_ros.data.drives import (
     write_synthetic_drive,
 )
 from rt_seg_ros.errors import UserError
-from rt_seg_ros.labels import load_label_space
+from rt_seg_ros.zoo import DEFAULT_LABEL_SPACE
 
 SUMMARY = "make a drive to replay, with ground truth: rendered, or of CamVid frames"
 EPILOG = f"""\
@@ -31,6 +32,7 @@ examples:
   rt-seg drive synth big --size 720x960 --frames 600      a minute, larger
   rt-seg drive synth other --seed 7                       another street, other light, other traffic
   rt-seg drive from-camvid ~/data/camvid val_drive        CamVid's validation frames, with their labels
+  rt-seg drive from-camvid yard yard_drive --label-space yard/labels.yaml      pictures and classes of your own
 
 Read it with ros2 bag, RViz, Foxglove, or rt-seg play, segment and evaluate.
 """
@@ -38,7 +40,7 @@ Read it with ros2 bag, RViz, Foxglove, or rt-seg play, segment and evaluate.
 _USAGE = """rt-seg drive synth OUT [options]
        rt-seg drive from-camvid DIR OUT [options]"""
 
-_FRAMES, _SIZE, _SEED, _SPLIT = 200, (360, 480), 1, "val"
+_FRAMES, _SIZE, _SEED = 200, (360, 480), 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,7 +69,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Frames in the order of their names, with their labels. DIR is CamVid in the SegNet layout (val/ with\n"
         "valannot/), Cityscapes (leftImg8bit/ with gtFine/), or any folder with images/ and labels/.",
     )
-    camvid.add_argument("--split", help=f"which part of the data set (default: {_SPLIT})")
+    camvid.add_argument("--split", help=f"which part of the data set (default: {DEFAULT_SPLIT}, where it has parts)")
+    camvid.add_argument(
+        "--label-space",
+        metavar="NAME|FILE",
+        help="what the ids in its labels mean (default: camvid11; of the Cityscapes layout cityscapes19)",
+    )
     both = parser.add_argument_group("both")
     both.add_argument("--rate", type=float, default=10.0, metavar="HZ", help="frames a second (default: %(default)g)")
     both.add_argument("--storage", choices=STORAGES, default="mcap", help="file format (default: %(default)s)")
@@ -77,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the drive, and say what may be done with it."""
     if args.kind == "synth":
-        _refuse(args, "synth", "split")
+        _refuse(args, "synth", "split", "label_space")
         (out,) = _paths(args, "OUT")
         frames = _FRAMES if args.frames is None else args.frames
         seed = _SEED if args.seed is None else args.seed
@@ -87,8 +94,9 @@ def run(args: argparse.Namespace) -> int:
     else:
         _refuse(args, "from-camvid", "frames", "size", "seed")
         dataset, out = _paths(args, "DIR OUT")
-        split = args.split or _SPLIT
-        drive = write_camvid_drive(dataset, out, split, args.rate, args.storage, args.overwrite, progress)
+        drive = write_camvid_drive(
+            dataset, out, args.split, args.rate, args.storage, args.overwrite, progress, args.label_space
+        )
     print(_told(drive))
     return 0
 
@@ -105,13 +113,18 @@ def _refuse(args: argparse.Namespace, kind: str, *options: str) -> None:
     """Refuse options of the other kind."""
     for option in options:
         if getattr(args, option) is not None:
-            raise UserError(f"--{option} means nothing to rt-seg drive {kind}; leave it out")
+            raise UserError(f"--{option.replace('_', '-')} means nothing to rt-seg drive {kind}; leave it out")
 
 
 def _told(drive: Drive) -> str:
-    space = load_label_space("camvid11")
+    space = drive.space
     labelled = max(1, int(drive.pixels[: space.num_classes].sum()))
     shares = ", ".join(f"{c.name} {100 * drive.pixels[c.id] / labelled:.1f} %" for c in space.classes)
+    evaluate = f"rt-seg evaluate {drive.path}"
+    if space.name == DEFAULT_LABEL_SPACE:
+        evaluate += "       score a model against its labels"
+    else:
+        evaluate += f" --weights FILE       score weights of {space.name} against its labels"
     return f"""\
 wrote {drive.path}: {drive.frames} frames of {drive.height}x{drive.width}, {drive.frames / drive.rate:.1f} s \
 at {drive.rate:g} Hz, {drive.bytes / 1e6:.0f} MB
@@ -119,6 +132,6 @@ at {drive.rate:g} Hz, {drive.bytes / 1e6:.0f} MB
 
 next:
   rt-seg segment {drive.path}        labels and overlay of it
-  rt-seg evaluate {drive.path}       score a model against its labels
+  {evaluate}
   rt-seg play {drive.path}           publish it over ROS 2, as a camera would
   ros2 bag info {drive.path}         with a full ROS 2: info, play, RViz, Foxglove"""

@@ -14,18 +14,29 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from rt_seg_ros.bags import BagWriter
-from rt_seg_ros.cli.evaluation_tables import print_comparison, print_evaluation
+from rt_seg_ros.cli.evaluation_tables import print_comparison, print_evaluation, unbounded_console
 from rt_seg_ros.cli.options import add_model_options, segmenter_config
 from rt_seg_ros.cli.progress import progress
+from rt_seg_ros.data.datasets import open_dataset
 from rt_seg_ros.errors import UserError
-from rt_seg_ros.evaluation.frames import NO_TRUTH, Frames, open_frames
+from rt_seg_ros.evaluation.frames import NO_TRUTH, Frames, is_recording, open_frames
 from rt_seg_ros.evaluation.matching import DEFAULT_TOLERANCE, SPELLINGS
 from rt_seg_ros.evaluation.offline import STAGES as OFFLINE_STAGES
 from rt_seg_ros.evaluation.offline import evaluate
 from rt_seg_ros.evaluation.outputs import Outputs, Overlays, ResultBag, Sink
 from rt_seg_ros.evaluation.recording import STAGES as LIVE_STAGES
 from rt_seg_ros.evaluation.recording import Recorded, evaluate_recording, write_result_bag
-from rt_seg_ros.evaluation.report import ReportFolder, check_file, check_folder, metrics, write_json
+from rt_seg_ros.evaluation.report import (
+    ReportFolder,
+    check_apart,
+    check_file,
+    check_folder,
+    check_report,
+    is_figures,
+    metrics,
+    report_files,
+    write_json,
+)
 from rt_seg_ros.evaluation.result import Evaluation
 from rt_seg_ros.evaluation.stored import file_name
 from rt_seg_ros.images import ImageRejected
@@ -83,8 +94,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"label topic, folder of label images named by stamp, or {NO_TRUTH} (default: the drive's label topic)",
     )  # fmt: skip
     drive.add_argument(
-        "--tolerance", type=float, default=DEFAULT_TOLERANCE, metavar="S",
-        help="seconds that an image and its truth may lie apart (default: %(default)s)",
+        "--tolerance", type=float, metavar="S",
+        help=f"seconds that an image and its truth may lie apart (default: {DEFAULT_TOLERANCE})",
     )  # fmt: skip
     drive.add_argument("--live", action="store_true", help="play it to the real node, and score what that publishes")
     drive.add_argument(
@@ -106,7 +117,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 class Job:
     """What is to be evaluated, and what is to be written.
 
-    ``models``: config and card by the name that each goes by; ``live_folder``: for the recordings of live runs.
+    ``models``: config and card by the name that each goes by; ``sources``: files and folders that are read.
     """
 
     frames: Frames
@@ -118,6 +129,7 @@ class Job:
     bag: Path | None = None
     overwrite: bool = False
     command: str = ""
+    sources: list[Path] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
     def bag_of(self, name: str) -> Path | None:
@@ -135,20 +147,23 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--rate is {args.rate}; give a number above 0")
     models = choose_models(args)
     space = next(iter(models.values()))[1].load_label_space()
-    frames = open_frames(args.data, space, args.split, args.topic, args.truth, args.tolerance)
+    _check_data(args)
+    tolerance = DEFAULT_TOLERANCE if args.tolerance is None else args.tolerance
+    frames = open_frames(args.data, space, args.split, args.topic, args.truth, tolerance)
     for option in ("live", "bag"):
         if getattr(args, option) and not frames.is_drive:
             raise UserError(f"--{option} needs a recorded drive; {args.data} is a data set")
     job = Job(
         frames, models, args.live, args.rate or 1.0, args.report, args.video, args.bag, args.overwrite,
         shlex.join(["rt-seg", "evaluate", *sys.argv[2:]]) if sys.argv[1:2] == ["evaluate"] else "",
+        _sources(args, frames),
     )  # fmt: skip
     check_outputs(job, args.json)
     if frames.damage:
         print(f"{frames.path}: {frames.damage}", file=sys.stderr)
 
     evaluations, written = evaluate_models(job)
-    console = Console()
+    console = unbounded_console()
     for evaluation in evaluations:
         print_evaluation(console, evaluation)
     if len(evaluations) > 1:
@@ -173,6 +188,33 @@ def run(args: argparse.Namespace) -> int:
     return 1 if problems else 0
 
 
+def _check_data(args: argparse.Namespace) -> None:
+    """Refuse a file that is no recording, and a tolerance that has nothing to do."""
+    path = args.data.expanduser()
+    if path.is_file() and not is_recording(path):
+        raise UserError(
+            f"{path} is a file, and neither a data set's folder nor a recording (rosbag2: folder, .mcap, .db3); of "
+            "images and videos there is no truth: see rt-seg segment"
+        )
+    if args.tolerance is not None and path.is_dir() and not is_recording(path):
+        raise UserError(
+            f"--tolerance is for recorded drives, whose truth is found by its stamps; {path} is a data set, where it "
+            "is found by name: leave it out"
+        )
+
+
+def _sources(args: argparse.Namespace, frames: Frames) -> list[Path]:
+    """Return the files and folders that are read: no output may replace them, or lie in such a folder."""
+    root = frames.path
+    if not frames.is_drive:
+        dataset = open_dataset(root, args.split)
+        files = (Path(name) for i in range(len(dataset)) for name in dataset.file_names(i))
+        return [root / name for name in sorted({file.relative_to(root).parts[0] for file in files})]
+    sources = sorted(path for path in root.iterdir() if path.is_file()) if root.is_dir() else [root]
+    truth = Path(args.truth).expanduser()
+    return [*sources, truth] if args.truth and truth.is_dir() else sources
+
+
 def choose_models(args: argparse.Namespace) -> dict[str, tuple[SegmenterConfig, ModelCard]]:
     """Return the models that ``--model`` names, each with its config, before any is loaded.
 
@@ -186,9 +228,13 @@ def choose_models(args: argparse.Namespace) -> dict[str, tuple[SegmenterConfig, 
             raise UserError("--model all goes alone")
         # A network's plain name stands for the best of its weights.
         wanted = args.label_space or None
-        cards = [card for card in list_models() if wanted in (None, card.label_space)]
+        known = list_models()
+        cards = [card for card in known if wanted in (None, card.label_space)]
         plain = {card.name: card.network for card in cards if card.name == f"{card.network}_{card.label_space}"}
         names = list(dict.fromkeys(plain.get(card.name, card.name) for card in cards))
+        if not names and known:
+            others = ", ".join(sorted({card.label_space for card in known}))
+            raise UserError(f"there are no weights for label space '{wanted}', only for {others}; see rt-seg models")
         if not names:
             raise UserError("there are no weights yet; see rt-seg models")
     if args.weights and len(names) > 1:
@@ -214,16 +260,25 @@ def check_outputs(job: Job, figures: Path | None = None) -> None:
     :raises UserError: what, and why
     """
     frame = _pixels(job.frames) * job.frames.total * len(job.models)
+    files: list[Path] = []
     if job.report is not None:
+        files = report_files(job.report, list(job.models), job.frames.is_drive, job.live)
+        if job.frames.is_drive and job.report.resolve() == job.frames.path.resolve() and job.report.is_dir():
+            raise UserError(f"--report {job.report} is the recording's own folder: choose another")
+        check_report(files, job.sources)
         # About as much as labels (PNG), video and, live, the recording of raw topics come to.
         check_folder(job.report, round(frame * (0.4 if not job.live else 4.6)))
     if figures is not None:
-        check_file(figures)
+        check_apart(figures, [source for source in job.sources if source.is_file()])
+        check_file(figures, is_figures)
     for name in job.models if job.bag is not None else ():
         path = job.bag_of(name)
         assert path is not None
         if path.resolve() == job.frames.path.resolve() or path.resolve() in job.frames.path.resolve().parents:
             raise UserError(f"--bag {path} would replace the source; choose another name")
+        check_apart(path, job.sources)
+        if path.resolve() in [file.resolve() for file in files]:
+            raise UserError(f"--bag {path} is a file of the report; choose another name")
         BagWriter(path, overwrite=job.overwrite)
         check_folder(path.absolute().parent, round(frame * 5.2))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from rich import box
 from rich.console import Console
@@ -12,13 +13,63 @@ from rt_seg_ros.evaluation.result import Evaluation
 from rt_seg_ros.evaluation.statistics import Distribution
 
 _NONE = "-"
+_UNBOUNDED = 1000  # columns, where nobody sees them
+_LEAST_NAME = 16  # columns for a name, below which nothing is gained by folding it
+
+
+@dataclass
+class _Grid:
+    """A table whose first column holds names, and the others figures."""
+
+    title: str
+    names: list[str]
+    rows: list[list[str]] = field(default_factory=list)
+    mean: list[str] | None = None
+
+    def show(self, console: Console) -> None:
+        """Print it, as several tables one below the other where it is wider than the terminal."""
+        left = list(range(1, len(self.names)))
+        first = True
+        while left:
+            count = len(left)
+            while count > 1 and self._width(console, left[:count]) > console.width:
+                count -= 1
+            # Not cropped: on the narrowest of terminals its lines are broken, but whole.
+            console.print(self._table(console, left[:count], self.title if first else None), crop=False)
+            left, first = left[count:], False
+
+    def _width(self, console: Console, columns: Sequence[int]) -> int:
+        wide = console.options.update(width=_UNBOUNDED)
+        return console.measure(self._table(console, columns), options=wide).maximum
+
+    def _table(self, console: Console, columns: Sequence[int], title: str | None = None) -> Table:
+        table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", padding=(0, 1, 0, 0))
+        rows = [*self.rows, self.mean] if self.mean is not None else self.rows
+        table.add_column(self.names[0], overflow="fold", max_width=max(_LEAST_NAME, console.width // 2))
+        for i in columns:
+            widest = max(len(text) for row in [self.names[i].split("\n"), *([row[i]] for row in rows)] for text in row)
+            table.add_column(self.names[i], justify="right", no_wrap=True, min_width=widest)
+        for row in self.rows:
+            table.add_row(row[0], *(row[i] for i in columns))
+        if self.mean is not None:
+            table.add_section()
+            table.add_row(self.mean[0], *(self.mean[i] for i in columns))
+        return table
+
+
+def unbounded_console() -> Console:
+    """Return a console for standard output, as wide as it takes where that is no terminal."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = _UNBOUNDED
+    return console
 
 
 def print_evaluation(console: Console, evaluation: Evaluation) -> None:
     """Print one model's figures."""
     if evaluation.is_scored:
-        console.print(_classes(evaluation))
-    console.print(_latency(evaluation))
+        _classes(evaluation).show(console)
+    _latency(evaluation).show(console)
     for line in _lines(evaluation):
         console.print(line, highlight=False, soft_wrap=True)
     console.print()
@@ -28,13 +79,9 @@ def print_comparison(console: Console, evaluations: Sequence[Evaluation]) -> Non
     """Print several models' figures in one table."""
     live = any(evaluation.mode == "live" for evaluation in evaluations)
     scored = any(evaluation.is_scored for evaluation in evaluations)
-    title = f"models on {evaluations[0].data}"
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", padding=(0, 1, 0, 0))
-    table.add_column("\nmodel", no_wrap=True)
     names = ["mIoU\n%", "pixel\nacc. %", "bound.\nF %", "flicker\n%"] if scored else []
     names += ["frames\n/s", "p50\nms", "p95\nms", "memory\nMiB", *(["\ndropped"] if live else [])]
-    for name in names:
-        table.add_column(name, justify="right", no_wrap=True)
+    grid = _Grid(f"models on {evaluations[0].data}", ["\nmodel", *names])
     for evaluation in evaluations:
         scores = evaluation.scores
         row = [evaluation.name]
@@ -51,18 +98,15 @@ def print_comparison(console: Console, evaluations: Sequence[Evaluation]) -> Non
         row += [f"{evaluation.frames_per_second:.1f}", f"{total.percentile(50):.1f}", f"{total.percentile(95):.1f}"]
         row.append(_NONE if memory is None else f"{memory:,.0f}")
         row += [str(evaluation.counts.dropped)] if live else []
-        table.add_row(*row)
-    console.print(table)
+        grid.rows.append(row)
+    grid.show(console)
 
 
-def _classes(evaluation: Evaluation) -> Table:
+def _classes(evaluation: Evaluation) -> _Grid:
     matrix = evaluation.scores.matrix
     truth = matrix.matrix.sum(axis=1) + matrix.missed
     title = f"{evaluation.card.name} on {evaluation.data}"
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
-    table.add_column("class")
-    for name in ("IoU %", "accuracy %", "boundary F %", "pixels %"):
-        table.add_column(name, justify="right")
+    grid = _Grid(title, ["class", "IoU %", "accuracy %", "boundary F %", "pixels %"])
     rows = zip(
         evaluation.space.classes,
         matrix.per_class_iou(),
@@ -74,24 +118,21 @@ def _classes(evaluation: Evaluation) -> Table:
     for entry, iou, accuracy, edge, share in rows:
         red, green, blue = entry.color
         name = f"[on rgb({red},{green},{blue})]  [/] {entry.name}"
-        table.add_row(name, f"{100 * iou:.1f}", f"{100 * accuracy:.1f}", _percent(edge), f"{share:.1f}")
-    table.add_section()
+        grid.rows.append([name, f"{100 * iou:.1f}", f"{100 * accuracy:.1f}", _percent(edge), f"{share:.1f}"])
     boundary = _percent(evaluation.scores.boundary.mean())
-    table.add_row("mean", f"{100 * matrix.miou():.2f}", f"{100 * matrix.class_accuracy():.2f}", boundary, "")
-    return table
+    grid.mean = ["mean", f"{100 * matrix.miou():.2f}", f"{100 * matrix.class_accuracy():.2f}", boundary, ""]
+    return grid
 
 
-def _latency(evaluation: Evaluation) -> Table:
+def _latency(evaluation: Evaluation) -> _Grid:
     title = f"milliseconds per frame, of {evaluation.counts.processed} frames"
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
+    grid = _Grid(title, ["stage", "p50", "p95", "p99", "max"])
     names = {"total": "received to published", "age": "age of a label: stamp to published"}
-    for name in ("stage", "p50", "p95", "p99", "max"):
-        table.add_column(name, justify="left" if name == "stage" else "right")
     for stage, values in evaluation.stages.items():
         figures = [values.percentile(50), values.percentile(95), values.percentile(99), values.largest]
         name = names.get(stage, stage) if evaluation.mode == "live" else stage
-        table.add_row(name, *(f"{v:.1f}" for v in figures))
-    return table
+        grid.rows.append([name, *(f"{v:.1f}" for v in figures)])
+    return grid
 
 
 def _lines(evaluation: Evaluation) -> list[str]:

@@ -120,6 +120,8 @@ def _out(args: argparse.Namespace) -> Path:
         raise UserError(f"--out {out}: the name must end in .png, .jpg or .webp")
     if args.list_layers:
         return out
+    if out.resolve() == args.image.resolve():
+        raise UserError(f"--out {out} would replace the image itself: choose another name")
     if out.exists() and not args.overwrite:
         raise UserError(f"{out} exists: add --overwrite to replace it, or choose another name with --out")
     if not out.resolve().parent.is_dir():

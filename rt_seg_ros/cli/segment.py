@@ -24,7 +24,7 @@ from rt_seg_ros.images import ImageRejected
 from rt_seg_ros.labels import LabelSpace
 from rt_seg_ros.overlap import Background, prefetch
 from rt_seg_ros.pipeline import Segmentation, Segmenter
-from rt_seg_ros.sources import Source, SourceFrame, open_source
+from rt_seg_ros.sources import RESULT_ENDING, RESULT_SUFFIXES, Source, SourceFrame, open_source
 from rt_seg_ros.video import VideoWriter
 
 SUMMARY = "segment an image, a folder of images, a video or a recorded drive"
@@ -57,7 +57,6 @@ _MESSAGES_SHOWN = 10
 _JPEG_QUALITY = 95
 #: What can be written, by its name in file names, and the option that asks for it.
 _KINDS = {"label": "labels", "color": "color", "overlay": "overlay", "confidence": "confidence"}
-_SUFFIXES = {"label": ".png", "color": ".png", "overlay": ".jpg", "confidence": ".png"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,8 +65,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--topic", default="", help="image topic of a rosbag2, where it has more than one")
     output = parser.add_argument_group("what to write")
     output.add_argument(
-        "--out", type=Path, metavar="DIR", help="folder for the results (default: SOURCE's name and _segmented)"
-    )
+        "--out", type=Path, metavar="DIR",
+        help="folder for the results (default: SOURCE's name and _segmented, never inside SOURCE)",
+    )  # fmt: skip
     both = argparse.BooleanOptionalAction
     output.add_argument("--labels", action=both, default=None, help="label images: PNG of class ids")
     output.add_argument("--color", action=both, default=None, help="label images in the classes' colours")
@@ -86,13 +86,15 @@ def run(args: argparse.Namespace) -> int:
     """Segment the source; the exit status tells whether all of it could be read."""
     if not 0 <= args.overlay_alpha <= 1:
         raise UserError(f"--overlay-alpha is {args.overlay_alpha}; it must lie between 0 and 1")
-    out = args.out if args.out is not None else Path(f"{args.source.resolve().stem}_segmented")
+    out = args.out if args.out is not None else _default_out(args.source)
     source = open_source(args.source, args.topic, leave_out=[out / kind for kind in _KINDS])
     segmenter = Segmenter(segmenter_config(args))  # refused before a folder is made
     _check_outputs(args, source, out)
+    if source.left_out:
+        print(f"left out: {source.left_out} images that an earlier rt-seg segment wrote", file=sys.stderr)
 
     skipped: list[str] = []
-    clock = _Clock()
+    clock = _Clock(warm_up=source.total != 1)
     with ExitStack() as stack:
         sinks = _open_sinks(args, source, out, segmenter.label_space, stack)
         encoder = stack.enter_context(Background(workers=1, depth=4))
@@ -120,6 +122,14 @@ def run(args: argparse.Namespace) -> int:
     if skipped:
         print(f"skipped: {len(skipped)} that could not be read", file=sys.stderr)
     return 1 if skipped else 0
+
+
+def _default_out(source: Path) -> Path:
+    """Where results go by default: a folder here, or beside the source where "here" is in it."""
+    source = source.resolve()
+    out = Path(f"{source.stem}{RESULT_ENDING}")
+    here = Path.cwd()
+    return source.parent / out if source == here or source in here.parents else out
 
 
 def _check_outputs(args: argparse.Namespace, source: Source, out: Path) -> None:
@@ -154,7 +164,7 @@ def _target(source: Source, out: Path, kind: str) -> Path:
     if kind == "overlay" and source.kind in ("video", "drive"):
         return out / f"{source.stem}_overlay.mp4"
     if source.kind == "image":
-        return out / f"{source.path.stem}_{kind}{_SUFFIXES[kind]}"
+        return out / f"{source.path.stem}_{kind}{RESULT_SUFFIXES[kind]}"
     return out / kind
 
 
@@ -165,17 +175,22 @@ def _wants(args: argparse.Namespace, source: Source, option: str) -> bool:
 
 
 class _Clock:
-    """How many frames, and how fast."""
+    """How many frames, and how fast.
 
-    def __init__(self) -> None:
+    :param warm_up: run the network before the first frame, so that this costs what the others do
+    """
+
+    def __init__(self, warm_up: bool) -> None:
         self.frames = 0
+        self._warm_up = warm_up
         self._network_ms = 0.0
         self._start = self._end = 0.0
 
     def run(self, segmenter: Segmenter, item: SourceFrame, confidence: bool) -> Segmentation:
         assert item.frame is not None
         if not self.frames:
-            segmenter.warm_up(item.frame.height, item.frame.width, item.frame.order, confidence)
+            if self._warm_up:
+                segmenter.warm_up(item.frame.height, item.frame.width, item.frame.order, confidence)
             self._start = time.perf_counter()
         result = segmenter.segment(item.frame, confidence)
         self.frames += 1
@@ -186,10 +201,11 @@ class _Clock:
     def summary(self, segmenter: Segmenter) -> str:
         seconds = max(time.perf_counter() - self._start, 1e-9)
         frames = "1 frame" if self.frames == 1 else f"{self.frames} frames"
+        rate = f"{self.frames / seconds:.1f} a second" if self._warm_up else "the first run, which is the slowest"
+        each = f"{self._network_ms / self.frames:.1f} ms{' a frame' if self._warm_up else ''}"
         return (
-            f"{frames} in {seconds:.1f} s, {self.frames / seconds:.1f} a second; {segmenter.card.name}: "
-            f"{self._network_ms / self.frames:.1f} ms a frame on {segmenter.backend_name} {segmenter.device} "
-            f"{segmenter.precision}"
+            f"{frames} in {seconds:.1f} s, {rate}; {segmenter.card.name}: {each} on {segmenter.backend_name} "
+            f"{segmenter.device} {segmenter.precision}"
         )
 
 
@@ -251,7 +267,8 @@ class _Files(_Sink):
     def take(self, item: SourceFrame, image: Image, result: Segmentation) -> None:
         picture = self._picture(image, result)
         assert picture is not None
-        _write_image(self._target if self._one_file else self._target / f"{item.name}{_SUFFIXES[self._kind]}", picture)
+        name = f"{item.name}{RESULT_SUFFIXES[self._kind]}"
+        _write_image(self._target if self._one_file else self._target / name, picture)
         self._count += 1
 
     def made(self) -> str:

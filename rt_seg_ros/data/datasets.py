@@ -12,6 +12,7 @@ A picture is uint8 (height, width, 3) in BGR; its labels are uint8 (height, widt
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,19 +139,33 @@ def open_dataset(path: str | Path, split: str | None = None, label_space: LabelS
         label_space = load_label_space(label_space)
     if (root / "leftImg8bit").is_dir():
         space = label_space or load_label_space("cityscapes19")
-        return _cityscapes(root, _known_split(root, split, _folders(root / "leftImg8bit")), space)
+        return _cityscapes(root, _known_split(root, split, dataset_splits(root)), space)
     space = label_space or load_label_space("camvid11")
     if (root / "images").is_dir():
         return _pair_folder(root, split, space)
-    camvid_splits = [name for name in _folders(root) if (root / f"{name}annot").is_dir()]
-    if camvid_splits:
-        split = _known_split(root, split, camvid_splits)
+    if splits := dataset_splits(root):
+        split = _known_split(root, split, splits)
         return _matched(root, split, root / split, root / f"{split}annot", space)
     raise UserError(
         f"{root} has no layout of a data set known here: neither <split>/ with <split>annot/ (CamVid), "
         "nor leftImg8bit/ with gtFine/ (Cityscapes), nor images/ with labels/; "
         f"it holds: {', '.join(sorted(p.name for p in root.iterdir())[:10]) or 'nothing'}"
     )
+
+
+def dataset_splits(path: str | Path) -> list[str]:
+    """Return the splits with labels of a data set's folder; none where its layout has none, or is not known."""
+    root = Path(path).expanduser()
+    if (root / "leftImg8bit").is_dir():
+        return _folders(root / "leftImg8bit")
+    if (root / "images").is_dir():
+        return [name for name in _folders(root / "images") if (root / "labels" / name).is_dir()]
+    return [name for name in _folders(root) if (root / f"{name}annot").is_dir()]
+
+
+def folder_name(path: Path) -> str:
+    """Return the last name of a path, also of ``.`` and ``..``; a link's own."""
+    return Path(os.path.abspath(path)).name  # Path.resolve would follow links
 
 
 def ids_outside(raw: NDArray[np.uint8], space: LabelSpace) -> list[int]:
@@ -172,9 +187,11 @@ def check_dataset(
     :param indices: which pairs; none: all
     :param visit: is handed each pair that is good, in order: its index, and what ``dataset[index]`` gives
     :param threads: how many read at once
-    :raises UserError: unreadable files, size mismatches, ids outside the label space: the first few by name.
+    :raises UserError: unreadable files, size mismatches, ids outside the label space: the first few by name; labels
+        that are void in all pairs.
     """
     problems: list[str] = []
+    labelled = False
     indices = range(len(dataset)) if indices is None else indices
     for i, (image, labels, found) in zip(
         indices, map_ahead(lambda i: _examined(dataset, i), indices, threads), strict=False
@@ -182,10 +199,18 @@ def check_dataset(
         problems += found
         if len(problems) > SHOWN_OFFENDERS:
             break
+        labelled = labelled or (labels is not None and bool((labels != UNLABELLED).any()))
         if visit is not None and image is not None and labels is not None and not found:
             visit(i, image, labels)
     if problems:
         raise UserError(_listed(f"data set {dataset.name} cannot be used", problems))
+    if not labelled and len(indices) == len(dataset):  # a share of it may well have none
+        space = dataset.label_space
+        void = ", ".join(str(v) for v in sorted({*space.void_ids, UNLABELLED}))
+        raise UserError(
+            f"data set {dataset.name} cannot be used: no pixel of its {len(dataset)} label images has a class, all are "
+            f"void ({void} in label space '{space.name}'); are these the labels, and in that label space?"
+        )
 
 
 def _examined(dataset: Dataset, index: int) -> tuple[NDArray[np.uint8] | None, NDArray[np.uint8] | None, list[str]]:
@@ -234,7 +259,7 @@ def _matched(root: Path, split: str, image_folder: Path, label_folder: Path, spa
         raise UserError(_listed(f"data set {root} is not complete", problems))
     if not images:
         raise UserError(f"{image_folder} holds no pictures ({', '.join(IMAGE_ENDINGS)})")
-    name = f"{root.name}/{split}" if split else root.name
+    name = f"{folder_name(root)}/{split}" if split else folder_name(root)
     return Dataset(name, space, [Pair(images[stem], labels[stem]) for stem in images])
 
 
@@ -242,7 +267,7 @@ def _pair_folder(root: Path, split: str | None, space: LabelSpace) -> Dataset:
     images, labels = root / "images", root / "labels"
     if not labels.is_dir():
         raise UserError(f"{root} has images/ but no labels/ beside it")
-    splits = [name for name in _folders(images) if (labels / name).is_dir()]
+    splits = dataset_splits(root)
     if not splits:
         if split is not None:
             raise UserError(f"data set {root} has no splits (images/ and labels/ hold files): leave the split out")
@@ -275,7 +300,7 @@ def _cityscapes(root: Path, split: str, space: LabelSpace) -> Dataset:
     if mapped:
         id_map = np.full(256, UNLABELLED, np.uint8)
         id_map[list(_CITYSCAPES_TRAIN_IDS)] = list(_CITYSCAPES_TRAIN_IDS.values())
-    return Dataset(f"{root.name}/{split}", space, pairs, id_map)
+    return Dataset(f"{folder_name(root)}/{split}", space, pairs, id_map)
 
 
 def _size_mismatch(pair: Pair, image: tuple[int, ...], label: tuple[int, ...]) -> str:

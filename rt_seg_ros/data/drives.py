@@ -14,14 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt_seg_ros.bags.writer import BagWriter, Storage
-from rt_seg_ros.data.datasets import open_dataset
+from rt_seg_ros.data.datasets import dataset_splits, open_dataset
 from rt_seg_ros.data.synth import Intrinsics, SyntheticDrive
 from rt_seg_ros.errors import UserError
+from rt_seg_ros.labels import LabelSpace, load_label_space
 
 IMAGE_TOPIC = "/camera/image_raw"
 CAMERA_INFO_TOPIC = "/camera/camera_info"
 LABEL_TOPIC = "/camera/label"
 FRAME_ID = "camera_optical_frame"
+DEFAULT_SPLIT = "val"
 
 #: Stamp of a drive's first frame, seconds since 1970: always the same, so that equal drives are equal files.
 START_SECONDS = 1_700_000_000
@@ -31,7 +33,7 @@ Watch = Callable[[Iterable[int], str, int], Iterable[int]]
 
 @dataclass(frozen=True)
 class Drive:
-    """What was written: ``pixels`` counts each class id, int64 (256,)."""
+    """What was written: ``pixels`` counts each class id of ``space``, int64 (256,)."""
 
     path: Path
     frames: int
@@ -40,6 +42,7 @@ class Drive:
     rate: float
     bytes: int
     pixels: NDArray[np.int64]
+    space: LabelSpace
 
 
 def write_synthetic_drive(
@@ -63,28 +66,35 @@ def write_synthetic_drive(
         raise UserError(f"a drive of {frames} frames: at least 1 is needed")
     writer = BagWriter(out, storage, overwrite)
     drive = SyntheticDrive(seed, *size, rate=rate)
-    return _write(writer, range(frames), drive.render, drive.camera_info(), rate, watch, "render")
+    space = load_label_space("camvid11")
+    return _write(writer, range(frames), drive.render, drive.camera_info(), rate, watch, "render", space)
 
 
 def write_camvid_drive(
     camvid: str | Path,
     out: str | Path,
-    split: str = "val",
+    split: str | None = None,
     rate: float = 10.0,
     storage: Storage = "mcap",
     overwrite: bool = False,
     watch: Watch | None = None,
+    label_space: LabelSpace | str | None = None,
 ) -> Drive:
     """Make a recording of a data set's split (CamVid's layout, or any that :func:`open_dataset` knows).
 
     Frames come in the order of their names, ``rate`` a second, whatever time lay between them. Their camera is not
     known: camera_info tells a pinhole of 55 degrees, which suits CamVid about.
 
-    :raises UserError: no such folder or split, frames of different sizes, a place that cannot be written to
+    :param split: by default val, where there is one
+    :param label_space: what the labels' ids mean; by default Cityscapes' for its layout, else camvid11
+    :raises UserError: no such folder or split, frames of different sizes, ids outside the label space, a place that
+        cannot be written to
     """
     if not 0.1 <= rate <= 1000:
         raise UserError(f"a rate of {rate} frames per second is out of range: give one from 0.1 to 1000")
-    dataset = open_dataset(camvid, split)
+    if split is None and DEFAULT_SPLIT in dataset_splits(camvid):
+        split = DEFAULT_SPLIT
+    dataset = open_dataset(camvid, split, label_space)
     writer = BagWriter(out, storage, overwrite)
     image, _ = dataset[0]
     height, width = image.shape[:2]
@@ -98,7 +108,7 @@ def write_camvid_drive(
             raise UserError(f"{name} is {image.shape[0]}x{image.shape[1]}, the frames before it {height}x{width}")
         return image, labels
 
-    return _write(writer, range(len(dataset)), frame, camera, rate, watch, "copy")
+    return _write(writer, range(len(dataset)), frame, camera, rate, watch, "copy", dataset.label_space)
 
 
 def _write(
@@ -109,6 +119,7 @@ def _write(
     rate: float,
     watch: Watch | None,
     doing: str,
+    space: LabelSpace,
 ) -> Drive:
     pixels = np.zeros(256, np.int64)
     with writer:
@@ -128,4 +139,5 @@ def _write(
         rate=rate,
         bytes=sum(file.stat().st_size for file in files),
         pixels=pixels,
+        space=space,
     )

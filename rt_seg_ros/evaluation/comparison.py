@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from rt_seg_ros.data.datasets import ids_outside
 from rt_seg_ros.drawing import colourise
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.evaluation.confusion import ConfusionMatrix
@@ -24,8 +25,12 @@ from rt_seg_ros.labels import UNLABELLED, LabelSpace, list_label_spaces, load_la
 Labels = NDArray[np.uint8]
 
 METRICS = "metrics.json"
+#: The label space of labels that do not tell theirs.
+ASSUMED = "camvid11"
 #: Figures of two results that are set beside each other.
 FIGURES = ("miou", "pixel_accuracy", "class_accuracy", "boundary_f", "flicker", "coverage", "frames_per_second")
+#: Those that need ground truth; the others are over all frames.
+_SCORES = FIGURES[:4]
 _WORST = 3
 _NANO = 1_000_000_000
 
@@ -40,6 +45,20 @@ class Side:
     title: str
     stream: LabelStream
     figures: dict[str, Any] = field(default_factory=dict)
+
+    def classes(self) -> tuple[str, ...]:
+        """Return the names of the classes by id, as the labels or the result tell them; empty where neither does."""
+        if self.stream.class_names:
+            return tuple(name for name in self.stream.class_names if name != "unlabelled")
+        if self.figures.get("classes"):
+            return tuple(self.figures["classes"])
+        said = str(self.figures.get("label_space") or "")
+        return load_label_space(said).names if said in list_label_spaces() else ()
+
+    def frames_of(self, figure: str) -> int | None:
+        """Return the number of frames that one of its figures is over, where that is told."""
+        count = self.figures.get("frames_scored" if figure in _SCORES else "frames")
+        return count if isinstance(count, int) else None
 
 
 def open_side(path: Path, model: str = "", topic: str = "") -> Side:
@@ -84,23 +103,33 @@ def common_space(a: Side, b: Side, wanted: str = "") -> LabelSpace:
     """Return the label space that both speak.
 
     :param wanted: name or YAML file, where neither tells
-    :raises UserError: two different ones, or none that is known
+    :raises UserError: two different ones, another than wanted, or none that is known
     """
     said = [str(side.figures["label_space"]) for side in (a, b) if side.figures.get("label_space")]
-    names = [side.stream.class_names for side in (a, b) if side.stream.class_names]
-    if len(set(said)) > 1 or len({tuple(n for n in one if n != "unlabelled") for one in names}) > 1:
+    told = {side.classes(): side for side in (a, b) if side.classes()}
+    if len(set(said)) > 1 or len(told) > 1:
         raise UserError(f"{a.name} and {b.name} speak different label spaces: their labels cannot be compared")
     if wanted:
-        return load_label_space(wanted)
-    if said:
-        return load_label_space(said[0])
-    for one in names:
+        space = load_label_space(wanted)
+        for names, side in told.items():
+            if names != space.names:
+                raise UserError(
+                    f"--label-space {wanted} is not what {side.name} tells: it has {len(names)} classes "
+                    f"({_listed(names)}), '{space.name}' has {space.num_classes} ({_listed(space.names)})"
+                )
+        return space
+    for names in told:
         for known in map(load_label_space, list_label_spaces()):
-            if known.names == tuple(n for n in one if n != "unlabelled"):
+            if known.names == names:
                 return known
-    if names:
-        raise UserError("the classes of these labels are those of no known label space: give it (--label-space FILE)")
-    return load_label_space("camvid11")
+    if told or said:
+        name = f"label space '{said[0]}'" if said else "the classes of these labels"
+        raise UserError(f"{name} is none that comes with the package: give its file (--label-space FILE)")
+    return load_label_space(ASSUMED)
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
 
 
 @dataclass(eq=False)
@@ -120,7 +149,7 @@ class Comparison:
 
     ``matrix``: rows the labels of A, columns those of B, the last of both unlabelled, int64 (C + 1, C + 1);
     ``place``: share of frames that differ at each pixel, float64 (H, W) of the first frame's size; ``series``:
-    (seconds or number of the frame, share that differs) of each frame.
+    (seconds or number of the frame, share that differs) of each frame; ``assumed``: nothing told the label space.
     """
 
     a: Side
@@ -135,6 +164,7 @@ class Comparison:
     place: NDArray[np.float64] | None = None
     worst: list[Difference] = field(default_factory=list)
     series: list[tuple[float, float]] = field(default_factory=list)
+    assumed: bool = False
 
     @property
     def agreement(self) -> float:
@@ -168,6 +198,7 @@ class Comparison:
             "a": self.a.name,
             "b": self.b.name,
             "label_space": self.space.name,
+            "label_space_assumed": self.assumed,
             "frames": self.frames,
             "only_in_a": self.only_a,
             "only_in_b": self.only_b,
@@ -186,15 +217,31 @@ class Comparison:
             ],
             "worst": [{"frame": str(d.key), "differs": d.share} for d in self.worst],
             "figures": {
-                name: {"a": self.a.figures.get(name), "b": self.b.figures.get(name)}
-                for name in FIGURES
-                if name in self.a.figures and name in self.b.figures
+                name: {"a": self.a.figures.get(name), "b": self.b.figures.get(name)} for name in self._in_both()
+            },
+            "figures_frames": {
+                name: {"a": self.a.frames_of(name), "b": self.b.frames_of(name)} for name in self._in_both()
             },
         }
 
+    def frames_of(self, figure: str) -> str:
+        """Say over how many frames a figure of the two is: one number, or A's and B's; empty where none is told."""
+        a, b = (side.frames_of(figure) for side in (self.a, self.b))
+        if a is None or b is None:
+            return ""
+        return f"{a:,}" if a == b else f"{a:,} and {b:,}"
+
+    def _in_both(self) -> list[str]:
+        return [name for name in FIGURES if name in self.a.figures and name in self.b.figures]
+
 
 def compare(
-    a: Side, b: Side, space: LabelSpace, tolerance: float = DEFAULT_TOLERANCE, watch: Watch | None = None
+    a: Side,
+    b: Side,
+    space: LabelSpace,
+    tolerance: float = DEFAULT_TOLERANCE,
+    watch: Watch | None = None,
+    assumed: bool = False,
 ) -> Comparison:
     """Compare two sets of labels frame by frame.
 
@@ -203,7 +250,8 @@ def compare(
 
     :param tolerance: seconds that stamps may differ
     :param watch: is handed (the frames, what is done, their number) and passes them on, as a progress bar does
-    :raises UserError: stamps against names, or not one frame in common
+    :param assumed: nothing told the label space
+    :raises UserError: stamps against names, not one frame in common, or ids outside the label space
     """
     if a.stream.by_stamp != b.stream.by_stamp:
         raise UserError(
@@ -211,13 +259,19 @@ def compare(
             "stamp, the other a folder of images, which go by name"
         )
     classes = space.num_classes
-    result = Comparison(a, b, space, np.zeros((classes + 1, classes + 1), np.int64))
+    result = Comparison(a, b, space, np.zeros((classes + 1, classes + 1), np.int64), assumed=assumed)
+    every = np.arange(256, dtype=np.uint8)
+    canonical, strange = space.from_raw(every), np.isin(every, ids_outside(every, space)).astype(np.uint8)
     pairs = _by_stamp(a, b, result, tolerance) if a.stream.by_stamp else _by_name(a, b, result)
     total = min(a.stream.count, b.stream.count)
     differing: NDArray[np.int64] | None = None
     apart = max(1, total // 20)
     first_stamp: int | None = None
     for key, one, other in watch(pairs, "compare", total) if watch else pairs:
+        for side, labels in ((a, one), (b, other)):
+            if cv2.countNonZero(cv2.LUT(labels, strange)):
+                raise UserError(_outside(side, key, labels, space, assumed))
+        one, other = cv2.LUT(one, canonical), cv2.LUT(other, canonical)
         if other.shape != one.shape:
             result.resized += 1
             other = resize_labels(other, one.shape)
@@ -247,6 +301,15 @@ def _keep_worst(worst: list[Difference], new: Difference, apart: int) -> None:
     if any(one.share >= new.share for one in near):
         return
     worst[:] = sorted([one for one in worst if one not in near] + [new], key=lambda one: -one.share)[:_WORST]
+
+
+def _outside(side: Side, key: int | str, labels: Labels, space: LabelSpace, assumed: bool) -> str:
+    ids = ids_outside(labels, space)
+    why = ", which was assumed as nothing tells it" if assumed else ""
+    return (
+        f"{side.name}, frame {key}: labels hold ids outside label space '{space.name}' (0 to {space.num_classes - 1})"
+        f"{why}: {', '.join(str(v) for v in ids[:10])}; name theirs (--label-space)"
+    )
 
 
 def _folded(labels: Labels, classes: int) -> Labels:

@@ -117,6 +117,8 @@ def _warnings(comparison: Comparison) -> str:
         for name, side in (("A", comparison.a), ("B", comparison.b))
         if side.stream.damage
     ]
+    if comparison.assumed:
+        said.append(f"Label space {comparison.space.name} was assumed, as neither tells its own.")
     return "".join(f'<p class="warning">{escape(text)}</p>' for text in said)
 
 
@@ -140,9 +142,9 @@ def _figures(comparison: Comparison) -> str:
         one, other = scale * values[0], scale * values[1]
         rows.append(
             f'<tr><th scope="row">{name} <small>{unit}</small></th><td>{one:.2f}</td><td>{other:.2f}</td>'
-            f"<td>{other - one:+.2f}</td></tr>"
+            f"<td>{other - one:+.2f}</td><td>{comparison.frames_of(key)}</td></tr>"
         )
-    return table("<th></th><th>A</th><th>B</th><th>B - A</th>", rows) if rows else ""
+    return table("<th></th><th>A</th><th>B</th><th>B - A</th><th>over frames</th>", rows) if rows else ""
 
 
 def _where(comparison: Comparison, images: Mapping[int | str, Image]) -> str:

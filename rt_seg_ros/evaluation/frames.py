@@ -15,7 +15,7 @@ from rt_seg_ros.bags import BagReader, open_bag
 from rt_seg_ros.bags.cdr import stamp_of
 from rt_seg_ros.bags.reader import is_storage_file
 from rt_seg_ros.bags.types import CLASS_MASKS, STATS
-from rt_seg_ros.data.datasets import Dataset, ids_outside, open_dataset
+from rt_seg_ros.data.datasets import Dataset, folder_name, ids_outside, open_dataset
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.evaluation.matching import (
     DEFAULT_TOLERANCE,
@@ -205,7 +205,7 @@ class _Drive(Frames):
     is_drive = True
 
     def __init__(self, path: Path, space: LabelSpace, topic: str, truth: str, tolerance_ns: int) -> None:
-        self.name = path.name
+        self.name = folder_name(path)
         self.path = path
         self.matching = Matching()
         self._space = space

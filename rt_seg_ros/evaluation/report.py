@@ -8,23 +8,26 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rt_seg_ros.bags import open_bag
+from rt_seg_ros.bags.results import DEFAULT_NAMESPACE
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.evaluation.frames import Frames
 from rt_seg_ros.evaluation.outputs import SCORE_COLUMNS, FrameTable, Overlays, OverlayVideo, Sink, StoredLabelsSink
 from rt_seg_ros.evaluation.page import Content, report_page
 from rt_seg_ros.evaluation.pictures import Choice, Rows, choose, make_pictures, read_rows
 from rt_seg_ros.evaluation.result import Evaluation
-from rt_seg_ros.evaluation.stored import file_name
+from rt_seg_ros.evaluation.stored import BAG_SUFFIX, LabelFolder, file_name
 from rt_seg_ros.labels import LabelSpace
 
 PAGE, METRICS, TABLE = "report.html", "metrics.json", "per_frame.csv"
+RECORDING = "result.mcap"  # of a live run
 
 
 @dataclass
@@ -127,6 +130,85 @@ def metrics(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
     return {"data": first.data, "mode": first.mode, "models": [e.to_dict() for e in evaluations]}
 
 
+def report_files(folder: Path, names: Sequence[str], is_drive: bool, live: bool = False) -> list[Path]:
+    """Return what a report puts into its folder, logs left out.
+
+    :param names: of the models
+    """
+    files = [folder / PAGE, folder / METRICS, folder / TABLE]
+    for ending in [f"_{file_name(name)}" for name in names] if len(names) > 1 else [""]:
+        files.append(folder / f"labels{ending}{BAG_SUFFIX if is_drive else ''}")
+        if is_drive:
+            files.append(folder / f"overlay{ending}.mp4")
+        if live:
+            files.append((folder / f"live{ending}" if ending else folder) / RECORDING)
+    return files
+
+
+def check_report(files: Sequence[Path], sources: Sequence[Path] = ()) -> None:
+    """Refuse a report that would replace what is evaluated, or what no earlier report wrote.
+
+    :param files: see :func:`report_files`
+    :param sources: files and folders of what is evaluated
+    :raises UserError: the path, and what to do
+    """
+    for path in files:
+        check_apart(path, sources)
+    for path in files:
+        if os.path.exists(path) and not _is_of_a_report(path):
+            raise UserError(
+                f"{path} is not replaced: no earlier report wrote it; choose another folder for the report, or move "
+                "it away"
+            )
+
+
+def check_apart(path: Path, sources: Sequence[Path]) -> None:
+    """Refuse a place that is, holds or lies in what is read.
+
+    :raises UserError: the path, and what to do
+    """
+    place = path.resolve()
+    for source in sources:
+        own = source.resolve()
+        if place == own or place in own.parents:
+            raise UserError(f"{path} would replace the source {source}: choose another place")
+        if own in place.parents:
+            raise UserError(f"{path} would lie in the source's folder {source}: choose another place")
+
+
+def is_figures(path: Path) -> bool:
+    """Return whether a file holds an evaluation's figures, as JSON."""
+    return {"data", "mode"} < json_keys(path) and bool({"models", "frames_scored"} & json_keys(path))
+
+
+def json_keys(path: Path) -> set[str]:
+    """Return the keys of a file's JSON object; none where it holds no such."""
+    try:
+        with path.open("rb") as file:
+            content = json.load(file) if file.peek(1)[:1] == b"{" else {}
+    except (OSError, ValueError):
+        return set()
+    return set(content)
+
+
+def _is_of_a_report(path: Path) -> bool:
+    """Return whether an earlier report, also one that was broken off, wrote what is there."""
+    if path.is_dir():
+        return path.suffix != BAG_SUFFIX and LabelFolder.wrote(path)
+    whole = is_figures(path.parent / METRICS)
+    if path.suffix != BAG_SUFFIX:
+        return whole
+    try:
+        with open_bag(path) as bag:
+            topics = set(bag.topics)
+    except UserError:
+        return False
+    if path.name == RECORDING:  # a live run's log is there from its beginning
+        return (path.parent / "node.log").is_file() and all(t.startswith(f"{DEFAULT_NAMESPACE}/") for t in topics)
+    own = {f"{DEFAULT_NAMESPACE}/{name}" for name in ("label_info", "label/compressed")}
+    return topics <= own and (whole or not topics)
+
+
 def check_folder(folder: Path, needed: int = 0) -> None:
     """Make a folder and try to write into it.
 
@@ -154,9 +236,10 @@ def check_folder(folder: Path, needed: int = 0) -> None:
         )
 
 
-def check_file(path: Path) -> None:
+def check_file(path: Path, replaceable: Callable[[Path], bool] | None = None) -> None:
     """Try whether a file can be written, and leave what is there.
 
+    :param replaceable: says whether what is there may be replaced
     :raises UserError: where that does not go
     """
     if path.is_dir():
@@ -164,6 +247,8 @@ def check_file(path: Path) -> None:
     check_folder(path.absolute().parent)
     if path.exists() and not os.access(path, os.W_OK):
         raise UserError(f"{path} cannot be written to: it is read-only")
+    if replaceable is not None and path.is_file() and path.stat().st_size and not replaceable(path):
+        raise UserError(f"{path} is not replaced: it holds something else than such figures; choose another name")
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import re
+import struct
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,14 +64,24 @@ class LabelBag:
 
 
 class LabelFolder:
-    """Writes labels of a data set; a context manager, moved into place when it ends well."""
+    """Writes labels of a data set; a context manager, moved into place when it ends well.
+
+    Its images are marked: a folder that holds any other file is not replaced.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._aside = path.with_name(f".{path.name}.{os.getpid()}.part")
         self._made = self._aside / "made"
 
+    @staticmethod
+    def wrote(path: Path) -> bool:
+        """Return whether everything in a folder was written by this class."""
+        return path.is_dir() and all(_is_marked(file) for file in path.iterdir())
+
     def __enter__(self) -> LabelFolder:
+        if self.path.exists() and not self.wrote(self.path):
+            raise UserError(f"{self.path} is not replaced: it holds something else than an earlier report's labels")
         try:
             self._aside.parent.mkdir(parents=True, exist_ok=True)
             remove_leftovers(self._aside.parent, self.path.name)
@@ -94,7 +106,7 @@ class LabelFolder:
         """
         del stamp_ns, recorded_ns, frame_id
         try:
-            (self._made / f"{name}.png").write_bytes(_png(labels))
+            (self._made / f"{name}.png").write_bytes(_marked(_png(labels)))
         except OSError as error:
             raise UserError(f"{self.path} cannot be written: {error.strerror}") from error
 
@@ -104,20 +116,40 @@ def file_name(model: str) -> str:
     return re.sub(r"[^\w.-]+", "-", model)
 
 
+def _marked(png: bytes) -> bytes:
+    """Put a text chunk behind the header by which the file is known again."""
+    return png[:_PNG_HEADER] + _MARK + png[_PNG_HEADER:]
+
+
+def _is_marked(file: Path) -> bool:
+    if not file.is_file():
+        return False
+    with file.open("rb") as png:
+        return png.read(_PNG_HEADER + len(_MARK))[_PNG_HEADER:] == _MARK
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+_PNG_HEADER = 33  # bytes: the signature and the first chunk
+_MARK = _chunk(b"tEXt", b"Software\0rt_seg_ros evaluate")
+
+
 def _png(labels: Labels) -> bytes:
     return cv2.imencode(".png", labels, _PNG_OPTIONS)[1].tobytes()
 
 
 @dataclass(frozen=True)
 class StoredLabels:
-    """One frame's labels: its stamp (ns), or its name in a folder, and how to read it (uint8 (H, W), ids)."""
+    """One frame's labels: its stamp (ns), or its path in a folder without suffix; how to read it: uint8 (H, W), ids."""
 
     key: int | str
     load: Callable[[], Labels]
 
 
 class LabelStream:
-    """Labels frame by frame: a rosbag2's topic of label images, or a folder of them.
+    """Labels frame by frame: a rosbag2's topic of label images, or a folder of them with its subfolders.
 
     ``by_stamp`` says whether keys are stamps; ``class_names`` are those that a recording tells, empty where none.
 
@@ -148,7 +180,12 @@ class LabelStream:
         elif path.is_dir():
             if topic:
                 raise UserError(f"topic '{topic}' was given, but {path} is a folder of images")
-            self._files = sorted(f for f in path.iterdir() if f.suffix.lower() in LABEL_ENDINGS)
+            self._files = sorted(
+                f
+                for f in path.rglob("*")
+                if f.suffix.lower() in LABEL_ENDINGS
+                and not any(part.startswith(".") for part in f.relative_to(path).parts)
+            )
             self.count = len(self._files)
             if not self._files:
                 raise UserError(f"{path} holds no label images ({', '.join(LABEL_ENDINGS)}) and no recording")
@@ -158,7 +195,8 @@ class LabelStream:
     def __iter__(self) -> Iterator[StoredLabels]:
         if not self.by_stamp:
             for file in self._files:
-                yield StoredLabels(file.stem, lambda file=file: _read_png(file))  # type: ignore[misc]
+                key = file.relative_to(self.path).with_suffix("").as_posix()
+                yield StoredLabels(key, lambda file=file: _read_png(file))  # type: ignore[misc]
             return
         with open_bag(self.path) as bag:
             for _, kind, recorded, data in bag.raw_messages([self._topic]):

@@ -143,16 +143,20 @@ def _timed(runner: Runner, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8],
 def check_out(out: Path, overwrite: bool) -> None:
     """Check that a file can be written, before any work is done.
 
+    :param out: of OpenVINO's .xml the .bin beside it as well
     :raises UserError: it is there already, or its folder cannot be written to
     """
-    if out.exists() and not overwrite:
-        raise UserError(f"{out} exists: add --overwrite to replace it, or choose another name")
+    files = [out, out.with_suffix(".bin")] if out.suffix == ".xml" else [out]
+    for file in files:
+        if file.exists() and not overwrite:
+            raise UserError(f"{file} exists: add --overwrite to replace it, or choose another name")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{out.parent} cannot be made: {error.strerror}") from error
-    if out.is_dir() or not os.access(out.parent, os.W_OK):
-        raise UserError(f"{out} cannot be written")
+    for file in files:
+        if file.is_dir() or not os.access(out.parent, os.W_OK):
+            raise UserError(f"{file} cannot be written")
 
 
 def _write(out: Path, product: Product) -> list[Path]:

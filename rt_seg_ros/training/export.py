@@ -8,11 +8,11 @@ from typing import Any
 import yaml
 
 from rt_seg_ros.errors import UserError
-from rt_seg_ros.labels import load_label_space
+from rt_seg_ros.labels import LabelSpace
 from rt_seg_ros.training.about import licence, repeat_command, split_name
 from rt_seg_ros.training.checkpoint import BEST, read_checkpoint
 from rt_seg_ros.training.recipe import Recipe, parse_recipe
-from rt_seg_ros.training.run_folder import METRICS, read_about, read_metrics
+from rt_seg_ros.training.run_folder import METRICS, label_space_of, read_about, read_metrics
 from rt_seg_ros.training.start import describe_start
 from rt_seg_ros.zoo import ModelCard, save_weights
 
@@ -28,7 +28,7 @@ def export_weights(run: Path, path: Path | None = None) -> ModelCard:
         raise UserError(f"run folder {run} holds no {BEST}: it was not validated yet")
     content = read_checkpoint(run / BEST)
     recipe = parse_recipe(yaml.safe_load(content["recipe"]), f"recipe in {run / BEST}")
-    space = load_label_space(recipe.label_space)
+    space = label_space_of(run, recipe)
     path = path or run / f"{recipe.network.name}_{space.name}.safetensors"
     about = read_about(run)
     start = about.pop("start", None) or describe_start(recipe)
@@ -46,13 +46,13 @@ def export_weights(run: Path, path: Path | None = None) -> ModelCard:
         network=recipe.network.name,
         options=recipe.network.options,
         num_classes=space.num_classes,
-        label_space=recipe.label_space,
+        label_space=space,
         mean=recipe.data.mean,
         std=recipe.data.std,
         input_size=recipe.data.size or recipe.augment.crop,
         card={
             "recipe": recipe.name,
-            "scores": _scores(recipe, content["metrics"]),
+            "scores": _scores(recipe, space, content["metrics"]),
             **told,
             "training": _training(recipe, content["metrics"], run),
             **({"start": start} if start else {}),
@@ -60,15 +60,14 @@ def export_weights(run: Path, path: Path | None = None) -> ModelCard:
     )
 
 
-def _scores(recipe: Recipe, metrics: dict[str, float]) -> dict[str, Any]:
+def _scores(recipe: Recipe, space: LabelSpace, metrics: dict[str, float]) -> dict[str, Any]:
     """Return the best validation's figures in percent: ``{'camvid val': {'miou': 61.2, ...}}``."""
     names = [key.removesuffix("/miou") for key in metrics if key.endswith("/miou")]
-    classes = load_label_space(recipe.label_space).names
     return {
         split_name(section, name): {
             "miou": _percent(metrics[f"{name}/miou"]),
             "pixel_accuracy": _percent(metrics[f"{name}/pixel_accuracy"]),
-            "per_class_iou": {label: _percent(metrics[f"{name}/{label}"]) for label in classes},
+            "per_class_iou": {label: _percent(metrics[f"{name}/{label}"]) for label in space.names},
         }
         for section, name in zip(recipe.data.val, names, strict=True)  # measured and written in the recipe's order
     }

@@ -2,7 +2,8 @@
 
 A recipe lies in ``config/train`` or anywhere else; ``inherits: NAME`` takes another one first, which the rest then
 overrides key by key (lists are replaced whole); ``inherits: [ONE, TWO]`` takes several, the later over the earlier. On
-the command line ``key.sub=value`` overrides once more.
+the command line ``key.sub=value`` overrides once more. A label space's file is looked for beside the recipe that names
+it; one that is named on the command line, in the present folder.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from rt_seg_ros.documents import yaml_problem
 from rt_seg_ros.errors import UserError
+from rt_seg_ros.labels import is_label_file
 from rt_seg_ros.resources import config_dir
 
 Positive = Annotated[int, Field(gt=0)]
@@ -253,6 +255,8 @@ def load_recipe(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Reci
     document = _with_ancestors(name_or_path, ())
     for override in overrides:
         override_document(document, override)
+        if override.startswith("label_space="):
+            _resolve_label_space(document, Path.cwd())
     return parse_recipe(document, f"recipe {name_or_path}")
 
 
@@ -280,6 +284,7 @@ def _with_ancestors(name_or_path: str | Path, descendants: tuple[Path, ...]) -> 
         raise UserError(f"recipe {path} is not valid YAML: {yaml_problem(error)}") from error
     if not isinstance(document, dict):
         raise UserError(f"recipe {path}: a mapping of keys to values is needed")
+    _resolve_label_space(document, path.parent)
     parent = document.pop("inherits", None)
     document.setdefault("name", path.stem)
     if parent is None:
@@ -288,6 +293,13 @@ def _with_ancestors(name_or_path: str | Path, descendants: tuple[Path, ...]) -> 
     for one in parent if isinstance(parent, list) else [parent]:
         below = _merged(below, _with_ancestors(str(one), (*descendants, path)))
     return _merged(below, document)
+
+
+def _resolve_label_space(document: dict[str, Any], folder: Path) -> None:
+    """Make a label space's file one that is found from everywhere."""
+    given = document.get("label_space")
+    if isinstance(given, str) and is_label_file(given):
+        document["label_space"] = str((folder / Path(given).expanduser()).resolve())
 
 
 def _find(name_or_path: str | Path, beside: Path | None) -> Path:

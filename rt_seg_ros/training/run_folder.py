@@ -17,12 +17,13 @@ import yaml
 from numpy.typing import NDArray
 
 from rt_seg_ros.errors import UserError
-from rt_seg_ros.labels import LabelSpace
+from rt_seg_ros.labels import LabelSpace, is_label_file, load_label_space
 from rt_seg_ros.training.checkpoint import LAST
 from rt_seg_ros.training.files import write_aside, write_text
 from rt_seg_ros.training.recipe import Recipe
 
 METRICS, RECIPE, ABOUT, CURVES, DATA = "metrics.csv", "recipe.yaml", "about.yaml", "curves.png", "data.txt"
+LABELS = "labels.yaml"  # the label space, where it is one of the user's own
 Row = Mapping[str, float]
 
 
@@ -75,6 +76,9 @@ class RunFolder:
         :raises UserError: a file cannot be written
         """
         write_text(self.path / RECIPE, recipe.to_yaml())
+        if is_label_file(recipe.label_space):
+            space = load_label_space(recipe.label_space).to_document()
+            write_text(self.path / LABELS, yaml.safe_dump(space, sort_keys=False, width=110, allow_unicode=True))
         write_text(self.path / ABOUT, yaml.safe_dump(dict(about), sort_keys=False, width=110, allow_unicode=True))
         if root is not None:
             write_text(self.path / DATA, f"{root.expanduser().resolve()}\n")
@@ -145,6 +149,14 @@ def remembered_data(run: Path) -> Path | None:
     """Return the data set folder that a run was given; none where it was given none."""
     path = run / DATA
     return Path(path.read_text(encoding="utf-8").strip()) if path.is_file() else None
+
+
+def label_space_of(run: Path, recipe: Recipe) -> LabelSpace:
+    """Return the label space that a run learnt, also where its file has changed or gone since.
+
+    :raises UserError: it cannot be loaded
+    """
+    return load_label_space(run / LABELS if (run / LABELS).is_file() else recipe.label_space)
 
 
 def read_about(run: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from backend_helpers import cut, lived_in_card, same, street
 
 from rt_seg_ros.backends import create_backend
 from rt_seg_ros.backends.graph_backend import GraphBackend
+from rt_seg_ros.backends.openvino_backend import _reason
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.images import Frame
 from rt_seg_ros.networks import list_networks
@@ -151,6 +152,27 @@ def test_the_number_of_threads_changes_no_label(card, name, threads, torch_backe
     backend = create_backend(card, name, "cpu", threads=threads)
     image = cut(120, 160)
     assert same(labels(backend, image)[0], labels(torch_backend, image)[0]) >= 0.9999
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (
+            "Exception from src/inference/src/cpp/core.cpp:117:\nException from src/core/src/allocator.cpp:79:\n"
+            "std::bad_alloc\n\n\n",
+            "there is not enough memory",
+        ),
+        (
+            "Exception from src/inference/src/cpp/core.cpp:84:\nCheck 'file_exists(path) || exists' failed at "
+            'src/frontends/common/src/frontend.cpp:117:\nir: Could not open the file: "x.xml"\n\n',
+            'ir: Could not open the file: "x.xml"',
+        ),
+        ("Exception from src/a.cpp:1:\n", "Exception from src/a.cpp:1:"),
+        ("", "RuntimeError"),
+    ],
+)
+def test_what_openvino_says_last_is_told(said, told):
+    assert _reason(RuntimeError(said)) == told
 
 
 def test_openvino_is_told_precision_and_threads(card):

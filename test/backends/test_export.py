@@ -202,6 +202,13 @@ def test_what_cannot_be_is_refused_before_any_work(arguments, said, tmp_path, mo
     assert [path.name for path in tmp_path.iterdir()] == ["there.onnx"]
 
 
+def test_the_weights_beside_an_xml_are_not_replaced_unasked(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("rt_seg_ros.export.exporting.export_model", lambda *_: pytest.fail("work was begun"))
+    (tmp_path / "net.bin").write_bytes(b"another's")
+    assert cli.main(["export", "--out", str(tmp_path / "net.xml")]) == 2
+    assert f"{tmp_path / 'net.bin'} exists: add --overwrite" in capsys.readouterr().err
+
+
 def test_without_nncf_int8_names_it(export, monkeypatch):
     pytest.importorskip("openvino", reason="needs OpenVINO (pip install openvino)")
     import sys

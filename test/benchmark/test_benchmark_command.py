@@ -135,6 +135,24 @@ def test_bad_values_are_refused_before_any_work(arguments, said, capsys, monkeyp
     assert said in capsys.readouterr().err
 
 
+def test_only_earlier_figures_are_replaced(outcome, capsys, monkeypatch, tmp_path):
+    def begun(*_, **__):
+        raise UserError("work was begun")
+
+    monkeypatch.setattr("rt_seg_ros.cli.benchmark.measure", begun)
+    drive, photo = tmp_path / "drive.mcap", tmp_path / "photo.png"
+    drive.write_bytes(b"\x89MCAP0\r\n")
+    cv2.imwrite(str(photo), np.zeros((64, 96, 3), np.uint8))
+    for arguments in (["--csv", drive], ["--json", drive], ["--csv", outcome[0] / "b.json"]):
+        assert cli.main(["benchmark", *map(str, arguments)]) == 2
+        assert f"{arguments[1]} is not replaced" in capsys.readouterr().err
+    assert cli.main(["benchmark", "--source", str(photo), "--picture", str(photo)]) == 2
+    assert "would replace the source" in capsys.readouterr().err
+    files = ["--csv", str(outcome[0] / "b.csv"), "--json", str(outcome[0] / "b.json")]
+    assert cli.main(["benchmark", *files]) == 2
+    assert "work was begun" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

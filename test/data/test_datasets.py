@@ -119,3 +119,20 @@ def test_two_files_of_one_name_are_refused(camvid):
     write(camvid / "val/0.bmp", picture(0))
     with pytest.raises(UserError, match="one name"):
         open_dataset(camvid, "val")
+
+
+def test_a_folder_is_called_by_its_name_however_it_is_given(camvid, monkeypatch):
+    monkeypatch.chdir(camvid)
+    assert open_dataset(".", "val").name == f"{camvid.name}/val"
+    monkeypatch.chdir(camvid / "val")
+    assert open_dataset("..", "val").name == f"{camvid.name}/val"
+
+
+def test_labels_that_are_all_void_are_refused(camvid):
+    for i in range(3):
+        write(camvid / f"valannot/{i}.png", np.full((6, 8), (11, 255)[i % 2], np.uint8))
+    with pytest.raises(UserError, match=r"no pixel of its 3 label images has a class, all are void \(11, 255 in label"):
+        check_dataset(open_dataset(camvid, "val"))
+    check_dataset(open_dataset(camvid, "val"), [0])  # a share of them
+    write(camvid / "valannot/2.png", labels(3))
+    check_dataset(open_dataset(camvid, "val"))

@@ -15,6 +15,8 @@ from sklearn.metrics import confusion_matrix
 
 from rt_seg_ros.bags import BagWriter
 from rt_seg_ros.cli import main
+from rt_seg_ros.evaluation.stored import LabelBag
+from rt_seg_ros.labels import load_label_space
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +177,85 @@ def test_what_cannot_be_compared(tmp_path, pairs, street, write_drive, capsys):
     ):
         assert main(["compare", *map(str, arguments)]) == 2, arguments
         assert said in capsys.readouterr().err, arguments
+
+
+def test_a_label_space_that_nothing_tells_is_said_and_ids_outside_it_are_refused(tmp_path, pairs, capsys):
+    a = write_folder(tmp_path / "a", [one for one, _ in pairs])
+    found = compared(tmp_path, a, a, "--out", str(tmp_path / "out"))
+    assert found["label_space"] == "camvid11" and found["label_space_assumed"]
+    assert "label space camvid11 was assumed" in capsys.readouterr().out
+    assert "Label space camvid11 was assumed" in (tmp_path / "out" / "compare.html").read_text()
+    assert not compared(tmp_path, a, a, "--label-space", "camvid11")["label_space_assumed"]
+    wide = write_folder(tmp_path / "wide", [np.arange(19, dtype=np.uint8).reshape(1, 19)])
+    for b, name in ((wide, "000"), (a, "000")):
+        capsys.readouterr()
+        assert main(["compare", str(wide), str(b)]) == 2
+        said = capsys.readouterr().err
+        assert f"wide, frame {name}: labels hold ids outside label space 'camvid11' (0 to 10)" in said
+        assert "assumed" in said and ": 12, 13, 14" in said and "--label-space" in said
+    found = compared(tmp_path, wide, wide, "--label-space", "cityscapes19")
+    assert found["agreement"] == 1.0 and found["classes"]["bicycle"] == 1.0
+
+
+def test_void_ids_are_no_label(tmp_path, pairs):
+    a = write_folder(tmp_path / "a", [one for one, _ in pairs])
+    b = write_folder(tmp_path / "b", [np.where(one == 255, 11, one) for one, _ in pairs])
+    found = compared(tmp_path, a, b)
+    assert found["agreement"] == 1.0 and found["worst"][0]["differs"] == 0
+
+
+def test_another_label_space_than_the_labels_tell_is_refused(tmp_path, pairs, capsys):
+    space, labels = load_label_space("camvid11"), [one for one, _ in pairs]
+    with LabelBag(tmp_path / "told.mcap", space) as bag:
+        for i, one in enumerate(labels):
+            bag.add("", START + i * STEP, START + i * STEP, "camera", one)
+    report = tmp_path / "report"
+    report.mkdir()
+    write_folder(report / "labels", labels)
+    (report / "metrics.json").write_text(json.dumps({"name": "x", "label_space": "camvid11"}))
+    for side in (tmp_path / "told.mcap", report):
+        assert not compared(tmp_path, side, side, "--label-space", "camvid11")["label_space_assumed"]
+        assert main(["compare", str(side), str(side), "--label-space", "cityscapes19"]) == 2
+        said = capsys.readouterr().err
+        assert "--label-space cityscapes19 is not what" in said
+        assert "11 classes (sky, building, pole, road, ...)" in said and "19 (road, sidewalk" in said
+    # One tells its classes, the other the name of another space.
+    (report / "metrics.json").write_text(json.dumps({"name": "x", "label_space": "cityscapes19"}))
+    assert main(["compare", str(tmp_path / "told.mcap"), str(report)]) == 2
+    assert "speak different label spaces" in capsys.readouterr().err
+
+
+def test_figures_tell_over_how_many_frames_they_are(tmp_path, pairs, capsys):
+    for name, count in (("one", 6), ("two", 4)):
+        (tmp_path / name).mkdir()
+        write_folder(tmp_path / name / "labels", [one for one, _ in pairs][:count])
+        figures = {"name": name, "label_space": "camvid11", "miou": count / 10, "frames_per_second": 9.0}
+        figures |= {"frames": count, "frames_scored": count - 1}
+        (tmp_path / name / "metrics.json").write_text(json.dumps(figures))
+    found = compared(tmp_path, tmp_path / "one", tmp_path / "two", "--out", str(tmp_path / "out"))
+    said = capsys.readouterr().out
+    assert "of 4 frames" in said and "miou: A 60.00, B 40.00 (-20.00), over 5 and 3 frames" in said
+    assert found["figures_frames"] == {"miou": {"a": 5, "b": 3}, "frames_per_second": {"a": 6, "b": 4}}
+    page = (tmp_path / "out" / "compare.html").read_text()
+    assert "<td>-20.00</td><td>5 and 3</td>" in page and "over frames" in page
+    compared(tmp_path, tmp_path / "one", tmp_path / "one")
+    assert "(+0.00), over 5 frames" in capsys.readouterr().out
+
+
+def test_subfolders_are_compared_too(tmp_path, pairs):
+    labels = [one for one, _ in pairs]
+    a = write_folder(tmp_path / "a", labels[:5])
+    write_folder(a / "more", labels[5:])
+    write_folder(a / ".hidden", labels)
+    b = write_folder(tmp_path / "b", labels[:5])
+    found = compared(tmp_path, a, a)
+    assert (found["frames"], found["agreement"]) == (6, 1.0)
+    found = compared(tmp_path, a, b)
+    assert (found["frames"], found["only_in_a"], found["only_in_b"]) == (5, 1, 0)
+    (tmp_path / "c").mkdir()
+    write_folder(tmp_path / "c" / "more", labels[5:])
+    found = compared(tmp_path, tmp_path / "c", a)
+    assert (found["frames"], found["worst"][0]["frame"]) == (1, "more/000")
 
 
 def test_a_recording_that_was_cut_off_says_so(tmp_path, pairs, capsys):

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from rich.console import Console
 from sklearn.metrics import accuracy_score, jaccard_score, recall_score
 
 from rt_seg_ros import zoo
 from rt_seg_ros.cli import main
+from rt_seg_ros.cli.evaluation_tables import _Grid
 from rt_seg_ros.pipeline import Segmenter, SegmenterConfig
 
 SIZES = [(96, 128), (80, 120), (96, 128)]
@@ -120,6 +123,93 @@ def test_what_cannot_be_written_is_refused_before_anything_is_done(weights, fram
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000})())
     assert main([*command, "--report", str(tmp_path / "report")]) == 2
     assert "has 0 MB left" in capsys.readouterr().err
+
+
+def as_pairs(folder: Path, frames: list[tuple[np.ndarray, np.ndarray]]) -> Path:
+    for i, pair in enumerate(frames):
+        for name, pixels in zip(("images", "labels"), pair, strict=True):
+            (folder / name).mkdir(exist_ok=True, parents=True)
+            cv2.imwrite(str(folder / name / f"{i}.png"), pixels)
+    return folder
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_a_report_does_not_replace_labels_that_no_report_wrote(weights, frames, tmp_path, capsys):
+    data, other = as_pairs(tmp_path / "pp", frames), as_pairs(tmp_path / "other", frames)
+    (tmp_path / "mixed" / "labels").mkdir(parents=True)
+    before = {folder: content(folder) for folder in (data, other)}
+    command = ["evaluate", str(data), "--weights", str(weights), "--backend", "torch", "--report"]
+    for place, path, said in (
+        (data, data / "labels", "would replace the source"),
+        (data / "labels", data / "labels" / "report.html", "would lie in the source's folder"),
+        (data / "images" / "new", data / "images" / "new" / "report.html", "would lie in the source's folder"),
+        (other, other / "labels", "no earlier report wrote it; choose another folder"),
+    ):
+        assert main([*command, str(place)]) == 2
+        error = capsys.readouterr().err
+        assert f"{path} " in error and said in error, error
+    assert {folder: content(folder) for folder in (data, other)} == before
+    report = tmp_path / "report"
+    for _ in range(2):  # its own it replaces
+        assert main([*command, str(report)]) == 0
+    cv2.imwrite(str(report / "labels" / "0.png"), frames[0][1])  # as one corrects labels by hand
+    assert main([*command, str(report)]) == 2
+    assert f"{report / 'labels'} is not replaced" in capsys.readouterr().err
+
+
+def test_figures_replace_nothing_but_figures(weights, frames, tmp_path, capsys):
+    data, file = as_pairs(tmp_path / "pp", frames[:1]), tmp_path / "package.json"
+    command = ["evaluate", str(data), "--weights", str(weights), "--backend", "torch", "--json", str(file)]
+    file.write_text('{"data": "mine"}')
+    assert main(command) == 2
+    assert f"{file} is not replaced" in capsys.readouterr().err and file.read_text() == '{"data": "mine"}'
+    file.write_text("")
+    for _ in range(2):
+        assert main(command) == 0
+
+
+def test_what_has_nothing_to_do_or_is_of_another_kind_is_told(weights, frames, tmp_path, capsys, monkeypatch):
+    data, video = as_pairs(tmp_path / "pp", frames[:1]), tmp_path / "v.mp4"
+    video.write_bytes(b"a video")
+    assert main(["evaluate", str(video)]) == 2
+    error = capsys.readouterr().err
+    assert f"{video} is a file, and neither a data set's folder nor a recording" in error
+    assert main(["evaluate", str(data), "--weights", str(weights), "--tolerance", "1"]) == 2
+    assert "--tolerance is for recorded drives" in capsys.readouterr().err
+    assert main(["evaluate", str(data), "--model", "all", "--label-space", "cityscapes19"]) == 2
+    assert "no weights for label space 'cityscapes19', only for camvid11" in capsys.readouterr().err
+    monkeypatch.setattr(zoo, "models_dir", lambda: tmp_path)
+    assert main(["evaluate", str(data), "--model", "all", "--label-space", "cityscapes19"]) == 2
+    assert "there are no weights yet" in capsys.readouterr().err
+
+
+def test_tables_cut_no_figure(weights, frames, tmp_path, capsys, monkeypatch):
+    data, figures = as_pairs(tmp_path / "pp", frames[:1]), tmp_path / "figures.json"
+    monkeypatch.setenv("COLUMNS", "20")  # what a pipe goes to is no terminal, whatever this says
+    command = ["evaluate", str(data), "--model", "cgnet,frfnet_slim", "--allow-random-weights", "--backend", "torch"]
+    assert main([*command, "--json", str(figures)]) == 0
+    out = capsys.readouterr().out
+    found = json.loads(figures.read_text())
+    assert "…" not in out and "models on pp" in out
+    for model in found["models"]:
+        (row,) = [line for line in out.splitlines() if line.split()[:1] == [model["name"]] and len(line.split()) > 7]
+        assert f"{100 * model['miou']:.2f}" in row
+
+
+@pytest.mark.parametrize("width", [8, 24, 40, 80, 200])
+def test_tables_go_over_several_blocks_in_a_narrow_terminal(width):
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    figures = [f"{10 ** (i % 4)}.{i}7" for i in range(9)]
+    names = ["\nmodel", *(f"figure\n{i}" for i in range(9))]
+    _Grid("a title", names, [["a_network_with_a_long_name", *figures]], ["mean", *figures]).show(console)
+    out = console.file.getvalue()
+    words = out.split()
+    assert all(words.count(figure) == 2 for figure in figures) and "…" not in out
+    if width >= 40:
+        assert max(map(len, out.splitlines())) <= width
 
 
 def test_models_that_cannot_be_had_are_refused(weights, frames, tmp_path, capsys):

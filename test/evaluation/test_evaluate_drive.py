@@ -81,6 +81,37 @@ def test_every_frame_has_a_row_labels_and_a_place_in_the_video(tmp_path, weights
     assert not list(report.glob(".*"))
 
 
+def test_a_recording_that_is_read_or_that_no_report_wrote_is_not_replaced(
+    tmp_path, weights, street, write_drive, capsys
+):
+    (tmp_path / "own").mkdir()
+    drive, labels = write_drive(street[:2]), write_drive(street[:2], "own/labels.mcap")
+    with BagWriter(tmp_path / "bag") as bag:
+        for i, (image, _) in enumerate(street[:2]):
+            bag.add_image(IMAGE, START + i * STEP, "camera", image)
+    (part,) = (tmp_path / "bag").glob("*.mcap")
+    truth = tmp_path / "truth"
+    truth.mkdir()
+    cv2.imwrite(str(truth / f"{START}.png"), street[0][1])
+    before = {path: path.read_bytes() for path in (drive, labels, part)}
+    for data, options, said in (
+        (labels, ["--report", labels.parent], f"{labels} would replace the source"),
+        (drive, ["--report", labels.parent], f"{labels} is not replaced: no earlier report wrote it"),
+        (drive, ["--json", drive], f"{drive} would replace the source"),
+        (drive, ["--json", labels], f"{labels} is not replaced"),
+        (part.parent, ["--report", part.parent], "is the recording's own folder"),
+        (part.parent, ["--bag", part, "--overwrite"], f"{part} would replace the source"),
+        (part.parent, ["--truth", truth, "--report", truth], f"would lie in the source's folder {truth}"),
+        (drive, ["--bag", tmp_path / "r" / "labels.mcap", "--report", tmp_path / "r"], "is a file of the report"),
+    ):
+        assert main(["evaluate", str(data), "--weights", str(weights), *TORCH, *map(str, options)]) == 2
+        error = capsys.readouterr().err
+        assert said in error, error
+    assert {path: path.read_bytes() for path in before} == before
+    for _ in range(2):  # a report's own files it replaces, also beside the drive
+        evaluated(tmp_path, weights, drive, "--report", str(tmp_path))
+
+
 def test_without_truth_everything_but_the_scores_comes(tmp_path, weights, street, write_drive, capsys):
     report = tmp_path / "report"
     for arguments in ([], ["--truth", "none"]):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 from contextlib import contextmanager
 
+import cv2
 import numpy as np
 import pytest
 
 from rt_seg_ros.bags import writer
+from rt_seg_ros.errors import UserError
 from rt_seg_ros.evaluation.outputs import Outputs, Sink
 from rt_seg_ros.evaluation.stored import LabelFolder
 
@@ -97,6 +99,16 @@ def test_ctrl_c_while_labels_are_moved_into_place(interrupted_after, tmp_path, m
             folder.add("new", 0, 0, "", LABELS)
     assert names(tmp_path) == ["labels"]
     assert names(tmp_path / "labels") == (["old.png"] if interrupted_after == 1 else ["new.png"])
+
+
+def test_a_folder_with_anything_else_in_it_is_not_replaced(tmp_path):
+    with LabelFolder(tmp_path / "labels") as folder:
+        folder.add("own", 0, 0, "", LABELS)
+    assert (cv2.imread(str(tmp_path / "labels" / "own.png"), cv2.IMREAD_UNCHANGED) == LABELS).all()
+    cv2.imwrite(str(tmp_path / "labels" / "other.png"), LABELS)
+    with pytest.raises(UserError, match="labels is not replaced"), LabelFolder(tmp_path / "labels"):
+        pass
+    assert names(tmp_path) == ["labels"] and names(tmp_path / "labels") == ["other.png", "own.png"]
 
 
 def test_former_labels_are_there_until_the_new_ones_are(tmp_path, monkeypatch):

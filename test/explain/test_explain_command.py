@@ -39,6 +39,13 @@ def test_a_figure_of_two_networks_is_drawn(photo, tmp_path, capsys):
     assert not [path for path in tmp_path.iterdir() if path.suffix == ".part"]
 
 
+def test_the_image_itself_is_never_replaced(photo, tmp_path, capsys):
+    before = (tmp_path / "photo.png").read_bytes()
+    assert explain(photo, "--class", "car", "--out", "photo.png", "--overwrite") == 2
+    assert "would replace the image itself" in capsys.readouterr().err
+    assert (tmp_path / "photo.png").read_bytes() == before
+
+
 def test_the_usual_name_says_what_was_explained(photo, tmp_path):
     assert explain(photo, "--class", "road", "--layer", "stage2.0", "--size", "64x80") == 0
     assert (tmp_path / "photo_road_explained.png").is_file()

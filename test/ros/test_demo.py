@@ -47,6 +47,19 @@ def test_a_rate_that_cannot_be_is_refused_before_anything_is_rendered(tmp_path, 
     assert "--rate is 0" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
+def test_a_drive_that_no_demo_rendered_is_not_replaced(tmp_path, capsys):
+    from rt_seg_ros.data.drives import write_synthetic_drive
+
+    write_synthetic_drive(tmp_path / "drive.mcap", 2, (90, 120))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "picture.png").write_bytes(b"mine")
+    before = (tmp_path / "drive.mcap").read_bytes()
+    for folder, name in ((tmp_path, "drive.mcap"), (tmp_path / "other", "picture.png")):
+        assert cli.main(["demo", "--out", str(folder), "--frames", "2", "--size", "90x120"]) == 2
+        assert f"{folder / name} is not replaced: no earlier demo wrote it" in capsys.readouterr().err
+    assert (tmp_path / "drive.mcap").read_bytes() == before
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_it_leaves_no_process_behind_and_runs_again(tmp_path, number):
     command = [sys.executable, "-m", "rt_seg_ros.cli", "demo", "--out", str(tmp_path), "--frames", "40"]

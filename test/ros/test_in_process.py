@@ -5,6 +5,7 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2 (rclpy)")
 pytest.importorskip("rt_seg_ros.msg", reason="needs this package's messages built")
 
+import itertools
 import threading
 import time
 
@@ -27,13 +28,15 @@ from rt_seg_ros.ros.outputs import Drawing, Outputs, Wanted
 pytestmark = pytest.mark.ros
 
 SIZE = (48, 64)
+_NUMBERS = itertools.count()
 
 
 class Alone:
     """A node of this process, with its executor."""
 
     def __init__(self, **values) -> None:
-        self.node = SegmentationNode()
+        # By a name of its own: the tests' shared node is in the same graph.
+        self.node = SegmentationNode(f"alone_{next(_NUMBERS)}")
         self.executor = SingleThreadedExecutor()
         self.executor.add_node(self.node)
         usual = {"device": "cpu", "backend": "torch", "allow_random_weights": True, "lazy": False}

@@ -138,3 +138,14 @@ def test_the_licence_is_that_of_what_is_learnt_from(tmp_path):
     went_on = load_recipe("cgnet_camvid", ["network.weights=a/b.safetensors", "data.licence=mine"])
     assert licence(went_on) == "mine; that of b.safetensors"
     assert licence(went_on, {"licence": "theirs", "model": "b"}) == "mine; theirs"
+
+
+def test_a_label_space_is_found_beside_the_recipe(tmp_path, monkeypatch):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "mine.yaml").write_text("inherits: cgnet_camvid\nlabel_space: labels.yaml\n")
+    (tmp_path / "deep/deeper.yaml").write_text("inherits: ../mine.yaml\n")
+    for recipe in ("mine.yaml", "deep/deeper.yaml"):
+        assert load_recipe(tmp_path / recipe).label_space == str(tmp_path / "labels.yaml")
+    monkeypatch.chdir(tmp_path / "deep")
+    assert load_recipe("../mine.yaml", ["label_space=other.yml"]).label_space == str(tmp_path / "deep/other.yml")
+    assert load_recipe("../mine.yaml", ["label_space=cityscapes19"]).label_space == "cityscapes19"

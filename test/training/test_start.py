@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -155,6 +157,11 @@ def test_of_weights_for_other_classes_all_but_the_classifier_goes_on(streets, en
             assert value.shape[0] == 12
         elif "running" not in key and "num_batches" not in key:
             torch.testing.assert_close(value, begun[key].float(), rtol=0, atol=1e-6, msg=key)
+    (tmp_path / "twelve.yaml").write_text("classes: [{name: changed, color: [0, 0, 0]}]\n")
+    for path in (None, tmp_path / "twelve.yaml"):  # changed, then gone: the weights bring what they learnt
+        if path:
+            path.unlink()
+        assert export_weights(out).load_label_space().names[11] == "c11"
     card = read_card(out / "cgnet_twelve.yaml")
     assert card.details["start"]["begun_anew"] == ["classifier"] and "network.partial=true" in card.details["command"]
 
@@ -177,6 +184,37 @@ def test_of_a_kindred_networks_weights_what_fits_goes_on(streets, tmp_path):
 
 
 # -- what is refused -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loading", ["memory", "workers"])
+def test_pictures_without_a_label_are_refused(streets, tmp_path, capsys, loading):
+    shutil.copytree(streets, tmp_path / "data")
+    for path in (tmp_path / "data/trainannot").iterdir():
+        cv2.imwrite(str(path), np.full((48, 64), 11, np.uint8))
+    words = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "run"), f"data.loading={loading}"]
+    assert main(["train", "cgnet_camvid_paper", *SMALL, *TRAIN_ALONE, *words]) == 2
+    assert "data/train cannot be used: no pixel of its 6 label images has a class" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("split", ["", "train/"])
+def test_the_way_in_the_guide_works(streets, tmp_path, monkeypatch, split):
+    for kind, theirs in (("images", "train"), ("labels", "trainannot")):
+        shutil.copytree(streets / theirs, tmp_path / kind / split)
+    (tmp_path / "labels.yaml").write_text(
+        "name: ground\nvoid_ids: [11]\nclasses:\n"
+        + "".join(f"- {{id: {i}, name: c{i}, color: [{i}, 0, 0]}}\n" for i in reversed(range(11)))
+    )
+    source = "{path: ., split: train}" if split else "{path: .}"
+    (tmp_path / "mine.yaml").write_text(
+        f"inherits: cgnet_camvid_paper\nlabel_space: labels.yaml\ndata: {{train: [{source}], val: [{source}]}}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    few = [word for word in SMALL if "data" not in word]
+    assert main(["train", "mine.yaml", *few, "loss.class_weights=none", "--data", ".", "--out", "run"]) == 0
+    card = read_card(tmp_path / "run/cgnet_ground.yaml")
+    assert card.load_label_space().names[3] == "c3"
+    assert list(card.scores) == [f"{tmp_path.name} train" if split else tmp_path.name]
 
 
 @pytest.mark.parametrize(
