@@ -233,13 +233,13 @@ def _leaves(document: Mapping[str, Any], above: str = "") -> dict[str, Any]:
 def _finished_runs(out: Path) -> dict[str, ModelCard]:
     """Return the weights' cards of all finished rows under a folder, by what decided them."""
     from rt_seg_ros.training.recipe import load_recipe
-    from rt_seg_ros.training.run_folder import RECIPE, remembered_data
+    from rt_seg_ros.training.run_folder import RECIPE, label_space_of, remembered_data
     from rt_seg_ros.zoo import read_card
 
     found = {}
     for path in sorted(out.glob(f"*/*/{RECIPE}")):
         recipe = load_recipe(path)
-        card = path.parent / f"{recipe.network.name}_{recipe.label_space}.yaml"
+        card = path.parent / f"{recipe.network.name}_{label_space_of(path.parent, recipe).name}.yaml"
         if card.is_file():
             found[_identity(recipe, remembered_data(path.parent))] = read_card(card)
     return found

@@ -23,6 +23,7 @@ from typing import Any
 from rt_seg_ros.cache import Cache
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.graphs.options import GraphOptions
+from rt_seg_ros.labels import parse_label_space
 from rt_seg_ros.zoo import ModelCard, check_hash
 
 _log = logging.getLogger(__name__)
@@ -166,6 +167,7 @@ def card_to_json(card: ModelCard) -> dict[str, Any]:
         "weights": str(card.weights.resolve()) if card.weights else None,
         "mean": list(card.mean),
         "std": list(card.std),
+        "space": card.space.to_document() if card.space else None,
     }
 
 
@@ -174,4 +176,5 @@ def card_from_json(document: Mapping[str, Any]) -> ModelCard:
     values = dict(document)
     values["weights"] = Path(values["weights"]) if values["weights"] else None
     values["mean"], values["std"] = tuple(values["mean"]), tuple(values["std"])
+    values["space"] = parse_label_space(values["space"], "the card's label space") if values["space"] else None
     return ModelCard(**values)

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -196,6 +197,14 @@ def test_a_graph_that_nobody_waits_for_any_more_is_not_made_to_its_end(monkeypat
     store.abandon_graphs()
     thread.join(30)
     assert said and process.returncode == -signal.SIGKILL and not store._processes
+
+
+def test_another_process_is_told_all_of_a_card_that_a_graph_holds():
+    card = find_model("cgnet")
+    space = replace(card.load_label_space(), name="mine")
+    for one in (card, replace(card, label_space="mine", space=space)):
+        told = store.card_from_json(json.loads(json.dumps(store.card_to_json(one))))
+        assert told.load_label_space() == one.load_label_space() and told.space == one.space
 
 
 def test_who_makes_a_graph_ends_with_who_asked_for_it():
