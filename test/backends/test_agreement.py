@@ -88,13 +88,15 @@ def test_sizes_change_from_frame_to_frame(backend, torch_backend, size):
 
 
 def test_frames_are_served_while_another_size_is_compiled(card):
-    go, done = threading.Event(), []
+    compiling, go, done = threading.Event(), threading.Event(), []
 
     class Slow(GraphBackend):
         name, device, precision = "slow", "cpu", "fp32"
 
         def compile(self, size):
-            assert size != (32, 32) or go.wait(20)
+            if size == (32, 32):
+                compiling.set()
+                assert go.wait(20)
             return lambda image, result: result.fill(0), (2, *size)
 
     backend = Slow(card)
@@ -103,11 +105,13 @@ def test_frames_are_served_while_another_size_is_compiled(card):
         backend.run([Frame(np.zeros((side, side, 3), np.uint8))], (side, side), [(side, side)], False)
         done.append(side)
 
+    run(16)
     waiting = threading.Thread(target=run, args=(32,))
     waiting.start()
+    assert compiling.wait(20)
     for _ in range(3):
         run(16)
-    assert done == [16, 16, 16]
+    assert done == 4 * [16]
     go.set()
     waiting.join(20)
     assert done[-1] == 32 and set(backend._programs) == {(16, 16), (32, 32)}
