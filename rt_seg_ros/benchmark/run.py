@@ -30,6 +30,7 @@ from rt_seg_ros.benchmark.cases import Case, Mode, Plan
 from rt_seg_ros.benchmark.spec import Answer, Order
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.evaluation.usage import gpu_number, machine
+from rt_seg_ros.processes import end_process
 from rt_seg_ros.resampling import Size
 from rt_seg_ros.zoo import ModelCard, card_score
 
@@ -241,23 +242,10 @@ def _ended(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ask a process to end as Ctrl-C would, for it may have others to end; one more Ctrl-C asks more firmly at once."""
-    interrupt = None
+    """Ask a process to end as Ctrl-C would, for it may have others to end."""
     deaf = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # in a shell's background; its children are, too
     ask = process.terminate if deaf else partial(process.send_signal, signal.SIGINT)
-    kill = process.kill, _KILL_TIMEOUT  # twice: the first may be interrupted
-    for step, patience in ((ask, _STOP_TIMEOUT), (process.terminate, _KILL_TIMEOUT), kill, kill):
-        try:
-            if process.poll() is not None:
-                break
-            step()
-            process.wait(patience)
-        except subprocess.TimeoutExpired:
-            pass
-        except KeyboardInterrupt as error:
-            interrupt = error
-    if interrupt is not None:
-        raise interrupt
+    end_process(process, [(ask, _STOP_TIMEOUT), (process.terminate, _KILL_TIMEOUT), (process.kill, _KILL_TIMEOUT)])
 
 
 def _row(case: Case, collected: Mapping[Case, _Collected]) -> Row:

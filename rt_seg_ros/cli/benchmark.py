@@ -11,13 +11,13 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 
 from rt_seg_ros.backends import BACKENDS, PRECISIONS
 from rt_seg_ros.benchmark.cases import INPUTS, OUTPUTS, Case, Grid, plan
 from rt_seg_ros.benchmark.parts import measure_parts, parts_markdown, parts_table
 from rt_seg_ros.benchmark.report import check_picture, markdown, notes, save_csv, save_json, save_picture, table
 from rt_seg_ros.benchmark.run import Effort, measure
+from rt_seg_ros.cli.console import unbounded_console
 from rt_seg_ros.cli.options import add_weights_options, chosen_weights, size
 from rt_seg_ros.cli.progress import progress
 from rt_seg_ros.data.synth import SyntheticDrive
@@ -63,7 +63,6 @@ exit status: 0 done; 1 some cases could not be measured; 2 none could
 """
 
 _FRAMES = 8
-_UNBOUNDED = 1000  # columns, where nobody sees them
 _SEED = 2026  # the demo's street
 
 _WORDS: dict[object, str] = {int: "whole number", float: "number"}
@@ -166,11 +165,8 @@ def run(args: argparse.Namespace) -> int:
     if args.markdown:
         print(markdown(result), end="")
     else:
-        console = Console()
-        if console.is_terminal:
-            console.print(table(result, console.width))
-        else:
-            Console(width=_UNBOUNDED).print(table(result))
+        console = unbounded_console()
+        console.print(table(result, console.width))
         for note in notes(result):
             console.print(note, highlight=False, soft_wrap=True)
     for path, save in ((args.csv, save_csv), (args.json, save_json), (args.picture, save_picture)):
@@ -187,8 +183,7 @@ def _parts(args: argparse.Namespace, cases: Sequence[Case], frames: Frames, roun
     if args.markdown:
         print(parts_markdown(parts), end="")
     else:
-        console = Console()
-        (console if console.is_terminal else Console(width=_UNBOUNDED)).print(parts_table(parts))
+        unbounded_console().print(parts_table(parts))
     return 0
 
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from rt_seg_ros.cli.console import unbounded_console
 from rt_seg_ros.cli.evaluate import Job, evaluate_models
-from rt_seg_ros.cli.evaluation_tables import unbounded_console
 from rt_seg_ros.cli.options import size
 from rt_seg_ros.cli.progress import progress
 from rt_seg_ros.data.drives import LABEL_TOPIC, write_synthetic_drive

@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from rt_seg_ros.bags import BagWriter
-from rt_seg_ros.cli.evaluation_tables import print_comparison, print_evaluation, unbounded_console
+from rt_seg_ros.cli.console import unbounded_console
+from rt_seg_ros.cli.evaluation_tables import print_comparison, print_evaluation
 from rt_seg_ros.cli.options import add_model_options, segmenter_config
 from rt_seg_ros.cli.progress import progress
 from rt_seg_ros.data.datasets import open_dataset

@@ -9,11 +9,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from rt_seg_ros.cli.console import UNBOUNDED
 from rt_seg_ros.evaluation.result import Evaluation
 from rt_seg_ros.evaluation.statistics import Distribution
 
 _NONE = "-"
-_UNBOUNDED = 1000  # columns, where nobody sees them
 _LEAST_NAME = 16  # columns for a name, below which nothing is gained by folding it
 
 
@@ -39,7 +39,7 @@ class _Grid:
             left, first = left[count:], False
 
     def _width(self, console: Console, columns: Sequence[int]) -> int:
-        wide = console.options.update(width=_UNBOUNDED)
+        wide = console.options.update(width=UNBOUNDED)
         return console.measure(self._table(console, columns), options=wide).maximum
 
     def _table(self, console: Console, columns: Sequence[int], title: str | None = None) -> Table:
@@ -55,14 +55,6 @@ class _Grid:
             table.add_section()
             table.add_row(self.mean[0], *(self.mean[i] for i in columns))
         return table
-
-
-def unbounded_console() -> Console:
-    """Return a console for standard output, as wide as it takes where that is no terminal."""
-    console = Console()
-    if not console.is_terminal:
-        console.width = _UNBOUNDED
-    return console
 
 
 def print_evaluation(console: Console, evaluation: Evaluation) -> None:

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from rt_seg_ros.bags import BagWriter, open_bag
 from rt_seg_ros.bags.types import COMPRESSED_IMAGE
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.evaluation.usage import Meter, Usage, gpu_memory_mib
+from rt_seg_ros.processes import end_process
 from rt_seg_ros.resources import config_dir
 
 if TYPE_CHECKING:
@@ -293,22 +295,14 @@ def _pipe() -> Iterator[tuple[IO[bytes], IO[bytes]]]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ask a process ever more firmly to stop, until it has; a Ctrl-C meanwhile is the end of patience with one step."""
-    interrupt = None
+    """Ask a process and its group to end."""
+
+    def ask(number: int) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+
     steps = {signal.SIGINT: _STOP_TIMEOUT, signal.SIGTERM: _STOP_TIMEOUT, signal.SIGKILL: _KILL_TIMEOUT}
-    for ask, patience in [*steps.items(), (signal.SIGKILL, _KILL_TIMEOUT)]:  # the first may have been interrupted
-        try:
-            if process.poll() is not None:
-                break
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, ask)
-            process.wait(patience if interrupt is None else _KILL_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            pass
-        except KeyboardInterrupt as error:
-            interrupt = error
-    if interrupt is not None:
-        raise interrupt
+    end_process(process, [(partial(ask, number), patience) for number, patience in steps.items()])
 
 
 def _spin(executor: Any) -> None:
