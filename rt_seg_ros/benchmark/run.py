@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import metadata
@@ -30,7 +30,7 @@ from rt_seg_ros.benchmark.cases import Case, Mode, Plan
 from rt_seg_ros.benchmark.spec import Answer, Order
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.evaluation.usage import gpu_number, machine
-from rt_seg_ros.processes import end_process
+from rt_seg_ros.processes import Steps, running_process
 from rt_seg_ros.resampling import Size
 from rt_seg_ros.zoo import ModelCard, card_score
 
@@ -221,31 +221,20 @@ def _take_turn(place: Path, case: Case, files: list[str], effort: Effort, module
 
 def _run(module: str, order: Path, log: Path) -> str:
     """Run a module on an order and return what it said; however this ends, its process ends."""
+    command = [sys.executable, "-m", module, str(order)]
     with (
         log.open("wb") as output,
-        _ended(
-            subprocess.Popen(  # noqa: S603 - this package's own module, by this interpreter
-                [sys.executable, "-m", module, str(order)], stdout=output, stderr=subprocess.STDOUT
-            )
-        ) as process,
+        running_process(command, _ending, stdout=output, stderr=subprocess.STDOUT) as process,
     ):
         process.wait()
     return log.read_text(encoding="utf-8", errors="replace")
 
 
-@contextlib.contextmanager
-def _ended(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    try:
-        yield process
-    finally:
-        _end(process)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _ending(process: subprocess.Popen[bytes]) -> Steps:
     """Ask a process to end as Ctrl-C would, for it may have others to end."""
     deaf = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # in a shell's background; its children are, too
     ask = process.terminate if deaf else partial(process.send_signal, signal.SIGINT)
-    end_process(process, [(ask, _STOP_TIMEOUT), (process.terminate, _KILL_TIMEOUT), (process.kill, _KILL_TIMEOUT)])
+    return [(ask, _STOP_TIMEOUT), (process.terminate, _KILL_TIMEOUT), (process.kill, _KILL_TIMEOUT)]
 
 
 def _row(case: Case, collected: Mapping[Case, _Collected]) -> Row:

@@ -26,7 +26,7 @@ from rt_seg_ros.bags import BagWriter, open_bag
 from rt_seg_ros.bags.types import COMPRESSED_IMAGE
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.evaluation.usage import Meter, Usage, gpu_memory_mib
-from rt_seg_ros.processes import end_process
+from rt_seg_ros.processes import Steps, running_process
 from rt_seg_ros.resources import config_dir
 
 if TYPE_CHECKING:
@@ -273,18 +273,16 @@ def running(
     """
     with log.open("wb") as output, _pipe() as (read, _):
         launcher = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(read.fileno()), str(_STOP_TIMEOUT)]
-        process = subprocess.Popen(  # noqa: S603 - a list of words, which no shell reads
+        with running_process(
             [*launcher, *command],
+            _ending,
             stdout=output,
             stderr=subprocess.STDOUT,
             env=dict(environment),
             start_new_session=True,
             pass_fds=[file.fileno() for file in (read, lock) if file is not None],
-        )
-        try:
+        ) as process:
             yield process
-        finally:
-            _end(process)
 
 
 @contextmanager
@@ -294,7 +292,7 @@ def _pipe() -> Iterator[tuple[IO[bytes], IO[bytes]]]:
         yield reader, writer
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _ending(process: subprocess.Popen[bytes]) -> Steps:
     """Ask a process and its group to end."""
 
     def ask(number: int) -> None:
@@ -302,7 +300,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             os.killpg(process.pid, number)
 
     steps = {signal.SIGINT: _STOP_TIMEOUT, signal.SIGTERM: _STOP_TIMEOUT, signal.SIGKILL: _KILL_TIMEOUT}
-    end_process(process, [(partial(ask, number), patience) for number, patience in steps.items()])
+    return [(partial(ask, number), patience) for number, patience in steps.items()]
 
 
 def _spin(executor: Any) -> None:
