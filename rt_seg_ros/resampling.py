@@ -39,6 +39,13 @@ def resize_pixels(pixels: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
     return pixels
 
 
+def resize_labels(labels: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
+    """Resize labels (H, W) to ``size``: the nearest pixel by its centre, so that they fit the resized image."""
+    if labels.shape == size:
+        return labels
+    return cv2.resize(labels, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)  # type: ignore[return-value]
+
+
 class Normaliser:
     """Frames to the network's input: resized, RGB planes, (value - mean) / std in float32.
 

@@ -187,8 +187,8 @@ def find_model(
     with_weights = sorted(by_name)
     raise UserError(
         f"model '{model}' has no weights for label space '{wanted}' yet; there are weights for: "
-        f"{', '.join(with_weights) or 'none'}. Train it (rt-seg train), give a file (weights), "
-        "or set allow_random_weights to run it untrained"
+        f"{', '.join(with_weights) or 'none'}. Train it (rt-seg train), give a file (weights; rt-seg: --weights), "
+        "or run it untrained (allow_random_weights; rt-seg: --allow-random-weights)"
     )
 
 

@@ -111,6 +111,17 @@ def test_a_folder_with_a_broken_image(here, expected, capsys):
     assert "photos/broken.jpg" in said.err and "skipped: 1 that could not be read" in said.err
 
 
+def test_what_an_earlier_run_left_among_the_results_is_told(here, capsys):
+    for name in ("a", "b"):
+        (here / name).mkdir()
+        cv2.imwrite(f"{name}/{name}.png", picture(0))
+        assert segment(name, "--out", "o", "--no-color", "--overwrite") == 0
+    said = capsys.readouterr().out
+    assert "label: o/label (1 images)\n" in said
+    assert "label: o/label (1 images, beside 1 that were there before)" in said
+    assert tree(here / "o") == ["label/a.png", "label/b.png", "overlay/a.jpg", "overlay/b.jpg"]
+
+
 def test_files_of_one_stem_do_not_overwrite_each_other(here):
     (here / "p").mkdir()
     cv2.imwrite("p/a.png", picture(0))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from rt_seg_ros.images import Frame
 from rt_seg_ros.labels import UNLABELLED
-from rt_seg_ros.resampling import LabelUpsampler, Normaliser, _strips, drop_uncertain, resize_pixels
+from rt_seg_ros.resampling import LabelUpsampler, Normaliser, _strips, drop_uncertain, resize_labels, resize_pixels
 
 
 @settings(max_examples=60, deadline=None)
@@ -43,6 +43,15 @@ def test_an_edge_stays_where_it_is_through_shrinking_and_growing_back():
         seen = resize_pixels(picture, working)[:, :, 0].astype(np.float32) / 255 - 0.5
         labels, _ = LabelUpsampler()(np.stack([-seen, seen]), (height, width))
         assert np.array_equal(labels, (picture[:, :, 0] > 0).astype(np.uint8)), working
+
+
+@pytest.mark.parametrize("size", [(60, 80), (36, 48), (60, 720), (540, 80), (100, 133)])
+def test_labels_are_resized_to_where_the_image_is(size):
+    for ramp in np.meshgrid(np.arange(240, dtype=np.uint8), np.arange(180, dtype=np.uint8)):
+        labels, image = resize_labels(ramp, size), resize_pixels(np.dstack([ramp] * 3), size)
+        assert labels.shape == size and labels.dtype == np.uint8
+        apart = labels.astype(float) - image[:, :, 0]
+        assert abs(apart.mean()) <= 0.15 and np.abs(apart).max() <= 1
 
 
 def test_normalised_planes_are_rgb_whatever_the_order_of_the_frame():

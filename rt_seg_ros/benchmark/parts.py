@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from rich import box
@@ -22,7 +21,7 @@ from rt_seg_ros.errors import UserError
 from rt_seg_ros.images import Frame
 from rt_seg_ros.masks import binary_mask
 from rt_seg_ros.pipeline import Segmenter
-from rt_seg_ros.resampling import LabelUpsampler, Normaliser, Size
+from rt_seg_ros.resampling import LabelUpsampler, Normaliser, Size, resize_pixels
 
 Call = Callable[[], object]
 _AT_ONCE = 0.01  # seconds for which one way is repeated before it is the other's turn
@@ -53,9 +52,7 @@ def measure_parts(
     """
     parts = []
     for case in cases:
-        image = frames(case.size)[0]
-        if image.shape[:2] != case.size:
-            image = cv2.resize(image, case.size[::-1], interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+        image = resize_pixels(frames(case.size)[0], case.size)
         steps = list(_steps(case, np.ascontiguousarray(image)).items())
         what = f"{case.model} {case.size[0]}x{case.size[1]}"
         for name, ways in watch(steps, what, len(steps)) if watch else steps:

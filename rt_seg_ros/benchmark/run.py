@@ -31,7 +31,7 @@ from rt_seg_ros.benchmark.spec import Answer, Order
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.evaluation.usage import gpu_number, machine
 from rt_seg_ros.processes import Steps, running_process
-from rt_seg_ros.resampling import Size
+from rt_seg_ros.resampling import Size, resize_pixels
 from rt_seg_ros.zoo import ModelCard, card_score
 
 #: Called with the turns to come, what is done, and their number; passes them on, as a progress bar does.
@@ -191,10 +191,8 @@ def versions() -> dict[str, str]:
 def _write_frames(place: Path, size: Size, images: Sequence[NDArray[np.uint8]]) -> list[str]:
     files = []
     for i, image in enumerate(images):
-        if image.shape != (*size, 3):
-            image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
         path = place / f"{size[0]}x{size[1]}_{i}.jpg"
-        path.write_bytes(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes())
+        path.write_bytes(cv2.imencode(".jpg", resize_pixels(image, size), [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes())
         files.append(str(path))
     return files
 

@@ -76,7 +76,7 @@ examples:
   rt-seg evaluate camvid --split val --weights runs/mine/cgnet_camvid11.safetensors --report result
   rt-seg compare result other                                two results, frame by frame
 
-exit status: 0 done; 1 done, but something could not be written or frames were lost; 2 nothing could be evaluated
+exit status: 0 done; 1 done, but frames were lost, or something could not be read or written; 2 nothing was evaluated
 """
 
 
@@ -186,7 +186,7 @@ def run(args: argparse.Namespace) -> int:
     ]
     for problem in problems:
         print(f"rt-seg evaluate: {problem}", file=sys.stderr)
-    return 1 if problems else 0
+    return 1 if problems or any(evaluation.damage for evaluation in evaluations) else 0
 
 
 def _check_data(args: argparse.Namespace) -> None:

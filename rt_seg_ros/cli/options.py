@@ -9,7 +9,7 @@ from pathlib import Path
 from rt_seg_ros.backends import BACKENDS, PRECISIONS
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.pickles import is_pickle
-from rt_seg_ros.pipeline import SegmenterConfig
+from rt_seg_ros.pipeline import MAX_WORKING_SIDE, MIN_WORKING_SIDE, SegmenterConfig
 from rt_seg_ros.zoo import find_model
 
 ALLOW_PICKLE = "take --weights of another form too, a run's best.pt or a state dict; only tensors are read of it"
@@ -108,6 +108,8 @@ def segmenter_config(args: argparse.Namespace, model: str | None = None) -> Segm
     :raises UserError: for a value out of range.
     """
     height, width = args.size or (0, 0)
+    if args.size and not MIN_WORKING_SIDE <= min(args.size) <= max(args.size) <= MAX_WORKING_SIDE:
+        raise UserError(f"--size is {height}x{width}; use {MIN_WORKING_SIDE} to {MAX_WORKING_SIDE} pixels for each side")
     if args.size and args.downsampling_ratio != 1:
         raise UserError(f"--size {height}x{width} and --ratio {args.downsampling_ratio:g} both name a size; give one")
     config = SegmenterConfig(

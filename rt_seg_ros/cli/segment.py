@@ -262,17 +262,23 @@ class _Files(_Sink):
 
     def __init__(self, target: Path, kind: str, picture: Picture, one_file: bool) -> None:
         self._target, self._kind, self._picture, self._one_file = target, kind, picture, one_file
-        self._count = 0
+        self._written: set[Path] = set()
 
     def take(self, item: SourceFrame, image: Image, result: Segmentation) -> None:
         picture = self._picture(image, result)
         assert picture is not None
-        name = f"{item.name}{RESULT_SUFFIXES[self._kind]}"
-        _write_image(self._target if self._one_file else self._target / name, picture)
-        self._count += 1
+        path = self._target if self._one_file else self._target / f"{item.name}{RESULT_SUFFIXES[self._kind]}"
+        _write_image(path, picture)
+        self._written.add(path)
 
     def made(self) -> str:
-        return f"{self._kind}: {self._target}" + ("" if self._one_file else f" ({self._count} images)")
+        if self._one_file:
+            return f"{self._kind}: {self._target}"
+        images = f"{len(self._written)} images"
+        there = self._target.rglob(f"*{RESULT_SUFFIXES[self._kind]}")
+        if others := sum(path not in self._written for path in there):
+            images += f", beside {others} that were there before"
+        return f"{self._kind}: {self._target} ({images})"
 
 
 class _Video(_Sink):

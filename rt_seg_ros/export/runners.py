@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,7 +12,7 @@ from rt_seg_ros.backends.telemetry import without_telemetry
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.graphs.options import GraphOptions
 from rt_seg_ros.images import Frame
-from rt_seg_ros.resampling import LabelUpsampler, Normaliser
+from rt_seg_ros.resampling import LabelUpsampler, Normaliser, resize_labels, resize_pixels
 from rt_seg_ros.zoo import ModelCard
 
 #: What a model is given, to what it returns, both with the batch in front.
@@ -62,8 +61,7 @@ def fit(image: NDArray[np.uint8], options: GraphOptions) -> NDArray[np.uint8]:
     """Return an image, or labels, at the size that a model takes; labels keep their ids."""
     if options.size is None or image.shape[:2] == options.size:
         return np.ascontiguousarray(image)
-    how = cv2.INTER_AREA if image.ndim == 3 else cv2.INTER_NEAREST
-    return cv2.resize(image, options.size[::-1], interpolation=how)  # type: ignore[return-value]
+    return resize_pixels(image, options.size) if image.ndim == 3 else resize_labels(image, options.size)
 
 
 def with_onnxruntime(graph: bytes) -> Compute:

@@ -188,11 +188,11 @@ def draw_curves(rows: Sequence[Row], path: Path) -> None:
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     left, right = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in rows]
-    left.plot(epochs, [row["loss"] for row in rows])
+    left.plot(epochs, [row["loss"] for row in rows], marker=".")
     left.set(xlabel="epoch", ylabel="training loss")
     for key in (key for key in rows[-1] if key.endswith("/miou")):
         points = [(row["epoch"], 100 * row[key]) for row in rows if key in row]
-        right.plot(*zip(*points, strict=True), label=f"{key.removesuffix('/miou')}: {points[-1][1]:.1f}")
+        right.plot(*zip(*points, strict=True), marker=".", label=f"{key.removesuffix('/miou')}: {points[-1][1]:.1f}")
     right.set(xlabel="epoch", ylabel="mIoU [%]")
     right.grid(alpha=0.3)
     if right.lines:

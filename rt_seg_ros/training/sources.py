@@ -13,7 +13,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -22,10 +21,10 @@ from torch import Tensor
 from rt_seg_ros.data.datasets import Dataset, check_dataset, open_dataset
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.labels import UNLABELLED, LabelSpace
+from rt_seg_ros.resampling import Size, resize_labels, resize_pixels
 from rt_seg_ros.training.distributed import World
 from rt_seg_ros.training.recipe import DataSection, SourceSection, SynthSection
 
-Size = tuple[int, int]
 Triple = tuple[float, float, float]
 Report = Callable[[str, int, int], None]  # what is being done, how many of how many
 Index = NDArray[np.int64]
@@ -230,7 +229,7 @@ class OpenSource:
         """Bring a picture and its labels to :attr:`size`."""
         if self.size is None:
             return image, labels
-        return resized_image(image, self.size), resized_labels(labels, self.size)
+        return resize_pixels(image, self.size), resize_labels(labels, self.size)
 
     def visit_all(self, indices: Sequence[int], visit: Callable[[NDArray[np.uint8], NDArray[np.uint8]], None]) -> None:
         """Read, check and resize these pictures; hand each and its labels on, in order.
@@ -361,15 +360,3 @@ def _survey(source: OpenSource, world: World, report: Report | None) -> _Survey:
 def reading_threads() -> int:
     """Return how many threads read files at once."""
     return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-
-
-def resized_image(image: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
-    """Resize a picture to (height, width): area averages where it shrinks, linear where it grows."""
-    shrinks = size[0] < image.shape[0] or size[1] < image.shape[1]
-    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(image, size[::-1], interpolation=interpolation), np.uint8)
-
-
-def resized_labels(labels: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
-    """Resize labels to (height, width): the nearest pixel by its centre, as the pictures are resized."""
-    return np.asarray(cv2.resize(labels, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)

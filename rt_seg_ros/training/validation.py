@@ -14,7 +14,8 @@ from torch import Tensor
 from rt_seg_ros.evaluation.confusion import ConfusionMatrix
 from rt_seg_ros.networks import SegmentationNetwork
 from rt_seg_ros.overlap import map_ahead
-from rt_seg_ros.training.sources import Frames, Source, reading_threads, resized_image
+from rt_seg_ros.resampling import resize_pixels
+from rt_seg_ros.training.sources import Frames, Source, reading_threads
 
 _BATCH = 4
 Sample = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]  # BGR picture, truth, prediction
@@ -92,5 +93,5 @@ def _runs_of_one_size(sizes: NDArray[np.int64]) -> Iterator[list[int]]:
 
 def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize (B, 3, H, W) as the training pictures are resized."""
-    pictures = [resized_image(np.ascontiguousarray(i.transpose(1, 2, 0)), size) for i in images.cpu().numpy()]
+    pictures = [resize_pixels(np.ascontiguousarray(i.transpose(1, 2, 0)), size) for i in images.cpu().numpy()]
     return torch.from_numpy(np.stack(pictures).transpose(0, 3, 1, 2).copy())

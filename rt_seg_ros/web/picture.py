@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt_seg_ros.images import Frame
+from rt_seg_ros.resampling import resize_labels
 
 #: Wider pictures are shrunk for the page: no window shows more, and a robot's network carries it.
 MAX_WIDTH = 1280
@@ -70,8 +71,7 @@ class Picture:
                 pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
             image = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1].tobytes()
         if labels.shape[1] > MAX_WIDTH:
-            size = (MAX_WIDTH, max(1, round(labels.shape[0] * MAX_WIDTH / labels.shape[1])))
-            labels = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST)
+            labels = resize_labels(labels, (max(1, round(labels.shape[0] * MAX_WIDTH / labels.shape[1])), MAX_WIDTH))
         ids = zlib.compress(np.ascontiguousarray(labels).tobytes(), _PACKING)
         about: dict[str, object] = {
             "name": self.name,
