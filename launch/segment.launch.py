@@ -32,7 +32,7 @@ PARAMETERS = {
     "allow_random_weights": (bool, "true: start even a model that has no weights, for trying things out"),
     "backend": (str, "runtime that computes the network: auto, torch, ..."),
     "device": (str, "auto, cpu, cuda, or cuda:N for GPU N"),
-    "precision": (str, "fp32, bf16 or fp16"),
+    "precision": (str, "fp32, bf16, fp16, or int8 after rt-seg export"),
     "input_height": (int, "height at which the network works (pixels); 0: the image's times downsampling_ratio"),
     "input_width": (int, "width at which the network works (pixels); 0: the image's times downsampling_ratio"),
     "downsampling_ratio": (float, "working size over image size, above 0 and at most 1"),

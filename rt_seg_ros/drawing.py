@@ -331,11 +331,6 @@ def panel(
     return sheet
 
 
-def side_by_side(images: Sequence[Image], titles: Sequence[str] = ()) -> Image:
-    """Put images beside one another: a :func:`panel` of one row."""
-    return panel([images], titles)
-
-
 def _write(
     sheet: Image, text: str, x: int, y: int, width: int, size: int, color: tuple[int, int, int], bold: bool = False
 ) -> None:

@@ -1,6 +1,6 @@
 """Images as they arrive, made into frames: the encodings of sensor_msgs/Image, and compressed images.
 
-Knows nothing of ROS itself: a message's fields come in, a :class:`Frame` goes out. 8-bit colour and mono
+Works without ROS: a message's fields come in, a :class:`Frame` goes out. 8-bit colour and mono
 images become views of the message's own bytes, without a copy; Bayer, YUV and 16-bit ones go through OpenCV.
 Whatever else there is goes through cv_bridge where that is installed.
 """
@@ -11,11 +11,14 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from rt_seg_ros.errors import UserError
 
 Order = Literal["bgr", "rgb", "bgra", "rgba", "mono"]
 
@@ -321,3 +324,22 @@ def _promised_size(data: bytes) -> tuple[int, int]:
     else:
         raise ImageRejected("encoding", f"{len(data)} bytes that are neither JPEG nor PNG")
     raise ImageRejected("corrupt", f"the image breaks off within its {len(data)} bytes")
+
+
+def read_label_image(path: Path) -> NDArray[np.uint8]:
+    """Read a file's class ids, uint8 (H, W), as they are.
+
+    :raises ImageRejected: missing, damaged or of an unknown format
+    :raises UserError: an image of another kind
+    """
+    labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if labels is None:
+        raise ImageRejected(
+            "corrupt", f"{path} cannot be read as an image: it is missing, damaged or of another format"
+        )
+    if labels.ndim != 2 or labels.dtype != np.uint8:
+        raise UserError(
+            f"{path} is no label image: it has shape {labels.shape} and type {labels.dtype}; "
+            "one grey channel of 8 bits is needed, whose values are class ids"
+        )
+    return labels  # type: ignore[return-value]

@@ -30,7 +30,7 @@ from rt_seg_ros.errors import UserError
 from rt_seg_ros.resources import config_dir
 
 UNLABELLED = 255
-MAX_CLASSES = 255
+MAX_CLASSES = 255  # ids are bytes, and 255 says "unlabelled"
 _KEYS = ("name", "description", "void_ids", "classes")
 _CLASS_KEYS = ("id", "name", "color")
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SAFE_SUFFIX = ".safetensors"
+_NAMED = 10  # tensors that do not fit, of which more are only counted
 #: What trainers wrap tensors in.
 _WRAPPINGS = ("state_dict", "model")
 
@@ -94,3 +95,22 @@ def tensors_in(content: Any, where: str) -> dict[str, Tensor]:
     if not tensors:
         raise UserError(f"{where}: holds no tensors")
     return tensors
+
+
+def check_tensors(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], owner: str, where: str) -> None:
+    """Hold tensors against those that a network has; ``num_batches_tracked`` may be missing.
+
+    :param owner: whose they are to be, as in ``network 'cgnet'``
+    :param where: what the tensors are, as in ``weights FILE``
+    :raises UserError: naming those that are missing, unknown or of another shape
+    """
+    problems = [f"missing {key}" for key in expected if key not in state and not key.endswith("num_batches_tracked")]
+    problems += [f"unknown {key}" for key in state if key not in expected]
+    problems += [
+        f"{key} is {tuple(value.shape)}, expected {tuple(expected[key].shape)}"
+        for key, value in state.items()
+        if key in expected and value.shape != expected[key].shape
+    ]
+    if problems:
+        more = f"; and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
+        raise UserError(f"{where} do not fit {owner}: {'; '.join(problems[:_NAMED])}{more}")

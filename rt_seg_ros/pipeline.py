@@ -7,7 +7,7 @@ on the robot.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -38,7 +38,7 @@ class SegmenterConfig:
     :param label_space: name or YAML file; by default the weights' own
     :param backend: runtime, or ``auto``
     :param device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``
-    :param precision: ``fp32``, ``bf16``, ``fp16``
+    :param precision: ``fp32``, ``bf16``, ``fp16``, or ``int8`` of a file that ``rt-seg export`` made
     :param input_height: working height in pixels; 0: from the frame and ``downsampling_ratio``
     :param input_width: working width in pixels; 0 likewise (both or neither)
     :param downsampling_ratio: working size over the frame's, in (0, 1]: the gamma of CSRNet and Cross-CBAM
@@ -90,6 +90,10 @@ class SegmenterConfig:
             value = getattr(self, name)
             if value and not MIN_WORKING_SIDE <= value <= MAX_WORKING_SIDE:
                 raise UserError(f"{name} is {value}; use {MIN_WORKING_SIDE} to {MAX_WORKING_SIDE} pixels, or 0")
+
+    def same_network(self, other: SegmenterConfig) -> bool:
+        """Return whether the loaded network, its runtime and label space serve both: only their use differs."""
+        return all(getattr(self, name) == getattr(other, name) for name in _LOADED)
 
 
 #: Fields that need another network, runtime or label space; the rest only say how it is used.
@@ -143,7 +147,7 @@ class Segmenter:
 
         :raises UserError: as the constructor does; this segmenter is untouched by it
         """
-        if any(getattr(config, name) != getattr(self.config, name) for name in _LOADED):
+        if not config.same_network(self.config):
             return Segmenter(config, self._fall_back)
         config.check()
         other = object.__new__(Segmenter)
@@ -186,18 +190,20 @@ class Segmenter:
     def segment(self, image: Frame | NDArray[np.uint8], confidence: bool = False) -> Segmentation:
         """Segment one frame.
 
-        :param image: a frame, or uint8 (H, W, 3) in BGR order
+        :param image: a frame, or uint8: (H, W, 3) BGR, (H, W, 4) BGRA, (H, W) or (H, W, 1) mono
         :param confidence: also give the confidence
         :raises ImageRejected: for an array that is no image
+        :raises Exception: what the runtime raises, where no other is to take over, or none can
         """
         return self.segment_batch([image], confidence)[0]
 
     def segment_batch(
         self, images: Sequence[Frame | NDArray[np.uint8]], confidence: bool = False
     ) -> list[Segmentation]:
-        """Segment several frames, those of the same working size together.
+        """Segment several frames, as :meth:`segment` does, those of the same working size together.
 
         :raises ImageRejected: for an array that is no image
+        :raises Exception: see :meth:`segment`
         """
         frames = [as_frame(image) for image in images]
         groups: dict[Size, list[int]] = {}
@@ -216,8 +222,3 @@ class Segmenter:
                     drop_uncertain(batch.labels[n], certainty, threshold)
                 results[i] = Segmentation(batch.labels[n], certainty if confidence else None, working, dict(timings))
         return [results[i] for i in range(len(frames))]
-
-
-def with_overrides(config: SegmenterConfig, **fields: object) -> SegmenterConfig:
-    """Return ``config`` with the fields that are not None replaced."""
-    return replace(config, **{k: v for k, v in fields.items() if v is not None})  # type: ignore[arg-type]

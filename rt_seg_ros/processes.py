@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -77,3 +79,13 @@ def end_process(process: subprocess.Popen[bytes], steps: Steps) -> None:
             interrupt = error
     if interrupt is not None:
         raise interrupt
+
+
+def end_with_parent() -> None:
+    """End this process when nobody holds the other end of its standard input any more."""
+
+    def wait() -> None:
+        sys.stdin.read()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

@@ -10,11 +10,11 @@ from typing import Literal
 
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.images import Frame, ImageRejected, frame_from_compressed
+from rt_seg_ros.recordings import is_recording
 
 Kind = Literal["image", "folder", "video", "drive"]
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pnm", ".jp2"})
-DRIVE_SUFFIXES = frozenset({".mcap", ".db3"})
 #: What ``rt-seg segment`` writes of an image, by kind: ``KIND/NAME`` of a folder's, ``NAME_KIND`` of a single one.
 RESULT_SUFFIXES = {"label": ".png", "color": ".png", "overlay": ".jpg", "confidence": ".png"}
 #: Ends the name of the folder that it writes into, where none is given.
@@ -76,7 +76,7 @@ def open_source(path: str | Path, topic: str = "", leave_out: Iterable[Path] = (
     if not path.exists():
         raise UserError(f"there is nothing at {path}")
     suffix = path.suffix.lower()
-    if suffix in DRIVE_SUFFIXES or (path / "metadata.yaml").is_file() or (path.is_dir() and _has_drive(path)):
+    if is_recording(path):
         return _Drive(path, topic)
     if topic:
         raise UserError(f"topic '{topic}' was given, but {path} is not a rosbag2")
@@ -92,10 +92,6 @@ def open_source(path: str | Path, topic: str = "", leave_out: Iterable[Path] = (
         f"{path} is of no kind that is known by its name: images ({', '.join(sorted(IMAGE_SUFFIXES))}), "
         f"videos ({', '.join(sorted(VIDEO_SUFFIXES))}), rosbag2 (a folder, .mcap, .db3), or a folder of images"
     )
-
-
-def _has_drive(folder: Path) -> bool:
-    return any(entry.suffix in DRIVE_SUFFIXES for entry in folder.iterdir())
 
 
 def _read_image(path: Path, name: str) -> SourceFrame:

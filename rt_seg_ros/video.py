@@ -120,18 +120,6 @@ class VideoReader:
         return container
 
 
-def read_frames(path: str | Path) -> Iterator[Image]:
-    """Frames of a video, ``HxWx3`` BGR; :class:`VideoReader` tells their times as well.
-
-    :raises UserError: if there is no such file, no video in it, or it breaks off.
-    """
-    reader = VideoReader(path)
-    for _, image in reader:
-        yield image
-    if reader.problem:
-        raise UserError(reader.problem)
-
-
 class VideoWriter:
     """Writes a video. The file appears under its name when it is complete, never before.
 

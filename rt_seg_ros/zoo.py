@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -20,8 +19,9 @@ import yaml
 
 from rt_seg_ros.documents import yaml_problem
 from rt_seg_ros.errors import UserError
+from rt_seg_ros.files import write_together
 from rt_seg_ros.labels import LabelSpace, is_label_file, list_label_spaces, load_label_space, parse_label_space
-from rt_seg_ros.pickles import is_pickle
+from rt_seg_ros.pickles import check_tensors, is_pickle
 from rt_seg_ros.resources import models_dir
 
 if TYPE_CHECKING:  # torch costs a second to import, and a node on another runtime never needs it
@@ -342,34 +342,12 @@ def build_network(card: ModelCard) -> SegmentationNetwork:
         state = load_file(card.weights)
     except (SafetensorError, OSError) as error:
         raise UserError(f"weights {card.weights}: cannot be read: {error}") from error
-    shapes = {key: tuple(value.shape) for key, value in network.state_dict().items()}
-    check_tensors(state, shapes, card.network, f"weights {card.weights}")
+    check_tensors(state, network.state_dict(), f"network '{card.network}'", f"weights {card.weights}")
     network.load_state_dict(
         {k: v.float() if v.is_floating_point() else v for k, v in state.items()},
         strict=False,  # only num_batches_tracked may be missing, as checked above
     )
     return network
-
-
-def check_tensors(
-    state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], network: str, where: str
-) -> None:
-    """Hold tensors against those that a network has; ``num_batches_tracked`` may be missing.
-
-    :param expected: shapes by name
-    :param where: what the tensors are, as in ``weights FILE``
-    :raises UserError: naming those that are missing, unknown or of another shape
-    """
-    problems = [f"missing {key}" for key in expected if key not in state and not key.endswith("num_batches_tracked")]
-    problems += [f"unknown {key}" for key in state if key not in expected]
-    problems += [
-        f"{key} is {tuple(value.shape)}, expected {expected[key]}"
-        for key, value in state.items()
-        if key in expected and tuple(value.shape) != expected[key]
-    ]
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise UserError(f"{where} do not fit network '{network}': {'; '.join(problems[:3])}{more}")
 
 
 def save_weights(
@@ -396,7 +374,7 @@ def save_weights(
     :raises UserError: where the folder cannot be written, or there is no such label space.
     """
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     space = label_space if isinstance(label_space, LabelSpace) else load_label_space(label_space)
     header: dict[str, Any] = {
@@ -417,22 +395,9 @@ def save_weights(
         for key, value in state.items()
         if not key.endswith("num_batches_tracked")
     }
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    content = save(tensors, {_HEADER_KEY: json.dumps(header)})
     card_path = path.with_suffix(".yaml")
-    card_aside = card_path.with_name(f".{card_path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, aside, {_HEADER_KEY: json.dumps(header)})
-        aside.chmod(0o644)  # for whoever runs the node
-        document = {**header, "sha256": _sha256(aside), **dict(card)}
-        card_aside.write_text(
-            yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=110), encoding="utf-8"
-        )
-        os.replace(aside, path)
-        os.replace(card_aside, card_path)
-    except OSError as error:
-        raise UserError(f"weights {path} cannot be written: {error}") from error
-    finally:
-        aside.unlink(missing_ok=True)
-        card_aside.unlink(missing_ok=True)
+    document = {**header, "sha256": hashlib.sha256(content).hexdigest(), **dict(card)}
+    text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=110)
+    write_together({path: content, card_path: text.encode("utf-8")})
     return read_card(card_path)

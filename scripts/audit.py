@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Hold what is installed against the databases of known vulnerabilities, by pip-audit, which runs this script.
+"""Hold what is installed against the databases of known vulnerabilities, by running pip-audit.
 
 Exit status: 0 nothing known, or no database could be reached, which is said aloud; 1 a vulnerability that a newer
 version mends. One that nothing mends yet is told, and is no failure: there is nothing to install.

@@ -9,7 +9,7 @@ import pytest
 
 from rt_seg_ros import video
 from rt_seg_ros.errors import UserError
-from rt_seg_ros.video import VideoReader, VideoWriter, read_frames
+from rt_seg_ros.video import VideoReader, VideoWriter
 
 
 def picture(number, height=48, width=64):
@@ -50,7 +50,7 @@ def test_colours_survive(tmp_path, color):
     path = tmp_path / "color.mp4"
     with VideoWriter(path) as writer:
         writer.write(flat(color))
-    assert np.abs(next(read_frames(path)).astype(int) - color).max() <= 6
+    assert np.abs(next(iter(VideoReader(path)))[1].astype(int) - color).max() <= 6
 
 
 def test_it_is_a_video_that_any_player_shows(tmp_path):
@@ -70,7 +70,7 @@ def test_odd_sizes_are_padded(tmp_path):
     with VideoWriter(path) as writer:
         for number in range(3):
             writer.write(picture(number, 47, 63))
-    frames = list(read_frames(path))
+    frames = [image for _, image in VideoReader(path)]
     assert [f.shape for f in frames] == [(48, 64, 3)] * 3
     assert np.abs(frames[1][:47, :63].astype(int) - picture(1, 47, 63)).mean() < 8
 
@@ -80,7 +80,7 @@ def test_frames_of_another_size_are_fitted(tmp_path):
     with VideoWriter(path) as writer:
         writer.write(flat(200))
         writer.write(flat(200, 96, 64))
-    second = list(read_frames(path))[1]
+    second = [image for _, image in VideoReader(path)][1]
     assert second.shape == (48, 64, 3)
     assert second[:, 32].min() > 180 and second[:, :10].max() < 30
 
@@ -162,8 +162,6 @@ def test_a_video_cut_off_gives_what_there_is_and_says_so(tmp_path):
     count = sum(1 for _ in reader)
     assert 20 < count < 60
     assert "cut.mp4 breaks off after" in reader.problem
-    with pytest.raises(UserError, match="breaks off"):
-        list(read_frames(cut))
 
 
 @pytest.mark.parametrize("sound", [0, 1, 6])
@@ -217,6 +215,6 @@ def test_a_phones_video_is_turned_upright(tmp_path):
     at = data.index(unit, data.index(b"tkhd"))
     data[at : at + 36] = quarter
     turned.write_bytes(data)
-    upright = next(read_frames(turned))
+    _, upright = next(iter(VideoReader(turned)))
     assert upright.shape == (64, 48, 3)
     assert upright[:, 30:].min() > 180 and upright[:, :18].max() < 60  # what was the top is on the right

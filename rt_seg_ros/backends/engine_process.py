@@ -23,6 +23,7 @@ from rt_seg_ros.backends.cuda_driver import find_gpu, using
 from rt_seg_ros.backends.engines import Engines, EngineSpec, load_tensorrt
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.graphs.store import card_from_json, card_to_json
+from rt_seg_ros.processes import end_with_parent
 
 _SAYS = "rt_seg_engine:"  # begins the lines that are meant for us; runtimes print what they like
 
@@ -110,7 +111,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever asked decides
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     order = json.loads(sys.stdin.readline())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
 
     def tell(share: float) -> bool:
         print(_SAYS, f"{share:.4f}", flush=True)
@@ -132,12 +133,6 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     return 0
-
-
-def _end_with_parent() -> None:
-    """Wait until nobody holds the other end of standard input any more."""
-    sys.stdin.read()
-    os._exit(1)
 
 
 if __name__ == "__main__":

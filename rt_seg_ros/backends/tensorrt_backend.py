@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 _MAX_SESSIONS = 4  # engines that stay loaded: as many cameras of different sizes
 _MAX_BATCH = 8  # engines for more frames at once are not looked for
-_MANY_SIZES = 4  # after as many built in one run, the next is for any size
+_MANY_SIZES = 4  # with as many loaded, the next engine is for any size
 _OFTEN = 10  # so many frames of a size make an engine worth building while serving
 _STAND_IN_KEPT = 300  # frames after which a stand-in that is not needed goes
 

@@ -19,19 +19,18 @@ from rosbags.serde import SerdeError
 
 from rt_seg_ros.bags import torn_sqlite
 from rt_seg_ros.bags.cdr import stamp_of
-from rt_seg_ros.bags.torn import TornMcap
+from rt_seg_ros.bags.torn_mcap import TornMcap
 from rt_seg_ros.bags.torn_sqlite import TornSqlite
 from rt_seg_ros.bags.types import COMPRESSED_IMAGE, IMAGE, typestore_for
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.images import Frame, ImageRejected, frame_from_compressed, frame_from_ros
+from rt_seg_ros.recordings import PACKED_SUFFIX, is_storage_file
 
 if sys.version_info >= (3, 14):
     from compression import zstd
 else:
     from backports import zstd
 
-STORAGE_SUFFIXES = (".mcap", ".db3")
-_PACKED = ".zstd"  # what ros2 bag adds to the name of a file that it has compressed
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _BLOCK = 1 << 20
 
@@ -121,7 +120,7 @@ class BagReader:
             problem = "metadata.yaml is missing"
         files = sorted((f for f in path.iterdir() if is_storage_file(f)), key=_in_order)
         # Where a recorder was ended while it compressed a file, both are there.
-        files = [f for f in files if f.suffix != _PACKED or f.with_suffix("") not in files]
+        files = [f for f in files if f.suffix != PACKED_SUFFIX or f.with_suffix("") not in files]
         if not files:
             raise UserError(
                 f"{path} cannot be read as a recording: {problem}, and there is no .mcap or .db3 file in it; "
@@ -156,7 +155,7 @@ class BagReader:
 
     def _unpacked(self, file: Path) -> tuple[Path, bool]:
         """Return a storage file as it was before it was compressed, and whether all of it was there."""
-        if file.suffix != _PACKED:
+        if file.suffix != PACKED_SUFFIX:
             return file, True
         folder = self._stack.enter_context(TemporaryDirectory(prefix="rt_seg_ros_"))
         plain = Path(folder) / file.stem
@@ -319,7 +318,7 @@ class BagReader:
         name = self.label_topic(topic)
         for stamp, frame_id, frame in self._images(name, None, unchanged=True):
             if frame.order != "mono":
-                raise UserError(_colours(name, self.path))
+                raise UserError(_not_labels(name, self.path))
             yield stamp, frame_id, frame.pixels
 
     def _images(
@@ -354,7 +353,7 @@ class BagReader:
         """
         frame = self.decode_image(topic, kind, recorded, data, unchanged=True).frame
         if frame.order != "mono":
-            raise UserError(_colours(topic, self.path))
+            raise UserError(_not_labels(topic, self.path))
         return frame.pixels
 
     def _decoded(self, topic: str, kind: str, data: bytes) -> Any:
@@ -372,11 +371,6 @@ class _Undecodable(Exception):
 
 class _Unreadable(Exception):
     """A recording that rosbags cannot open."""
-
-
-def is_storage_file(path: Path) -> bool:
-    """Return whether a file is one of a recording by its name; ros2 bag adds .zstd to those that it compressed."""
-    return (path.suffix if path.suffix != _PACKED else path.with_suffix("").suffix) in STORAGE_SUFFIXES
 
 
 def _opened(path: Path, stack: ExitStack) -> Reader:
@@ -415,7 +409,7 @@ def _plain(data: bytes) -> bytes:
 
 def _in_order(path: Path) -> tuple[int, str]:
     """Sort ``name_2.mcap`` before ``name_10.mcap``."""
-    stem = path.with_suffix("").stem if path.suffix == _PACKED else path.stem
+    stem = path.with_suffix("").stem if path.suffix == PACKED_SUFFIX else path.stem
     tail = stem.rsplit("_", 1)[-1]
     return (int(tail) if tail.isdigit() else -1, path.name)
 
@@ -425,7 +419,7 @@ def _is_label(topic: str) -> bool:
     return parts[-1] == "label" or (parts[-1] == "compressed" and len(parts) > 1 and parts[-2] == "label")
 
 
-def _colours(topic: str, path: Path) -> str:
+def _not_labels(topic: str, path: Path) -> str:
     return f"topic '{topic}' of {path} holds colour images; label images are mono8, one class id a pixel"
 
 

@@ -2,8 +2,8 @@
 
 SQLite itself refuses a file that is shorter than its header says, and finds rows through the inner pages of a tree,
 which may lie anywhere: with one of them gone, messages that are whole cannot be reached. The leaves that hold the
-messages lie in the order of recording, so they are read from the start of the file instead. Follows the file format (https://www.sqlite.org/fileformat2.html,
-sections 1.3 header, 1.6 b-tree pages, 2.1 records).
+messages lie in the order of recording, so they are read from the start of the file instead. Follows the file format
+(https://www.sqlite.org/fileformat2.html, sections 1.3 header, 1.6 b-tree pages, 2.1 records).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 from rosbags.interfaces import MessageDefinition, MessageDefinitionFormat
 
-from rt_seg_ros.bags.torn import Channel
+from rt_seg_ros.bags.torn_mcap import Channel
 
 MAGIC = b"SQLite format 3\0"
 _HEADER = 100  # bytes; the first page's tree begins after them

@@ -16,6 +16,7 @@ from rosbags.typesys.store import Typestore
 
 from rt_seg_ros.bags.types import CAMERA_INFO, COMPRESSED_IMAGE, IMAGE, typestore
 from rt_seg_ros.errors import UserError
+from rt_seg_ros.files import remove_leftovers
 
 Storage = Literal["mcap", "sqlite3"]
 STORAGES: tuple[Storage, ...] = ("mcap", "sqlite3")
@@ -111,6 +112,7 @@ class BagWriter:
         try:
             self._aside.parent.mkdir(parents=True, exist_ok=True)
             remove_leftovers(self._aside.parent, self.path.name)
+            shutil.rmtree(self._aside, ignore_errors=True)  # of one that had this process's number
             self._aside.mkdir()
             plugin = StoragePlugin.MCAP if self.storage == "mcap" else StoragePlugin.SQLITE3
             self._writer = Writer(self._aside / self._inner, version=_VERSION, storage_plugin=plugin)
@@ -300,23 +302,3 @@ def remove_aside(aside: Path, path: Path) -> None:
     """Remove the folder aside, unless it holds the only one of what belongs at ``path``."""
     if path.exists() or not (aside / _REPLACED).exists():
         shutil.rmtree(aside, ignore_errors=True)
-
-
-def remove_leftovers(folder: Path, name: str) -> None:
-    """Remove what writers of the same name left that were killed."""
-    for left in folder.glob(f".{name}.*.part"):
-        process = left.name.removeprefix(f".{name}.").removesuffix(".part")
-        if process.isdigit() and not _runs(int(process)):
-            shutil.rmtree(left, ignore_errors=True)
-
-
-def _runs(process: int) -> bool:
-    if process == os.getpid():
-        return False
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True

@@ -27,9 +27,11 @@ MAX_CAMERAS = 8
 class Case:
     """One configuration.
 
-    ``size``: (height, width) of the frames; ``outputs``: what is made of a frame: its labels, besides them the mask
-    of one class, or an overlay; ``naive``: as :mod:`rt_seg_ros.benchmark.naive` does it, not as this package does.
-    The other fields are those of :class:`rt_seg_ros.pipeline.SegmenterConfig`.
+    ``mode``: what is measured; ``size``: (height, width) of the frames; ``batch``: frames that the network takes at
+    once; ``cameras`` of a node; ``input``: what a frame comes as; ``outputs``: what is made of it: its labels, besides
+    them the mask of one class, or an overlay; ``naive``: as :mod:`rt_seg_ros.benchmark.naive` does it, not as this
+    package does. ``ratio`` is the ``downsampling_ratio`` of :class:`rt_seg_ros.pipeline.SegmenterConfig`, and the
+    other fields are its own.
     """
 
     mode: Mode

@@ -19,6 +19,15 @@ from rt_seg_ros.zoo import ModelCard, build_network
 Image = NDArray[np.uint8]
 
 
+def naive_device(device: str) -> str:
+    """Return the device that ``auto`` is to a naive node: the GPU, where PyTorch has one; any other as it is."""
+    if device != "auto":
+        return device
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 class NaiveNode:
     """A model as a node usually runs it.
 
@@ -32,9 +41,7 @@ class NaiveNode:
 
         if threads:
             torch.set_num_threads(threads)
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = device
+        self.device = device = naive_device(device)
         torch.backends.cudnn.allow_tf32 = False  # fp32 is to mean fp32, as in what it is compared with
         self._torch = torch
         self._network = build_network(card).eval().to(device)

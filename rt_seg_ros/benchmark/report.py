@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +16,7 @@ from rich.table import Table
 from rt_seg_ros.benchmark.cases import Plan
 from rt_seg_ros.benchmark.run import Result, Row, score
 from rt_seg_ros.errors import UserError
-from rt_seg_ros.evaluation.report import write_json, write_text
+from rt_seg_ros.files import write_bytes, write_json, write_text
 
 _NONE = "-"
 
@@ -276,13 +275,9 @@ def save_picture(path: Path, result: Result) -> None:
     axes.set(xlabel="milliseconds a frame", ylabel=f"mean IoU on {on}, percent", title="accuracy against speed")
     axes.margins(0.12)
     figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
-    aside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        figure.savefig(aside, dpi=130)
-        os.replace(aside, path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise UserError(f"{path} cannot be written: {error}") from error
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format=path.suffix.removeprefix(".") or "png", dpi=130)
+    write_bytes(path, drawn.getvalue())
 
 
 def _runtime(row: Row) -> str:

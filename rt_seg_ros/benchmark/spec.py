@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rt_seg_ros.benchmark.cases import Case
+from rt_seg_ros.files import write_text
 
 #: The class whose mask is made where masks are asked for; every label space has it.
 MASK_CLASS = 0
@@ -69,9 +69,7 @@ class Answer:
 
     def write(self, path: Path) -> None:
         """Write the answer as JSON, whole or not at all."""
-        aside = path.with_suffix(".part")
-        aside.write_text(json.dumps(asdict(self)), encoding="utf-8")
-        os.replace(aside, path)
+        write_text(path, json.dumps(asdict(self)))
 
     @classmethod
     def read(cls, path: Path) -> Answer:

@@ -168,9 +168,9 @@ def _train_row(run: Path, recipe: Recipe, data: Path | None) -> ModelCard | None
     """Train a row, or go on with it; return its weights' card, or None where it was asked to stop."""
     from rt_seg_ros.cli.train import Display
     from rt_seg_ros.training.checkpoint import read_checkpoint
-    from rt_seg_ros.training.export import export_weights
     from rt_seg_ros.training.loop import Trainer
     from rt_seg_ros.training.run_folder import METRICS
+    from rt_seg_ros.training.weights import export_weights
 
     checkpoint = None
     if _has_checkpoint(run):

@@ -20,10 +20,11 @@ from rt_seg_ros.cli.progress import progress
 from rt_seg_ros.data.drives import LABEL_TOPIC, write_synthetic_drive
 from rt_seg_ros.drawing import error_map, overlay, panel
 from rt_seg_ros.errors import UserError
+from rt_seg_ros.evaluation.evaluation import Evaluation
 from rt_seg_ros.evaluation.frames import open_frames
 from rt_seg_ros.evaluation.pictures import choose, read_frames_again, read_rows
-from rt_seg_ros.evaluation.report import METRICS, check_folder, check_report, is_figures, report_files, write_json
-from rt_seg_ros.evaluation.result import Evaluation
+from rt_seg_ros.evaluation.report import METRICS, check_report, is_figures, report_files
+from rt_seg_ros.files import check_folder, write_json
 from rt_seg_ros.labels import load_label_space
 from rt_seg_ros.pipeline import SegmenterConfig
 from rt_seg_ros.zoo import find_model

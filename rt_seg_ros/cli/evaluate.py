@@ -20,28 +20,20 @@ from rt_seg_ros.cli.options import add_model_options, segmenter_config
 from rt_seg_ros.cli.progress import progress
 from rt_seg_ros.data.datasets import open_dataset
 from rt_seg_ros.errors import UserError
-from rt_seg_ros.evaluation.frames import NO_TRUTH, Frames, is_recording, open_frames
+from rt_seg_ros.evaluation.evaluation import Evaluation
+from rt_seg_ros.evaluation.frames import NO_TRUTH, Frames, open_frames
 from rt_seg_ros.evaluation.matching import DEFAULT_TOLERANCE, SPELLINGS
 from rt_seg_ros.evaluation.offline import STAGES as OFFLINE_STAGES
 from rt_seg_ros.evaluation.offline import evaluate
 from rt_seg_ros.evaluation.outputs import Outputs, Overlays, ResultBag, Sink
 from rt_seg_ros.evaluation.recording import STAGES as LIVE_STAGES
 from rt_seg_ros.evaluation.recording import Recorded, evaluate_recording, write_result_bag
-from rt_seg_ros.evaluation.report import (
-    ReportFolder,
-    check_apart,
-    check_file,
-    check_folder,
-    check_report,
-    is_figures,
-    metrics,
-    report_files,
-    write_json,
-)
-from rt_seg_ros.evaluation.result import Evaluation
+from rt_seg_ros.evaluation.report import ReportFolder, check_apart, check_report, is_figures, metrics, report_files
 from rt_seg_ros.evaluation.stored import file_name
+from rt_seg_ros.files import check_file, check_folder, write_json
 from rt_seg_ros.images import ImageRejected
 from rt_seg_ros.pipeline import SegmenterConfig
+from rt_seg_ros.recordings import is_recording
 from rt_seg_ros.zoo import ModelCard, find_model, list_models
 
 SUMMARY = "score models on a data set or a recorded drive, with a report"

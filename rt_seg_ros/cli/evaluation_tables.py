@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rt_seg_ros.cli.console import UNBOUNDED
-from rt_seg_ros.evaluation.result import Evaluation
+from rt_seg_ros.evaluation.evaluation import Evaluation
 from rt_seg_ros.evaluation.statistics import Distribution
 
 _NONE = "-"

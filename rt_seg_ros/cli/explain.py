@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from rt_seg_ros.cli.options import add_weights_options, chosen_weights, size
 from rt_seg_ros.cli.progress import progress
 from rt_seg_ros.errors import UserError
+from rt_seg_ros.files import write_bytes
 from rt_seg_ros.resampling import Normaliser
 from rt_seg_ros.sources import open_source
 from rt_seg_ros.zoo import ModelCard, build_network, find_model
@@ -238,13 +239,6 @@ def _write(out: Path, rows: list[Row]) -> None:
     from rt_seg_ros.explain.figure import figure
 
     done, encoded = cv2.imencode(out.suffix, figure(rows))
-    aside = out.with_name(f".{out.name}.{os.getpid()}.part")
-    try:
-        if not done:
-            raise OSError("OpenCV cannot encode it")
-        aside.write_bytes(encoded.tobytes())
-        os.replace(aside, out)
-    except OSError as error:
-        raise UserError(f"{out} cannot be written: {error.strerror or error}") from error
-    finally:
-        aside.unlink(missing_ok=True)
+    if not done:
+        raise UserError(f"{out} cannot be written: OpenCV cannot encode it")
+    write_bytes(out, encoded.tobytes())

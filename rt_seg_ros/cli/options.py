@@ -109,7 +109,7 @@ def segmenter_config(args: argparse.Namespace, model: str | None = None) -> Segm
     """
     height, width = args.size or (0, 0)
     if args.size and not MIN_WORKING_SIDE <= min(args.size) <= max(args.size) <= MAX_WORKING_SIDE:
-        raise UserError(f"--size is {height}x{width}; use {MIN_WORKING_SIDE} to {MAX_WORKING_SIDE} pixels for each side")
+        raise UserError(f"--size is {height}x{width}; use {MIN_WORKING_SIDE} to {MAX_WORKING_SIDE} pixels a side")
     if args.size and args.downsampling_ratio != 1:
         raise UserError(f"--size {height}x{width} and --ratio {args.downsampling_ratio:g} both name a size; give one")
     config = SegmenterConfig(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from abc import ABC, abstractmethod
@@ -20,6 +19,7 @@ from rt_seg_ros.cli.options import add_model_options, segmenter_config
 from rt_seg_ros.cli.progress import progress
 from rt_seg_ros.drawing import Painter, colourise
 from rt_seg_ros.errors import UserError
+from rt_seg_ros.files import check_folder, write_bytes
 from rt_seg_ros.images import ImageRejected
 from rt_seg_ros.labels import LabelSpace
 from rt_seg_ros.overlap import Background, prefetch
@@ -134,8 +134,6 @@ def _default_out(source: Path) -> Path:
 
 def _check_outputs(args: argparse.Namespace, source: Source, out: Path) -> None:
     """Refuse what cannot be written, or would be written over something, before any work is done."""
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file; give a folder")
     if args.bag is not None and source.kind != "drive":
         raise UserError(f"--bag needs a rosbag2 for its stamps; {source.path} is a source of kind '{source.kind}'")
     wanted = [kind for kind, option in _KINDS.items() if _wants(args, source, option)]
@@ -151,12 +149,7 @@ def _check_outputs(args: argparse.Namespace, source: Source, out: Path) -> None:
             raise UserError(f"--bag {target} would replace the folder that holds the source; choose another name")
         if not args.overwrite and target.exists() and not (target.is_dir() and not any(target.iterdir())):
             raise UserError(f"{target} exists: add --overwrite to replace it, or choose another name")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out {out} cannot be made: {error.strerror}") from error
-    if not os.access(out, os.W_OK):
-        raise UserError(f"--out {out} is not writable")
+    check_folder(out)
 
 
 def _target(source: Source, out: Path, kind: str) -> Path:
@@ -183,8 +176,8 @@ class _Clock:
     def __init__(self, warm_up: bool) -> None:
         self.frames = 0
         self._warm_up = warm_up
-        self._network_ms = 0.0
-        self._start = self._end = 0.0
+        self._pipeline_ms = 0.0
+        self._start = 0.0
 
     def run(self, segmenter: Segmenter, item: SourceFrame, confidence: bool) -> Segmentation:
         assert item.frame is not None
@@ -194,15 +187,14 @@ class _Clock:
             self._start = time.perf_counter()
         result = segmenter.segment(item.frame, confidence)
         self.frames += 1
-        self._network_ms += sum(result.timings.values())
-        self._end = time.perf_counter()
+        self._pipeline_ms += sum(result.timings.values())
         return result
 
     def summary(self, segmenter: Segmenter) -> str:
         seconds = max(time.perf_counter() - self._start, 1e-9)
         frames = "1 frame" if self.frames == 1 else f"{self.frames} frames"
         rate = f"{self.frames / seconds:.1f} a second" if self._warm_up else "the first run, which is the slowest"
-        each = f"{self._network_ms / self.frames:.1f} ms{' a frame' if self._warm_up else ''}"
+        each = f"{self._pipeline_ms / self.frames:.1f} ms{' a frame' if self._warm_up else ''}"
         return (
             f"{frames} in {seconds:.1f} s, {rate}; {segmenter.card.name}: {each} on {segmenter.backend_name} "
             f"{segmenter.device} {segmenter.precision}"
@@ -328,17 +320,10 @@ class _Bag(_Sink):
 
 
 def _write_image(path: Path, picture: Image) -> None:
-    """Write an image aside and move it into place.
+    """Write an image as it befits its ending.
 
     :raises UserError: if the disk does not take it.
     """
     options = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if path.suffix == ".jpg" else [cv2.IMWRITE_PNG_COMPRESSION, 1]
     _, encoded = cv2.imencode(path.suffix, picture, options)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_bytes(encoded.tobytes())
-        os.replace(aside, path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise UserError(f"{path} cannot be written: {error.strerror}") from error
+    write_bytes(path, encoded.tobytes(), wait=False)  # there are many

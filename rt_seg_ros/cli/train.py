@@ -199,7 +199,7 @@ def _check_export(path: Path | None) -> None:
 
 
 def _finish(out: Path, ended: bool, export: Path | None) -> int:
-    from rt_seg_ros.training.export import export_weights
+    from rt_seg_ros.training.weights import export_weights
 
     output = Output(sys.stdout)
     if not ended:

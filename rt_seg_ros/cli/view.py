@@ -118,7 +118,7 @@ def _kind(args: argparse.Namespace) -> Prepare:
 
 
 def _need_ros(what: str) -> None:
-    # In its own sense a check: importing it now also lets the wheels' start-up hook run before anything is opened.
+    # Importing it here is the check, and lets the wheels' start-up hook run before anything is opened.
     try:
         import rclpy  # noqa: F401
 

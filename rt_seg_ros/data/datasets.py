@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt_seg_ros.errors import UserError
+from rt_seg_ros.images import ImageRejected, read_label_image
 from rt_seg_ros.labels import UNLABELLED, LabelSpace, load_label_space
 from rt_seg_ros.overlap import map_ahead
 
@@ -108,14 +109,10 @@ class Dataset:
     def raw_labels(self, index: int) -> NDArray[np.uint8]:
         """Read label image ``index`` with the ids of its file (Cityscapes' label ids as train ids)."""
         path = self.pairs[index].label
-        raw = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-        if raw is None:
-            raise UserError(f"{path} cannot be read as a label image: it is missing, damaged or of an unknown format")
-        if raw.ndim != 2 or raw.dtype != np.uint8:
-            raise UserError(
-                f"{path} is not a label image: it has shape {raw.shape} and type {raw.dtype}; "
-                "one grey channel of 8 bits is needed, whose values are class ids"
-            )
+        try:
+            raw = read_label_image(path)
+        except ImageRejected as error:
+            raise UserError(str(error)) from error
         return np.asarray(raw if self._id_map is None else self._id_map[raw], np.uint8)
 
     def file_names(self, index: int) -> tuple[str, str]:

@@ -73,7 +73,7 @@ class BoundaryScore:
             bits, true_bits = table[classes], table[true_classes]
             found |= (_spread(at, bits, labels.shape, reach)[true_at] & true_bits) != 0
             right |= (_spread(true_at, true_bits, labels.shape, reach)[at] & bits) != 0
-        if has_void:  # what is drawn close to above is any predicted edge, also one that precision leaves out
+        if has_void:  # of precision only: recall, above, accepts a predicted edge near void, too
             near_void = cv2.dilate(void, np.ones((2 * reach + 1, 2 * reach + 1), np.uint8))
             judged = near_void.ravel()[at] == 0
             classes, right = classes[judged], right[judged]

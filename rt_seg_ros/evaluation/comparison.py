@@ -21,12 +21,11 @@ from rt_seg_ros.evaluation.matching import DEFAULT_TOLERANCE, Matcher, Matching,
 from rt_seg_ros.evaluation.stored import LabelStream, StoredLabels, file_name
 from rt_seg_ros.images import ImageRejected
 from rt_seg_ros.labels import UNLABELLED, LabelSpace, list_label_spaces, load_label_space
+from rt_seg_ros.zoo import DEFAULT_LABEL_SPACE
 
 Labels = NDArray[np.uint8]
 
 METRICS = "metrics.json"
-#: The label space of labels that do not tell theirs.
-ASSUMED = "camvid11"
 #: Figures of two results that are set beside each other.
 FIGURES = ("miou", "pixel_accuracy", "class_accuracy", "boundary_f", "flicker", "coverage", "frames_per_second")
 #: Those that need ground truth; the others are over all frames.
@@ -125,7 +124,7 @@ def common_space(a: Side, b: Side, wanted: str = "") -> LabelSpace:
     if told or said:
         name = f"label space '{said[0]}'" if said else "the classes of these labels"
         raise UserError(f"{name} is none that comes with the package: give its file (--label-space FILE)")
-    return load_label_space(ASSUMED)
+    return load_label_space(DEFAULT_LABEL_SPACE)
 
 
 def _listed(names: tuple[str, ...]) -> str:

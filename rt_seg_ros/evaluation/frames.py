@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from rt_seg_ros.bags import BagReader, open_bag
 from rt_seg_ros.bags.cdr import stamp_of
-from rt_seg_ros.bags.reader import is_storage_file
 from rt_seg_ros.bags.types import CLASS_MASKS, STATS
 from rt_seg_ros.data.datasets import Dataset, folder_name, ids_outside, open_dataset
 from rt_seg_ros.errors import UserError
@@ -28,6 +27,8 @@ from rt_seg_ros.evaluation.matching import (
 )
 from rt_seg_ros.images import Frame, ImageRejected
 from rt_seg_ros.labels import LabelSpace
+from rt_seg_ros.recordings import is_recording
+from rt_seg_ros.resampling import resize_labels
 
 Labels = NDArray[np.uint8]
 NO_TRUTH = "none"
@@ -151,13 +152,6 @@ def open_frames(
     if topic or truth:
         raise UserError(f"topics and --truth are for recorded drives; {root} is a data set: leave them out")
     return _DatasetFrames(open_dataset(root, split, space), root)
-
-
-def is_recording(path: Path) -> bool:
-    """Return whether a path looks like a rosbag2: its folder, or a storage file of one."""
-    if path.is_dir():
-        return (path / "metadata.yaml").is_file() or any(is_storage_file(p) for p in path.iterdir())
-    return is_storage_file(path)
 
 
 class _DatasetFrames(Frames):
@@ -355,11 +349,6 @@ class _Drive(Frames):
             self.matching.truth_resized += 1
             labels = resize_labels(labels, size)
         return labels
-
-
-def resize_labels(labels: Labels, size: tuple[int, int]) -> Labels:
-    """Resize a label image to (height, width): each pixel takes the label of the nearest one."""
-    return cv2.resize(labels, (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT)  # type: ignore[return-value]
 
 
 def _is_a_result(bag: BagReader, topic: str) -> bool:

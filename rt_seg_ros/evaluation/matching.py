@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,7 +18,7 @@ from rt_seg_ros.bags import open_bag
 from rt_seg_ros.bags.cdr import stamp_of
 from rt_seg_ros.data.datasets import LABEL_ENDINGS
 from rt_seg_ros.errors import UserError
-from rt_seg_ros.images import ImageRejected
+from rt_seg_ros.images import read_label_image
 
 Labels = NDArray[np.uint8]
 
@@ -98,19 +97,7 @@ class FolderTruth:
 
     def __iter__(self) -> Iterator[Truth]:
         for stamp, file in self._files:
-            yield Truth(stamp, str(file), lambda file=file: _read_labels(file))  # type: ignore[misc]
-
-
-def _read_labels(path: Path) -> Labels:
-    raw = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if raw is None:
-        raise ImageRejected("corrupt", f"{path} cannot be read as an image")
-    if raw.ndim != 2 or raw.dtype != np.uint8:
-        raise UserError(
-            f"{path} is no label image: it has shape {raw.shape} and type {raw.dtype}; "
-            "one grey channel of 8 bits is needed, whose values are class ids"
-        )
-    return raw  # type: ignore[return-value]
+            yield Truth(stamp, str(file), lambda file=file: read_label_image(file))  # type: ignore[misc]
 
 
 @dataclass

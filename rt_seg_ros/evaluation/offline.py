@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt_seg_ros.errors import UserError
+from rt_seg_ros.evaluation.evaluation import Evaluation
 from rt_seg_ros.evaluation.frames import Frames, Item, Message
-from rt_seg_ros.evaluation.outputs import FrameTable, Outputs, Result
-from rt_seg_ros.evaluation.result import Evaluation
+from rt_seg_ros.evaluation.outputs import FrameResult, FrameTable, Outputs
 from rt_seg_ros.evaluation.scores import Scores
 from rt_seg_ros.evaluation.statistics import Distribution
 from rt_seg_ros.evaluation.usage import Meter, gpu_memory_mib, gpu_number, machine
@@ -159,7 +159,7 @@ class _Run:
         evaluation.add_stages(timings)
         scorer.submit(self._score, entry, segmentation.labels, timings)
         self._outputs.take(
-            Result(
+            FrameResult(
                 item=entry.item,
                 labels=segmentation.labels,
                 image=entry.image,

@@ -39,7 +39,7 @@ _DEPTH = 6
 
 
 @dataclass(frozen=True)
-class Result:
+class FrameResult:
     """What became of one frame.
 
     ``image``: BGR, None where only the node saw it; ``overlay``: as the node published it, where it did; ``timings``:
@@ -65,7 +65,7 @@ class Sink(ABC):
     complete = False
 
     @abstractmethod
-    def take(self, entry: Result | Message) -> None:
+    def take(self, entry: FrameResult | Message) -> None:
         """Write one frame's results, or a message of the source.
 
         :raises UserError: if the disk does not take it
@@ -79,8 +79,8 @@ class Sink(ABC):
 class Outputs:
     """The sinks of one run, each on a thread of its own; a context manager.
 
-    Left with an error, nothing half-written stays. What one of the last calls raises, the other sinks are finished
-    all the same.
+    Left with an error, nothing half-written stays. Where a sink fails in one of its last calls, the others are still
+    finished.
     """
 
     def __init__(self, *sinks: Sink) -> None:
@@ -109,12 +109,12 @@ class Outputs:
             raise
         return self
 
-    def take(self, entry: Result | Message) -> None:
+    def take(self, entry: FrameResult | Message) -> None:
         """Hand on one frame's results, or a message of the source; waits while a sink is too far behind."""
         for sink, thread in self._threads.items():
             thread.submit(self._write, sink, entry)
 
-    def _write(self, sink: Sink, entry: Result | Message) -> None:
+    def _write(self, sink: Sink, entry: FrameResult | Message) -> None:
         stack = self._open.get(sink)
         if stack is None:
             return
@@ -176,9 +176,9 @@ class StoredLabelsSink(Sink):
         """See :meth:`Sink.context`."""
         return self._writer
 
-    def take(self, entry: Result | Message) -> None:
+    def take(self, entry: FrameResult | Message) -> None:
         """See :meth:`Sink.take`."""
-        if isinstance(entry, Result):
+        if isinstance(entry, FrameResult):
             item = entry.item
             self._writer.add(item.name, item.stamp_ns, item.recorded_ns, item.frame_id, entry.labels)
 
@@ -189,9 +189,9 @@ class Overlays:
     def __init__(self, space: LabelSpace) -> None:
         self._painter = Painter(space, linger=_LINGER)
         self._lock = threading.Lock()
-        self._last: tuple[Result, Image] | None = None
+        self._last: tuple[FrameResult, Image] | None = None
 
-    def of(self, result: Result) -> Image | None:
+    def of(self, result: FrameResult) -> Image | None:
         """Return the overlay, uint8 (H, W, 3), BGR; None where there is no image to lay labels over."""
         if result.overlay is not None:
             return result.overlay
@@ -220,9 +220,9 @@ class OverlayVideo(Sink):
         self._writer = VideoWriter(self.path, fps=self._fps or 10.0, quality=22, fast=True)
         return self._writer
 
-    def take(self, entry: Result | Message) -> None:
+    def take(self, entry: FrameResult | Message) -> None:
         """See :meth:`Sink.take`."""
-        if not isinstance(entry, Result):
+        if not isinstance(entry, FrameResult):
             return
         overlay = self._overlays.of(entry)
         if overlay is None:
@@ -266,7 +266,7 @@ class ResultBag(Sink):
         stack.enter_context(self._writer)
         return stack
 
-    def take(self, entry: Result | Message) -> None:
+    def take(self, entry: FrameResult | Message) -> None:
         """See :meth:`Sink.take`."""
         if isinstance(entry, Message):
             self._copy(entry)
@@ -340,11 +340,6 @@ class FrameTable:
     def flush(self) -> None:
         """Hand what was written to the file, so that it can be read."""
         self._guarded(self._file.flush)
-
-    @property
-    def readable(self) -> Path:
-        """Where the rows are now: aside until :meth:`close`."""
-        return self._aside if self._aside.exists() else self.path
 
     def _guarded(self, call: Callable[..., object], *arguments: object) -> None:
         if self.problem:

@@ -13,8 +13,8 @@ import numpy as np
 from rt_seg_ros import __version__
 from rt_seg_ros.evaluation import charts
 from rt_seg_ros.evaluation.boundary import TOLERANCE
+from rt_seg_ros.evaluation.evaluation import Evaluation
 from rt_seg_ros.evaluation.pictures import Choice, Picture, Rows
-from rt_seg_ros.evaluation.result import Evaluation
 from rt_seg_ros.evaluation.statistics import PERCENTILES, Distribution, binned
 from rt_seg_ros.labels import LabelSpace
 

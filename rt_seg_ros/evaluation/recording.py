@@ -14,9 +14,9 @@ from rt_seg_ros.bags import BagReader, BagWriter, open_bag
 from rt_seg_ros.bags.cdr import restamped, stamp_of
 from rt_seg_ros.bags.results import DEFAULT_NAMESPACE, ResultTopics
 from rt_seg_ros.errors import UserError
+from rt_seg_ros.evaluation.evaluation import Evaluation
 from rt_seg_ros.evaluation.frames import Frames, Item, Message
-from rt_seg_ros.evaluation.outputs import FrameTable, Outputs, Result
-from rt_seg_ros.evaluation.result import Evaluation
+from rt_seg_ros.evaluation.outputs import FrameResult, FrameTable, Outputs
 from rt_seg_ros.evaluation.scores import Scores
 from rt_seg_ros.evaluation.usage import Usage, gpu_number, machine
 from rt_seg_ros.labels import LabelSpace
@@ -98,7 +98,7 @@ def evaluate_recording(
             scores = evaluation.scores.update(labels, item.truth((labels.shape[0], labels.shape[1])))
             if table is not None:
                 table.add(name, item, scores, timings)
-            outputs.take(Result(item, labels, overlay=_image(bag, parts, "overlay"), timings=timings))
+            outputs.take(FrameResult(item, labels, overlay=_image(bag, parts, "overlay"), timings=timings))
         for _ in items:  # so that the truth of frames without a label is counted too
             pass
     gpu = gpu_number(evaluation.device)

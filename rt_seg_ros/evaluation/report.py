@@ -5,10 +5,8 @@ Everything is written aside and moved into place, the page last.
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,12 +16,13 @@ import numpy as np
 from rt_seg_ros.bags import open_bag
 from rt_seg_ros.bags.results import DEFAULT_NAMESPACE
 from rt_seg_ros.errors import UserError
+from rt_seg_ros.evaluation.evaluation import Evaluation
 from rt_seg_ros.evaluation.frames import Frames
 from rt_seg_ros.evaluation.outputs import SCORE_COLUMNS, FrameTable, Overlays, OverlayVideo, Sink, StoredLabelsSink
 from rt_seg_ros.evaluation.page import Content, report_page
 from rt_seg_ros.evaluation.pictures import Choice, Rows, choose, make_pictures, read_rows
-from rt_seg_ros.evaluation.result import Evaluation
 from rt_seg_ros.evaluation.stored import BAG_SUFFIX, LabelFolder, file_name
+from rt_seg_ros.files import check_folder, json_keys, write_json, write_text
 from rt_seg_ros.labels import LabelSpace
 
 PAGE, METRICS, TABLE = "report.html", "metrics.json", "per_frame.csv"
@@ -181,16 +180,6 @@ def is_figures(path: Path) -> bool:
     return {"data", "mode"} < json_keys(path) and bool({"models", "frames_scored"} & json_keys(path))
 
 
-def json_keys(path: Path) -> set[str]:
-    """Return the keys of a file's JSON object; none where it holds no such."""
-    try:
-        with path.open("rb") as file:
-            content = json.load(file) if file.peek(1)[:1] == b"{" else {}
-    except (OSError, ValueError):
-        return set()
-    return set(content)
-
-
 def _is_of_a_report(path: Path) -> bool:
     """Return whether an earlier report, also one that was broken off, wrote what is there."""
     if path.is_dir():
@@ -207,76 +196,3 @@ def _is_of_a_report(path: Path) -> bool:
         return (path.parent / "node.log").is_file() and all(t.startswith(f"{DEFAULT_NAMESPACE}/") for t in topics)
     own = {f"{DEFAULT_NAMESPACE}/{name}" for name in ("label_info", "label/compressed")}
     return topics <= own and (whole or not topics)
-
-
-def check_folder(folder: Path, needed: int = 0) -> None:
-    """Make a folder and try to write into it.
-
-    :param needed: bytes that will be written there, about
-    :raises UserError: where that does not go
-    """
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file; give a folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be made: {error.strerror}") from error
-    trial = folder / f".trial.{os.getpid()}"
-    try:
-        trial.write_bytes(b"\0" * 4096)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written to: {error.strerror}") from error
-    finally:
-        trial.unlink(missing_ok=True)
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise UserError(
-            f"{folder} has {free / 1e6:,.0f} MB left, and about {needed / 1e6:,.0f} MB will be written: make room, "
-            "or choose a folder on another disk"
-        )
-
-
-def check_file(path: Path, replaceable: Callable[[Path], bool] | None = None) -> None:
-    """Try whether a file can be written, and leave what is there.
-
-    :param replaceable: says whether what is there may be replaced
-    :raises UserError: where that does not go
-    """
-    if path.is_dir():
-        raise UserError(f"{path} is a folder; give the name of a file")
-    check_folder(path.absolute().parent)
-    if path.exists() and not os.access(path, os.W_OK):
-        raise UserError(f"{path} cannot be written to: it is read-only")
-    if replaceable is not None and path.is_file() and path.stat().st_size and not replaceable(path):
-        raise UserError(f"{path} is not replaced: it holds something else than such figures; choose another name")
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON aside and move it into place.
-
-    :raises UserError: the file cannot be written
-    """
-    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text aside and move it into place.
-
-    :raises UserError: the file cannot be written
-    """
-    write_bytes(path, text.encode("utf-8"))
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file aside and move it into place.
-
-    :raises UserError: the file cannot be written
-    """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_bytes(data)
-        os.replace(aside, path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise UserError(f"{path} cannot be written: {error.strerror}") from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -23,11 +24,13 @@ from rt_seg_ros.bags import BagWriter, open_bag
 from rt_seg_ros.bags.cdr import stamp_of
 from rt_seg_ros.bags.results import DEFAULT_NAMESPACE, ResultTopics
 from rt_seg_ros.bags.types import LABEL_INFO
-from rt_seg_ros.bags.writer import put_in_place, remove_aside, remove_leftovers
+from rt_seg_ros.bags.writer import put_in_place, remove_aside
 from rt_seg_ros.data.datasets import LABEL_ENDINGS
 from rt_seg_ros.errors import UserError
-from rt_seg_ros.images import ImageRejected
+from rt_seg_ros.files import remove_leftovers
+from rt_seg_ros.images import read_label_image
 from rt_seg_ros.labels import LabelSpace
+from rt_seg_ros.recordings import is_recording
 
 Labels = NDArray[np.uint8]
 
@@ -85,6 +88,7 @@ class LabelFolder:
         try:
             self._aside.parent.mkdir(parents=True, exist_ok=True)
             remove_leftovers(self._aside.parent, self.path.name)
+            shutil.rmtree(self._aside, ignore_errors=True)  # of one that had this process's number
             self._made.mkdir(parents=True)
         except OSError as error:
             raise UserError(f"{self.path} cannot be written: {error.strerror}") from error
@@ -163,8 +167,7 @@ class LabelStream:
         self.damage = ""
         self._files: list[Path] = []
         self._topic = ""
-        self.by_stamp = path.is_file() or (path / "metadata.yaml").is_file() or any(path.glob("*.mcap"))
-        self.by_stamp = self.by_stamp or any(path.glob("*.db3"))
+        self.by_stamp = path.is_file() or (path.is_dir() and is_recording(path))
         if self.by_stamp:
             with open_bag(path) as bag:
                 self.damage = bag.damage
@@ -196,7 +199,7 @@ class LabelStream:
         if not self.by_stamp:
             for file in self._files:
                 key = file.relative_to(self.path).with_suffix("").as_posix()
-                yield StoredLabels(key, lambda file=file: _read_png(file))  # type: ignore[misc]
+                yield StoredLabels(key, lambda file=file: read_label_image(file))  # type: ignore[misc]
             return
         with open_bag(self.path) as bag:
             for _, kind, recorded, data in bag.raw_messages([self._topic]):
@@ -205,12 +208,3 @@ class LabelStream:
                     return bag.decode_labels(self._topic, kind, recorded, data)
 
                 yield StoredLabels(stamp_of(data) or recorded, load)
-
-
-def _read_png(path: Path) -> Labels:
-    labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if labels is None:
-        raise ImageRejected("corrupt", f"{path} cannot be read as an image")
-    if labels.ndim != 2 or labels.dtype != np.uint8:
-        raise UserError(f"{path} is no label image: one grey channel of 8 bits is needed, whose values are class ids")
-    return labels  # type: ignore[return-value]

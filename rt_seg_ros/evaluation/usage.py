@@ -116,7 +116,7 @@ def machine(gpu: int | None = None) -> dict[str, Any]:
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     found: dict[str, Any] = {
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cores": cores,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
@@ -152,7 +152,8 @@ def _nvidia(field: str, gpu: int) -> str | None:
     return done.stdout.strip() or None
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """Return the name of the processor, or at least its kind."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):

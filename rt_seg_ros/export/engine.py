@@ -6,7 +6,6 @@ the CPU, before minutes are spent on building; and then the engine itself, where
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -34,6 +33,7 @@ from rt_seg_ros.export.formats import Product
 from rt_seg_ros.export.quantise import quantise_onnx
 from rt_seg_ros.export.runners import Preparer, fit, with_onnxruntime
 from rt_seg_ros.export.samples import Sample, Samples
+from rt_seg_ros.files import write_bytes
 from rt_seg_ros.graphs.options import NETWORK_SCOPE, GraphOptions
 from rt_seg_ros.graphs.store import load_graph, save_quantised
 from rt_seg_ros.images import Frame
@@ -104,7 +104,7 @@ def export_engine(
         of_engine = _check_engine(engines, spec, serialized, samples, watch)
     kept = engines.save(spec, serialized)
     if out is not None:
-        _write(out, serialized)
+        write_bytes(out, serialized)
     if kept is None and out is None:
         raise UserError("the engine cannot be kept in the cache, and no file was given")
     what = f"{tensorrt.__name__} {tensorrt.__version__}"
@@ -181,14 +181,3 @@ def _demand(agreement: Agreement, precision: str, samples: Samples, what: str) -
             f"{what} has PyTorch's label on only {100 * agreement.share:.2f} % of the pixels of {agreement.frames} "
             f"frames ({samples.name}; {100 * least:g} % are expected of {precision}): not kept"
         )
-
-
-def _write(out: Path, content: bytes) -> None:
-    aside = out.with_name(f".{out.name}.{os.getpid()}.part")
-    try:
-        aside.write_bytes(content)
-        os.replace(aside, out)
-    except OSError as error:
-        raise UserError(f"{out} cannot be written: {error.strerror}") from error
-    finally:
-        aside.unlink(missing_ok=True)

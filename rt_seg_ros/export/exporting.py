@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from rt_seg_ros.evaluation.confusion import ConfusionMatrix
 from rt_seg_ros.export.formats import Product, format_of
 from rt_seg_ros.export.runners import Runner, fit
 from rt_seg_ros.export.samples import Sample, Samples
+from rt_seg_ros.files import check_file, write_together
 from rt_seg_ros.graphs.options import GraphOptions
 from rt_seg_ros.graphs.store import save_quantised
 from rt_seg_ros.images import Frame
@@ -150,33 +149,15 @@ def check_out(out: Path, overwrite: bool) -> None:
     for file in files:
         if file.exists() and not overwrite:
             raise UserError(f"{file} exists: add --overwrite to replace it, or choose another name")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{out.parent} cannot be made: {error.strerror}") from error
     for file in files:
-        if file.is_dir() or not os.access(out.parent, os.W_OK):
-            raise UserError(f"{file} cannot be written")
+        check_file(file)
 
 
 def _write(out: Path, product: Product) -> list[Path]:
-    """Write the files aside and move them into place.
+    """Write the files.
 
     :raises UserError: where the disk does not take them
     """
-    asides: list[tuple[Path, Path]] = []
-    try:
-        for suffix, content in product.files.items():
-            path = out.with_suffix(suffix)
-            aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-            asides.append((aside, path))
-            aside.write_bytes(content)
-        for aside, path in asides:
-            os.replace(aside, path)
-    except OSError as error:
-        raise UserError(f"{out} cannot be written: {error.strerror}") from error
-    finally:
-        for aside, _ in asides:
-            with suppress(OSError):
-                aside.unlink(missing_ok=True)
-    return [path for _, path in asides]
+    files = {out.with_suffix(suffix): content for suffix, content in product.files.items()}
+    write_together(files)
+    return list(files)

@@ -16,8 +16,6 @@ from rt_seg_ros.graphs.metadata import metadata
 from rt_seg_ros.graphs.options import NETWORK_SCOPE, GraphOptions
 from rt_seg_ros.zoo import ModelCard
 
-EXPORT_PRECISIONS = ("fp32", "fp16", "int8")
-
 
 @dataclass(frozen=True)
 class Product:

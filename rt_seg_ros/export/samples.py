@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from rt_seg_ros.data.synth import SyntheticDrive
 from rt_seg_ros.errors import UserError
-from rt_seg_ros.evaluation.frames import Frames, is_recording, open_frames
+from rt_seg_ros.evaluation.frames import Frames, open_frames
 from rt_seg_ros.images import ImageRejected
 from rt_seg_ros.labels import LabelSpace, load_label_space
+from rt_seg_ros.recordings import is_recording
 from rt_seg_ros.sources import Source, open_source
 
 Image = NDArray[np.uint8]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import sys
-import threading
 from pathlib import Path
 
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.graphs.options import GraphOptions
 from rt_seg_ros.graphs.store import card_from_json
+from rt_seg_ros.processes import end_with_parent
 
 
 def main() -> int:
@@ -18,7 +18,7 @@ def main() -> int:
     os.nice(5)  # something may be serving beside it
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     order = json.loads(sys.stdin.readline())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     options = order["options"]
     options["size"] = tuple(options["size"]) if options["size"] else None
     try:
@@ -32,12 +32,6 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     return 0
-
-
-def _end_with_parent() -> None:
-    """Wait until nobody holds the other end of standard input any more."""
-    sys.stdin.read()
-    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.networks.layers import resize
-from rt_seg_ros.pickles import read_tensors
+from rt_seg_ros.pickles import check_tensors, read_tensors
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -119,18 +119,5 @@ class SegmentationNetwork(nn.Module):
             raise UserError(f"{type(self).__name__} has no backbone that takes pre-trained weights (asked: {path})")
         state = backbone.translate(read_tensors(Path(path), "backbone weights", allow_pickle))
         expected = backbone.state_dict()
-        problems = [
-            f"missing {key}" for key in expected if key not in state and not key.endswith("num_batches_tracked")
-        ]
-        problems += [f"unknown {key}" for key in state if key not in expected]
-        problems += [
-            f"{key} is {tuple(state[key].shape)}, expected {tuple(value.shape)}"
-            for key, value in expected.items()
-            if key in state and state[key].shape != value.shape
-        ]
-        if problems:
-            more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
-            raise UserError(
-                f"backbone weights {path} do not fit {type(backbone).__name__}: {'; '.join(problems[:10])}{more}"
-            )
+        check_tensors(state, expected, type(backbone).__name__, f"backbone weights {path}")
         backbone.load_state_dict({**expected, **state})

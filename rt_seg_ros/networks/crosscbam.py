@@ -27,6 +27,7 @@ from rt_seg_ros.networks.layers import ConvNormAct, PooledConvNormAct, initialis
 from rt_seg_ros.networks.stdc import BLOCKS, STDC
 
 EPS = 1e-3
+_REDUCTION = 16  # of the channels within channel attention, as in CBAM
 
 
 class SqueezeExciteASPP(nn.Module):
@@ -69,12 +70,12 @@ class SqueezeExciteASPP(nn.Module):
 class ChannelAttention(nn.Module):
     """A weight in (0, 1) for every channel, from its maximum and its mean (equation 3)."""
 
-    def __init__(self, channels: int, paper_code: bool = False, reduction: int = 16) -> None:
+    def __init__(self, channels: int, paper_code: bool = False) -> None:
         super().__init__()
         self.max_pool = nn.AdaptiveMaxPool2d(1)
         self.mean_pool = nn.AdaptiveAvgPool2d(1)
-        self.squeeze = ConvNormAct(channels, channels // reduction, norm=False)
-        self.excite = ConvNormAct(channels // reduction, channels, norm=False, act="relu" if paper_code else None)
+        self.squeeze = ConvNormAct(channels, channels // _REDUCTION, norm=False)
+        self.excite = ConvNormAct(channels // _REDUCTION, channels, norm=False, act="relu" if paper_code else None)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, 1, 1)."""

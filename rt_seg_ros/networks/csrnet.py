@@ -36,6 +36,7 @@ from rt_seg_ros.networks.layers import (
 from rt_seg_ros.networks.resnet import ResNet18
 
 CHANNELS = 128
+_GRIDS = (8, 4, 2)  # rows of the grids that SPFM pools over (section 3.3)
 
 
 def columns_beside(rows: int, height: int, width: int) -> int:
@@ -53,20 +54,19 @@ class ShortedPyramidFusion(nn.Module):
     A grid has as many columns as make its cells about square.
     """
 
-    def __init__(self, in_channels: int, grids: tuple[int, ...] = (8, 4, 2), momentum: float = 0.005) -> None:
+    def __init__(self, in_channels: int, momentum: float = 0.005) -> None:
         super().__init__()
-        level = CHANNELS // len(grids)
-        self.grids = grids
+        level = CHANNELS // len(_GRIDS)
         self.reduce = ConvNormAct(in_channels, CHANNELS, momentum=momentum)
-        self.levels = nn.ModuleList(ConvNormAct(CHANNELS, level, momentum=momentum) for _ in grids)
-        self.fuse_levels = ConvNormAct(CHANNELS + level * len(grids), CHANNELS, momentum=momentum)
+        self.levels = nn.ModuleList(ConvNormAct(CHANNELS, level, momentum=momentum) for _ in _GRIDS)
+        self.fuse_levels = ConvNormAct(CHANNELS + level * len(_GRIDS), CHANNELS, momentum=momentum)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in, H, W) -> (N, 128, H, W)."""
         x = self.reduce(x)
         height, width = map_size(x)
         maps = [x]
-        for rows, level in zip(self.grids, self.levels, strict=True):
+        for rows, level in zip(_GRIDS, self.levels, strict=True):
             columns = columns_beside(rows, height, width)
             maps.append(resize(level(adaptive_avg_pool(x, (rows, columns))), x.shape[-2:]))
         return self.fuse_levels(torch.cat(maps, 1))

@@ -131,13 +131,13 @@ def fold_norm(conv: nn.Module, norm: nn.Module) -> nn.Conv2d:
     return fuse_conv_bn_eval(conv, norm)
 
 
-def fold_split_norm(convs: list[nn.Conv2d], norm: nn.Module) -> list[nn.Conv2d]:
-    """Fold a batch norm over the concatenated outputs of several convolutions into them.
+def fold_split_norm(convs: list[nn.Conv2d], norm: nn.Module) -> None:
+    """Fold a batch norm over the concatenated outputs of several convolutions into them, in place.
 
-    :return: the folded convolutions, in the same order; the norm is then superfluous
+    The norm is then superfluous.
     """
     assert isinstance(norm, _BatchNorm) and norm.running_mean is not None and norm.running_var is not None
-    folded, begin = [], 0
+    begin = 0
     for conv in convs:
         part = slice(begin, begin + conv.out_channels)
         begin += conv.out_channels
@@ -145,8 +145,6 @@ def fold_split_norm(convs: list[nn.Conv2d], norm: nn.Module) -> list[nn.Conv2d]:
             conv.weight, conv.bias, norm.running_mean[part], norm.running_var[part], norm.eps,
             norm.weight[part], norm.bias[part],
         )  # fmt: skip
-        folded.append(conv)
-    return folded
 
 
 def resize(x: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:

@@ -8,12 +8,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from rt_seg_ros.errors import UserError
+from rt_seg_ros.labels import MAX_CLASSES
 from rt_seg_ros.networks.names import network_info
 
 if TYPE_CHECKING:
     from rt_seg_ros.networks.base import SegmentationNetwork
-
-MAX_CLASSES = 255  # ids are bytes, and 255 says "unlabelled"
 
 
 def create_network(name: str, num_classes: int = 19, **options: Any) -> SegmentationNetwork:

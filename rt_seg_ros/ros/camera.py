@@ -33,7 +33,7 @@ _GLANCE_PERIOD = 1.0
 
 
 @dataclass(frozen=True)
-class Service:
+class Serving:
     """What a frame is served with. The node replaces it as a whole, between two frames."""
 
     segmenter: Segmenter
@@ -220,7 +220,7 @@ class Camera:
 
     # --- on the worker's thread -----------------------------------------------------------------------------------
 
-    def begin(self, letter: Letter, service: Service) -> Ready | None:
+    def begin(self, letter: Letter, serving: Serving) -> Ready | None:
         """Make a message ready for the network. Raises nothing: a frame that ends here is counted.
 
         :return: None where nothing more is to be done with it
@@ -230,13 +230,13 @@ class Camera:
         stage = "publishing_failed"
         try:
             wanted = self.outputs.wanted()
-            listened = bool(wanted) or not service.lazy
+            listened = bool(wanted) or not serving.lazy
             if not listened and begin < self._next_glance:
                 self.mailbox.dropped(mailbox.NO_SUBSCRIBER)
                 return None
             stage = "conversion_failed"
-            frame: Frame = self._convert(message, service.max_image_pixels)
-            _check_working_size(frame, service)
+            frame: Frame = self._convert(message, serving.max_image_pixels)
+            _check_working_size(frame, serving)
             if not listened:
                 self._next_glance = begin + _GLANCE_PERIOD
                 self.mailbox.dropped(mailbox.NO_SUBSCRIBER)
@@ -253,15 +253,15 @@ class Camera:
         """Count the frame in hand as rejected, for what nobody foresaw."""
         self._reject(stage, f"{type(error).__name__}: {error}")
 
-    def finish(self, ready: Ready, result: Segmentation, service: Service) -> None:
+    def finish(self, ready: Ready, result: Segmentation, serving: Serving) -> None:
         """Publish what came of a frame. Raises nothing: whatever happens, the frame is counted."""
         message, header, frame, wanted = ready.letter.message, ready.letter.message.header, ready.frame, ready.wanted
-        segmenter = service.segmenter
+        segmenter = serving.segmenter
         segmented = time.monotonic()
         self.kind = frame.height, frame.width, frame.order, result.confidence is not None
         try:
             published = self.outputs.publish(
-                wanted, header, frame, result, segmenter.label_space, service.drawing, self._info
+                wanted, header, frame, result, segmenter.label_space, serving.drawing, self._info
             )
         except Exception as error:  # one frame is lost, not the node
             self.fail("publishing_failed", error)
@@ -342,14 +342,14 @@ class Camera:
             self._log.warning(f"{message}{more}")
 
 
-def _check_working_size(frame: Frame, service: Service) -> None:
+def _check_working_size(frame: Frame, serving: Serving) -> None:
     """Refuse an image that is small, but so narrow that the network would work at a size beyond the limit.
 
     :raises ImageRejected: such a one
     """
-    height, width = service.segmenter.working_size(frame.height, frame.width)
-    limit = max(service.max_image_pixels, MIN_WORKING_SIDE**2)
-    if not service.segmenter.config.input_height and height * width > limit:
+    height, width = serving.segmenter.working_size(frame.height, frame.width)
+    limit = max(serving.max_image_pixels, MIN_WORKING_SIDE**2)
+    if not serving.segmenter.config.input_height and height * width > limit:
         raise ImageRejected(
             "too_large",
             f"an image of {frame.width}x{frame.height} pixels is segmented at {width}x{height}; "

@@ -84,7 +84,6 @@ class LiveRun:
     recording: Path
     node_log: Path
     start_seconds: float
-    play_seconds: float
     stamps: Mapping[int, int] = field(default_factory=dict)
     usage: Usage = field(default_factory=Usage)
 
@@ -148,7 +147,6 @@ def run_live(
                 started = time.monotonic() - begin
                 command = [sys.executable, "-m", "rt_seg_ros.cli", "play", str(bag), "--rate", str(rate)]
                 command += ["--stamps", str(stamps), "--topics", image_topic]
-                play_begin = time.monotonic()
                 meter = Meter(node.pid, gpu_before)
                 answers = _Pulse(lambda: sum(recorder.counts.values()))
                 with meter, running(command, environment, player_log, lock) as player:
@@ -159,7 +157,6 @@ def run_live(
                         if watch is not None:
                             watch(recorder.counts[f"{NODE}/label"])
                         time.sleep(0.05)
-                played = time.monotonic() - play_begin
                 if player.returncode:
                     raise UserError(f"the player failed: {_tail(player_log)}")
                 while not answers.over():
@@ -174,7 +171,7 @@ def run_live(
             recorder_node.destroy_node()
             rclpy.try_shutdown(context=context)
             spinning.join(5.0)
-    return LiveRun(out / "result.mcap", node_log, started, played, _read_stamps(stamps), meter.usage)
+    return LiveRun(out / "result.mcap", node_log, started, _read_stamps(stamps), meter.usage)
 
 
 def _read_stamps(table: Path) -> dict[int, int]:

@@ -33,7 +33,7 @@ from rt_seg_ros.labels import LabelSpace
 from rt_seg_ros.memory import keep_freed_memory
 from rt_seg_ros.pipeline import Segmenter, SegmenterConfig
 from rt_seg_ros.ros import diagnostics, messages, names, parameters, qos
-from rt_seg_ros.ros.camera import Camera, Service
+from rt_seg_ros.ros.camera import Camera, Serving
 from rt_seg_ros.ros.outputs import Drawing, Outputs
 from rt_seg_ros.ros.parameters import TABLE, Values
 from rt_seg_ros.ros.preparation import Preparation
@@ -44,8 +44,6 @@ NODE_NAME = "segmentation"
 _DIAGNOSTICS_PERIOD = 1.0
 #: Size (height, width) of the first run of a model whose card names none, before any image came.
 _USUAL_SIZE = (360, 480)
-#: What only says how a loaded network is used, and so costs nothing to try.
-_USE = frozenset({"input_height", "input_width", "downsampling_ratio", "output_resolution", "confidence_threshold"})
 #: Seconds after which the executor looks up whether it is to stop, should it have missed the call.
 _LOOK_UP = 1.0
 #: Signals that ask the node to stop.
@@ -65,8 +63,8 @@ class SegmentationNode(LifecycleNode):
     def __init__(self, name: str = NODE_NAME, **kwargs: Any) -> None:
         super().__init__(name, **kwargs)
         self._segmenter: Segmenter | None = None
-        self._wanted: SegmenterConfig | None = None  # what is served, or prepared to be
-        self._service: Service | None = None
+        self._target: SegmenterConfig | None = None  # what is served, or prepared to be
+        self._serving: Serving | None = None
         self._cameras: list[Camera] = []
         self._layout: tuple[Any, ...] = ()
         self._condition = threading.Condition()
@@ -167,7 +165,7 @@ class SegmentationNode(LifecycleNode):
         segmenter.backend.live = True
         self._check_masks(values, segmenter.label_space)
         self._warm_up(segmenter)
-        self._wanted = config
+        self._target = config
         self._failed_change = ""
         self._create_cameras(layout)
         if messages.label_info_type() is None:
@@ -183,7 +181,7 @@ class SegmentationNode(LifecycleNode):
             self._serve(self._segmenter, values)
         for camera in self._cameras:
             camera.activate()
-        self._worker = Worker(self._cameras, self._condition, self._present_service)
+        self._worker = Worker(self._cameras, self._condition, self._present_serving)
         self._active = True
         self._follow_infos()
 
@@ -201,7 +199,7 @@ class SegmentationNode(LifecycleNode):
         abandon_graphs()  # which is what preparing takes longest for
         self._preparation.close()
         self._close_cameras()
-        self._segmenter = self._service = self._wanted = None
+        self._segmenter = self._serving = self._target = None
 
     def _guard_transitions(self) -> None:
         """Make a transition that the present state does not have fail, and not end the node.
@@ -274,9 +272,9 @@ class SegmentationNode(LifecycleNode):
 
     # --- what frames are served with --------------------------------------------------------------------------------
 
-    def _present_service(self) -> Service:
-        assert self._service is not None
-        return self._service
+    def _present_serving(self) -> Serving:
+        assert self._serving is not None
+        return self._serving
 
     def _serve(self, segmenter: Segmenter, values: Values) -> None:
         """Serve from the next frame on with this segmenter and these parameters."""
@@ -288,7 +286,7 @@ class SegmentationNode(LifecycleNode):
         for camera in self._cameras:
             camera.mailbox.limit_rate(values["max_rate"])
             camera.outputs.announce(space, threshold, chosen)
-        self._service = Service(
+        self._serving = Serving(
             segmenter,
             Drawing(values["overlay_alpha"], values["overlay_legend"]),
             values["lazy"],
@@ -327,7 +325,7 @@ class SegmentationNode(LifecycleNode):
     def _adopt(self, config: SegmenterConfig, result: Segmenter | Exception) -> None:
         if self._apply_is_due:  # what was asked for last comes first
             self._apply()
-        if self._segmenter is None or self._wanted is None or not _same_but_threshold(config, self._wanted):
+        if self._segmenter is None or self._target is None or not _same_but_threshold(config, self._target):
             return  # unloaded, or something else was asked for meanwhile
         if isinstance(result, Segmenter):
             try:
@@ -339,7 +337,7 @@ class SegmentationNode(LifecycleNode):
             self._revert(result)
             return
         self._failed_change = ""
-        result = result.reconfigured(self._wanted)  # the threshold may have changed meanwhile
+        result = result.reconfigured(self._target)  # the threshold may have changed meanwhile
         self._serve(result, values)
         size = self._working_size_in_words(result)
         self.get_logger().info(f"changed over to model '{result.card.name}', {size}")
@@ -352,16 +350,16 @@ class SegmentationNode(LifecycleNode):
 
     def _revert(self, reason: Exception) -> None:
         """Put the parameters back to what is served."""
-        assert self._segmenter is not None and self._wanted is not None
+        assert self._segmenter is not None and self._target is not None
         served = self._segmenter.config
         changed = {
             name: value
             for name, value in parameters.config_values(served).items()
-            if value != getattr(self._wanted, name)
+            if value != getattr(self._target, name)
         }
         text = str(reason) if isinstance(reason, UserError) else f"{type(reason).__name__}: {reason}"
         self._failed_change = " ".join(text.split())
-        self._wanted = served
+        self._target = served
         self._reverting = True
         try:
             back_to = [RosParameter(name, value=value) for name, value in changed.items()]
@@ -406,7 +404,7 @@ class SegmentationNode(LifecycleNode):
             for name, value in checked.items():
                 if TABLE[name].change == "inactive" and value != present[name]:
                     raise UserError(f"{name} cannot change while the node is active: deactivate first")
-        if self._segmenter is None or self._wanted is None:
+        if self._segmenter is None or self._target is None:
             return  # one value may not fit another that is still to be set: configure sees to that
         values = {**present, **checked}
         parameters.segmenter_config(values).check_sides()
@@ -415,23 +413,17 @@ class SegmentationNode(LifecycleNode):
         if checked.keys() & {"backend", "device", "precision"}:
             check_backend(config.backend, config.device, config.precision)
         space = self._segmenter.label_space
-        if self._differ_in_model(config, self._segmenter.config):
+        if not config.same_network(self._segmenter.config):
             card = find_model(config.model, config.label_space, config.weights, config.allow_random_weights)
             space = card.load_label_space()
         if checked.keys() & {"mask_classes", "model", "weights", "label_space"}:
             self._check_masks(values, space)
 
-    @staticmethod
-    def _differ_in_model(one: SegmenterConfig, other: SegmenterConfig) -> bool:
-        return any(
-            value != getattr(other, name) for name, value in parameters.config_values(one).items() if name not in _USE
-        )
-
     def _config_of(self, values: Values) -> SegmenterConfig:
         """Return the config that values mean; of input_height and input_width, one alone changes nothing yet."""
         config = parameters.segmenter_config(values)
-        if self._wanted is not None and bool(config.input_height) != bool(config.input_width):
-            config = replace(config, input_height=self._wanted.input_height, input_width=self._wanted.input_width)
+        if self._target is not None and bool(config.input_height) != bool(config.input_width):
+            config = replace(config, input_height=self._target.input_height, input_width=self._target.input_width)
         return config
 
     @staticmethod
@@ -445,7 +437,7 @@ class SegmentationNode(LifecycleNode):
     def _apply(self) -> None:
         """Carry out what the parameters say now."""
         self._apply_is_due = False
-        if self._segmenter is None or self._wanted is None:
+        if self._segmenter is None or self._target is None:
             return
         values = parameters.read(self)
         config = self._config_of(values)
@@ -463,7 +455,7 @@ class SegmentationNode(LifecycleNode):
             "mask_classes": [n for n in values["mask_classes"] if n in served.label_space.names],
         }
         self._serve(served, present)
-        former, self._wanted = self._wanted, config
+        former, self._target = self._target, config
         if config == served.config:
             self._preparation.cancel()
         elif not _same_but_threshold(config, former):
@@ -492,8 +484,8 @@ class SegmentationNode(LifecycleNode):
             ]
         hardware_id = segmenter.device if segmenter is not None else ""
         preparing = ""
-        if self._preparation.busy and self._wanted is not None:
-            preparing = f"model '{self._wanted.model}'"
+        if self._preparation.busy and self._target is not None:
+            preparing = f"model '{self._target.model}'"
         report.status.append(
             diagnostics.model_status(
                 f"{name}: model",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rt_seg_ros.backends import BACKENDS, PRECISIONS
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.images import MAX_PIXELS
-from rt_seg_ros.pipeline import MAX_WORKING_SIDE, OUTPUT_RESOLUTIONS, SegmenterConfig
+from rt_seg_ros.pipeline import MAX_THREADS, MAX_WORKING_SIDE, OUTPUT_RESOLUTIONS, SegmenterConfig
 
 if TYPE_CHECKING:
     from rclpy.node import Node
@@ -155,7 +155,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter("precision", "string", _CONFIG.precision, "prepared", "Arithmetic of the network.", choices=PRECISIONS),
     Parameter(
         "threads", "int", _CONFIG.threads, "prepared",
-        "CPU threads of the network; 0: the runtime's own choice.", minimum=0, maximum=1024,
+        "CPU threads of the network; 0: the runtime's own choice.", minimum=0, maximum=MAX_THREADS,
     ),
     Parameter(
         "input_height", "int", _CONFIG.input_height, "prepared",

@@ -45,7 +45,6 @@ class Playback:
 
     counts: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
-    rounds: int = 0
     latest: float = 0.0
 
 
@@ -185,7 +184,6 @@ class Player:
             span[topic] = span.get(topic, (recorded, 0))[0], recorded
             if stamped and on_published is not None:
                 on_published(topic, old, new)
-        playback.rounds += 1
         for topic, count in counts.most_common():
             first, last = span[topic]
             if count > 1 and last > first:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from rt_seg_ros.benchmark.cases import Case
+from rt_seg_ros.benchmark.naive import naive_device
 from rt_seg_ros.benchmark.spec import MASK_CLASS, Answer, Order, peak_memory_mib
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.evaluation.usage import Meter
@@ -192,7 +193,7 @@ class _Client:
         else:
             height, width = case.size
             answer.backend, answer.precision = "torch", "fp32"
-            answer.device = case.device if case.device != "auto" else "cpu"
+            answer.device = naive_device(case.device)
             answer.working = [round(height * case.ratio), round(width * case.ratio)]
         return answer
 

@@ -7,7 +7,7 @@ places when they are renamed there too.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,12 +54,6 @@ def for_cameras(template: str, cameras: Sequence[CameraTopics]) -> str:
         if "Property Tree Widget" in panel:
             panel["Property Tree Widget"]["Expanded"] = ["/Global Options1", f"/{cameras[0].name}1"]
     return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=10_000)
-
-
-def displays(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield all image displays of a configuration, also those in groups."""
-    for display in document["Visualization Manager"]["Displays"]:
-        yield from display.get("Displays", [display])
 
 
 def _topic(kind: str, camera: CameraTopics) -> str:

@@ -445,7 +445,7 @@ class NodeWatch:
                     f"'{parameter.value.string_value}'; its log says why"
                 )
 
-    # --- services, on the caller's thread ---------------------------------------------------------------------------
+    # --- services ---------------------------------------------------------------------------------------------------
 
     def _call(self, kind: type, service: str, request: Any) -> Any:
         name = f"{self._name}/{service}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 
-from rt_seg_ros.ros.camera import Camera, Ready, Service
+from rt_seg_ros.ros.camera import Camera, Ready, Serving
 from rt_seg_ros.ros.mailbox import RoundRobin
 
 #: Frames that go through the network in one batch; more would make the first wait too long for the last.
@@ -18,15 +18,15 @@ class Worker:
     Those that wait at the same time go through the network together, where the backend is faster so.
 
     :param condition: shared by the cameras' mailboxes
-    :param service: returns what the next frame is served with
+    :param serving: returns what the next frame is served with
     """
 
     def __init__(
-        self, cameras: Sequence[Camera], condition: threading.Condition, service: Callable[[], Service]
+        self, cameras: Sequence[Camera], condition: threading.Condition, serving: Callable[[], Serving]
     ) -> None:
         self._cameras = list(cameras)
         self._robin = RoundRobin(condition, [camera.mailbox for camera in cameras])
-        self._service = service
+        self._serving = serving
         self._thread = threading.Thread(target=self._run, name="segmentation", daemon=True)
         self._thread.start()
 
@@ -44,26 +44,26 @@ class Worker:
         taken = self._robin.take()
         if taken is None:
             return False
-        service = self._service()
+        serving = self._serving()
         letters = [taken]
-        if service.segmenter.backend.batches:
+        if serving.segmenter.backend.batches:
             letters += self._robin.take_waiting(_MOST_TOGETHER - 1)
         ready = []
         for place, letter in letters:
             camera = self._cameras[place]
-            frame = camera.begin(letter, service)
+            frame = camera.begin(letter, serving)
             if frame is not None:
                 ready.append((camera, frame))
-        _segment(ready, service)
+        _segment(ready, serving)
         return True
 
 
-def _segment(ready: Sequence[tuple[Camera, Ready]], service: Service) -> None:
+def _segment(ready: Sequence[tuple[Camera, Ready]], serving: Serving) -> None:
     """Segment frames together; where that fails, one by one, so that only what cannot be segmented is lost."""
     if not ready:
         return
     try:
-        results = service.segmenter.segment_batch(
+        results = serving.segmenter.segment_batch(
             [one.frame for _, one in ready], confidence=any("confidence" in one.wanted for _, one in ready)
         )
     except Exception as error:
@@ -72,7 +72,7 @@ def _segment(ready: Sequence[tuple[Camera, Ready]], service: Service) -> None:
             camera.fail("inference_failed", error)
         else:
             for pair in ready:
-                _segment([pair], service)
+                _segment([pair], serving)
         return
     for (camera, one), result in zip(ready, results, strict=True):
-        camera.finish(one, result, service)
+        camera.finish(one, result, serving)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rt_seg_ros.errors import UserError
+from rt_seg_ros.files import write_text
 from rt_seg_ros.training.ablation import AblationTable, Cost, Row
 from rt_seg_ros.training.recipe import Recipe
 from rt_seg_ros.zoo import ModelCard
@@ -156,8 +155,8 @@ def write_report(folder: Path, table: AblationTable, outcomes: Sequence[Outcome]
 
     :raises UserError: the folder cannot be written
     """
-    _write(folder / MARKDOWN, markdown(table, outcomes))
-    _write(folder / CSV, _csv(table, outcomes))
+    write_text(folder / MARKDOWN, markdown(table, outcomes))
+    write_text(folder / CSV, _csv(table, outcomes))
     return folder / MARKDOWN, folder / CSV
 
 
@@ -211,15 +210,3 @@ def _budget(recipe: Recipe) -> str:
 
 def _decimals(value: float | None) -> int:
     return 0 if value is None else len(str(value).partition(".")[2].rstrip("0"))
-
-
-def _write(path: Path, text: str) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(text, encoding="utf-8")
-        os.replace(aside, path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}") from error
-    finally:
-        aside.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ import torch
 
 from rt_seg_ros import __version__
 from rt_seg_ros.errors import UserError
+from rt_seg_ros.evaluation.usage import cpu_name
 from rt_seg_ros.labels import load_label_space
 from rt_seg_ros.training.distributed import World
 from rt_seg_ros.training.recipe import Recipe, SourceSection, load_recipe
@@ -174,15 +175,5 @@ def _hardware(world: World) -> str:
         name = str(torch.cuda.get_device_name(world.device))
     else:
         threads = torch.get_num_threads()
-        name = f"{_processor()}, {threads} thread{'s' if threads != 1 else ''}"
+        name = f"{cpu_name()}, {threads} thread{'s' if threads != 1 else ''}"
     return name if world.size == 1 else f"{world.size} processes, each on {name}"
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return "CPU"

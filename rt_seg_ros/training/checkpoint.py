@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from rt_seg_ros.errors import UserError
-from rt_seg_ros.training.files import write_aside
+from rt_seg_ros.files import write_aside
 
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
 _FORMAT = 1

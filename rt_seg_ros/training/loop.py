@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from rt_seg_ros.backends.torch_backend import cpu_has_bf16
 from rt_seg_ros.data.augment import Augmenter, AugmentOptions, Views, draw_views, generator
 from rt_seg_ros.errors import UserError
+from rt_seg_ros.files import remove_leftovers
 from rt_seg_ros.labels import load_label_space
 from rt_seg_ros.networks import SegmentationNetwork
 from rt_seg_ros.training.about import describe_run
@@ -35,7 +36,6 @@ from rt_seg_ros.training.checkpoint import BEST, LAST, write_checkpoint, write_l
 from rt_seg_ros.training.distributed import Decision, FailedElsewhere, World, choose_device
 from rt_seg_ros.training.ema import WeightAverage
 from rt_seg_ros.training.feed import Feed, UnreadError
-from rt_seg_ros.training.files import remove_leftovers
 from rt_seg_ros.training.losses import HeadLosses, class_weights, make_loss
 from rt_seg_ros.training.mixture import Mixture
 from rt_seg_ros.training.precision import prepare_for_cpu

@@ -13,9 +13,9 @@ import yaml
 from rt_seg_ros.cache import Cache
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.labels import list_label_spaces, load_label_space
-from rt_seg_ros.pickles import SAFE_SUFFIX, read_pickle, tensors_in
+from rt_seg_ros.pickles import SAFE_SUFFIX, check_tensors, read_pickle, tensors_in
 from rt_seg_ros.training.checkpoint import BEST
-from rt_seg_ros.zoo import DEFAULT_LABEL_SPACE, DEFAULT_MEAN, DEFAULT_STD, check_tensors, save_weights
+from rt_seg_ros.zoo import DEFAULT_LABEL_SPACE, DEFAULT_MEAN, DEFAULT_STD, save_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -112,29 +112,30 @@ def _of_tensors(
 
 def _count_classes(state: Mapping[str, Tensor], network: str, options: dict[str, Any], where: str) -> int:
     """Return the rows of the tensors whose rows are the classes."""
-    two, three = _shapes(network, 2, options), _shapes(network, 3, options)
-    of_classes = [key for key in two if two[key][:1] != three[key][:1]]
+    two, three = _outline(network, 2, options), _outline(network, 3, options)
+    of_classes = [key for key in two if two[key].shape[:1] != three[key].shape[:1]]
     found = {len(state[key]) for key in of_classes if key in state and state[key].ndim}
     if len(found) != 1:
         raise UserError(f"{where} are not those of network '{network}': no classifier '{of_classes[0]}' in them")
     return found.pop()
 
 
-def _shapes(network: str, classes: int, options: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+def _outline(network: str, classes: int, options: dict[str, Any]) -> dict[str, Tensor]:
+    """Return a network's tensors without their values."""
     import torch
 
     from rt_seg_ros.networks import create_network
 
-    with torch.device("meta"):  # only shapes
-        state = create_network(network, classes, **options).state_dict()
-    return {key: tuple(value.shape) for key, value in state.items()}
+    with torch.device("meta"):
+        return create_network(network, classes, **options).state_dict()
 
 
 def _check(state: Mapping[str, Tensor], about: Mapping[str, Any], where: str) -> None:
     """Hold tensors against the network, while the user's own file can still be named."""
     import torch
 
-    check_tensors(state, _shapes(about["network"], about["num_classes"], about["options"]), about["network"], where)
+    network = about["network"]
+    check_tensors(state, _outline(network, about["num_classes"], about["options"]), f"network '{network}'", where)
     for key, value in state.items():
         if value.is_floating_point() and not torch.isfinite(value.to(torch.float16)).all():
             raise UserError(f"{where}: {key} has values that fp16 cannot hold, in which weights are kept")

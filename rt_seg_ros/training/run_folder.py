@@ -17,9 +17,9 @@ import yaml
 from numpy.typing import NDArray
 
 from rt_seg_ros.errors import UserError
+from rt_seg_ros.files import write_aside, write_text
 from rt_seg_ros.labels import LabelSpace, is_label_file, load_label_space
 from rt_seg_ros.training.checkpoint import LAST
-from rt_seg_ros.training.files import write_aside, write_text
 from rt_seg_ros.training.recipe import Recipe
 
 METRICS, RECIPE, ABOUT, CURVES, DATA = "metrics.csv", "recipe.yaml", "about.yaml", "curves.png", "data.txt"

@@ -95,7 +95,7 @@ def test_unusable_pairs_are_named_all_at_once(camvid):
     message = str(raised.value)
     assert "val/0.png is 5x8" in message and "valannot/0.png are 6x8" in message
     assert "valannot/1.png has ids outside label space 'camvid11' (0 to 10, void [11, 255]): 12, 77" in message
-    assert "valannot/2.png is not a label image" in message
+    assert "valannot/2.png is no label image" in message
 
 
 def test_reading_refuses_what_checking_would(camvid):

@@ -15,9 +15,9 @@ import pytest
 
 from rt_seg_ros.cli import main
 from rt_seg_ros.evaluation import charts
+from rt_seg_ros.evaluation.evaluation import Evaluation
 from rt_seg_ros.evaluation.page import Content, report_page
 from rt_seg_ros.evaluation.pictures import choose, read_rows
-from rt_seg_ros.evaluation.result import Evaluation
 from rt_seg_ros.evaluation.scores import Scores
 from rt_seg_ros.labels import LabelClass, LabelSpace
 from rt_seg_ros.zoo import ModelCard

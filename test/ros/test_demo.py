@@ -14,7 +14,7 @@ import pytest
 
 from rt_seg_ros import cli, zoo
 from rt_seg_ros.bags import open_bag
-from rt_seg_ros.video import read_frames
+from rt_seg_ros.video import VideoReader
 
 pytestmark = pytest.mark.ros
 
@@ -34,7 +34,7 @@ def test_every_frame_is_accounted_for_and_shown(tmp_path, capsys):
     assert f"{100 * figures['miou']:.1f}" in (tmp_path / "report.html").read_text()
     picture = cv2.imread(str(tmp_path / "picture.png"))
     assert picture is not None and picture.std() > 20
-    frames = list(read_frames(tmp_path / "overlay.mp4"))
+    frames = [image for _, image in VideoReader(tmp_path / "overlay.mp4")]
     with open_bag(tmp_path / "result.mcap") as bag:
         assert bag.topics["/segmentation/label"].count == len(frames) == processed
         assert bag.topics["/segmentation/class_masks"].count == processed

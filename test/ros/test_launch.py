@@ -42,9 +42,14 @@ def test_each_argument_is_explained():
     assert all(a.description for a in arguments)
 
 
+def _displays(document):
+    for display in document["Visualization Manager"]["Displays"]:
+        yield from display.get("Displays", [display])
+
+
 def test_rviz_shows_image_overlay_label_and_mask_with_sensor_datas_qos():
     document = yaml.safe_load((ROOT / "rviz" / "segment.rviz").read_text())
-    topics = {d["Name"]: d["Topic"] for d in rviz.displays(document)}
+    topics = {d["Name"]: d["Topic"] for d in _displays(document)}
     assert {name: topic["Value"] for name, topic in topics.items()} == {
         "Image": "/camera/image_raw",
         "Overlay": "/segmentation/overlay",

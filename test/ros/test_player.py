@@ -158,7 +158,7 @@ def test_it_ends_with_its_last_message(graph, sparse):
         one = Player(graph.node, bag, ["/a", "/b"])
         result = one.play()
         one.close()
-    assert result.counts == {"/a": 1, "/b": 1} and result.rounds == 1 and result.seconds < 3
+    assert result.counts == {"/a": 1, "/b": 1} and result.seconds < 3
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import numpy as np
 
 from rt_seg_ros.images import Frame
 from rt_seg_ros.pipeline import Segmenter, SegmenterConfig
-from rt_seg_ros.ros.camera import Ready, Service
+from rt_seg_ros.ros.camera import Ready, Serving
 from rt_seg_ros.ros.mailbox import Mailbox
 from rt_seg_ros.ros.outputs import Wanted
 from rt_seg_ros.ros.worker import Worker
@@ -68,7 +68,7 @@ def serve(segmenter, messages, batches, monkeypatch):
     monkeypatch.setattr(segmenter.backend, "batches", batches)
     for camera, message in zip(cameras, messages, strict=True):
         camera.mailbox.put(message)
-    worker = Worker(cameras, condition, lambda: Service(segmenter))
+    worker = Worker(cameras, condition, lambda: Serving(segmenter))
     deadline = time.monotonic() + 30
     while any(c.mailbox.counts().waiting or c.mailbox.counts().in_hand for c in cameras):
         assert time.monotonic() < deadline

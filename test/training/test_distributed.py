@@ -119,7 +119,7 @@ def test_what_one_process_cannot_do_stops_both_and_is_said_once(two):
     out, told = two
     assert told[0]["odd"].startswith("UserError: schedule.batch is 3, which 2 processes cannot share equally")
     assert told[1]["odd"] == "FailedElsewhere: " and not (out / "odd").exists()
-    assert "metrics.csv could not be written: No space left on device" in told[0]["full"]
+    assert "metrics.csv cannot be written: No space left on device" in told[0]["full"]
     assert told[1]["full"] == "FailedElsewhere: "
 
 

@@ -15,11 +15,11 @@ from rt_seg_ros import zoo
 from rt_seg_ros.cli import main
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.networks import create_network
-from rt_seg_ros.training.export import export_weights
 from rt_seg_ros.training.loop import Trainer
 from rt_seg_ros.training.pickled import weights_from_pickle
 from rt_seg_ros.training.recipe import load_recipe
 from rt_seg_ros.training.start import make_networks
+from rt_seg_ros.training.weights import export_weights
 
 SMALL = [
     "network={name: cgnet, options: {m: 2, n: 2}}",

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from rt_seg_ros.labels import load_label_space
-from rt_seg_ros.training.export import export_weights
 from rt_seg_ros.training.loop import Trainer
 from rt_seg_ros.training.recipe import list_recipes, load_recipe
 from rt_seg_ros.training.run_folder import read_metrics
+from rt_seg_ros.training.weights import export_weights
 from rt_seg_ros.zoo import build_network, find_model
 
 SIZE = (48, 64)

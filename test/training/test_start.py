@@ -22,10 +22,10 @@ from rt_seg_ros.errors import UserError
 from rt_seg_ros.networks import create_network
 from rt_seg_ros.networks.resnet import ResNet18
 from rt_seg_ros.training.checkpoint import LAST, read_checkpoint, write_checkpoint
-from rt_seg_ros.training.export import export_weights
 from rt_seg_ros.training.loop import Trainer
 from rt_seg_ros.training.recipe import Recipe, load_recipe
 from rt_seg_ros.training.run_folder import read_about, read_metrics
+from rt_seg_ros.training.weights import export_weights
 from rt_seg_ros.zoo import build_network, find_model, read_card
 
 SMALL = [
@@ -324,7 +324,7 @@ def test_a_full_disk_ends_the_run_by_name_and_keeps_what_was_good(streets, tmp_p
     aside = out / f".{name}.{os.getpid()}.part"
     aside.symlink_to("/dev/full")
     longer = small("schedule.max_steps=3", "run.keep=last")
-    with pytest.raises(UserError, match=rf"{name} could not be written: No space left on device"):
+    with pytest.raises(UserError, match=rf"{name} cannot be written: No space left on device"):
         Trainer(longer, streets, out, checkpoint=read_checkpoint(out)).run()
     assert not aside.is_symlink()
     kept = {LAST, "previous.pt", name} & set(before)
@@ -347,7 +347,7 @@ def test_a_checkpoint_that_may_not_grow_so_large_is_told_by_its_reason(tmp_path)
     done = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path / "a.pt")], capture_output=True, text=True, timeout=120
     )
-    assert "a.pt could not be written: File too large" in done.stdout, done.stderr
+    assert "a.pt cannot be written: File too large" in done.stdout, done.stderr
     assert read_checkpoint(tmp_path / "a.pt")["step"] == 1 and [p.name for p in tmp_path.iterdir()] == ["a.pt"]
 
 

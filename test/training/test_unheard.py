@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from rt_seg_ros.cli import main, models, train
+from rt_seg_ros.files import remove_leftovers, write_aside
 from rt_seg_ros.training.checkpoint import LAST, read_checkpoint
-from rt_seg_ros.training.files import remove_leftovers, write_aside
 from rt_seg_ros.training.loop import Trainer, stop_on_signals
 from rt_seg_ros.training.recipe import load_recipe
 from rt_seg_ros.training.watcher import Progress, Watcher
@@ -188,7 +188,7 @@ def test_a_broken_pipe_is_no_success_of_a_run(monkeypatch, module, words, status
 def test_two_processes_that_write_one_file_do_not_mix(tmp_path):
     path = tmp_path / LAST
     program = (
-        "import sys; from pathlib import Path; from rt_seg_ros.training.files import write_aside\n"
+        "import sys; from pathlib import Path; from rt_seg_ros.files import write_aside\n"
         "write_aside(Path(sys.argv[1]), lambda file: file.write(b'b' * 100))"
     )
 

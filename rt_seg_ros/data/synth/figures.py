@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from rt_seg_ros.data.synth.patterns import clip8, grain
 
-_FINE = 3  # figures are drawn this much larger, then reduced
+_FINE = 3  # pixels drawn for each of per_metre; halved at the end
 _SKIN = ((150, 180, 225), (120, 155, 205), (70, 100, 150), (45, 65, 100))
 _HAIR = ((30, 34, 40), (40, 60, 90), (60, 110, 150), (120, 125, 130))
 
@@ -34,7 +34,7 @@ def pyramid(picture: NDArray[np.uint8], levels: int = 6) -> list[NDArray[np.uint
 
 
 class _Figure:
-    """A transparent sheet, ``height`` pixels for ``metres`` upright, origin at the feet's middle."""
+    """A transparent sheet of so many metres, ``per_metre`` pixels each, origin at the feet's middle."""
 
     def __init__(self, metres_wide: float, metres_high: float, per_metre: int) -> None:
         self.scale = per_metre * _FINE

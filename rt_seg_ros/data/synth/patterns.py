@@ -47,7 +47,7 @@ def clip8(values: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def ground_grain(rng: np.random.Generator, size: int, per_metre: float) -> NDArray[np.uint8]:
-    """Return the ground's grain, uint8 (size, size, 3), around 128: asphalt, paving slabs, grass. 512 tiles."""
+    """Return the ground's grain, uint8 (size, size, 3), around 128: asphalt, paving slabs, grass."""
     asphalt = 128 + 7 * grain(rng, size, size, 0.2) + 7 * grain(rng, size, size, 1.1)
     cracks = np.abs(grain(rng, size, size, 1.6))
     asphalt -= 22 * np.exp(-((cracks / 0.012) ** 2))

@@ -28,8 +28,8 @@ _RIM: Colour = (140, 140, 142)
 class Solid:
     """Faces over shared vertices, local axes x right, y up, z ahead, metres.
 
-    A face whose ``two_sided`` is False is painted only when it looks at the camera. Faces are painted in their order
-    within the same ``layer``, layer by layer, and by distance within layer 0.
+    Only faces that look at the camera are painted: those of the body (``detail`` 0) from far to near, then what lies on
+    it (``detail`` 1), which is left out from afar.
     """
 
     vertices: list[tuple[float, float, float]] = field(default_factory=list)

@@ -17,7 +17,7 @@ from rosbags.interfaces import MessageDefinition, MessageDefinitionFormat
 
 MAGIC = b"\x89MCAP0\r\n"
 
-_HEADER, _FOOTER, _SCHEMA, _CHANNEL, _MESSAGE, _CHUNK, _DATA_END = 0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x0F
+_FOOTER, _SCHEMA, _CHANNEL, _MESSAGE, _CHUNK, _DATA_END = 0x02, 0x03, 0x04, 0x05, 0x06, 0x0F
 _LARGEST = 1 << 32  # bytes of one record: more is damage
 
 
