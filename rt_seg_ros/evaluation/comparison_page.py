@@ -16,7 +16,7 @@ from rt_seg_ros.drawing import overlay
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.evaluation import charts
 from rt_seg_ros.evaluation.comparison import Comparison, changed_picture, difference_picture
-from rt_seg_ros.evaluation.page import class_name, css_colour, page, strip, table, tile
+from rt_seg_ros.evaluation.page_parts import class_name, css_colour, page, strip, table, tile
 from rt_seg_ros.evaluation.pictures import encode
 from rt_seg_ros.evaluation.statistics import binned
 

@@ -275,30 +275,32 @@ class _Drive(Frames):
         # A reader of its own for the truth: what waits does not grow with the length of the drive.
         matcher = Matcher(self._truths, self._tolerance, self.matching) if self._truths is not None else None
         with open_bag(self.path) as bag:
-            index = 0
-            pending: tuple[int, Message] | None = None
+            # An image is held back until the next one is known, whose stamp bounds the search for its truth. Messages
+            # of other topics wait behind it, so that the order stays.
+            count = 0
+            pending: tuple[int, int, Message] | None = None
             waiting: list[Message] = []
             for message in self._read(bag, topics):
                 if message.topic != self.topic:
                     waiting.append(message)
                     if pending is None or len(waiting) > _WAITING:
                         if pending is not None:
-                            yield self._item(bag, index - 1, *pending, matcher, None)
+                            yield self._item(bag, *pending, matcher, None)
                         pending = None
                         yield from waiting
                         waiting = []
                     continue
                 stamp = stamp_of(message.data) or message.recorded_ns
                 if pending is not None:
-                    yield self._item(bag, index - 1, *pending, matcher, stamp)
+                    yield self._item(bag, *pending, matcher, stamp)
                 yield from waiting
                 waiting = []
                 if topics is None:
                     yield message
-                pending = stamp, message
-                index += 1
+                pending = count, stamp, message
+                count += 1
             if pending is not None:
-                yield self._item(bag, index - 1, *pending, matcher, None)
+                yield self._item(bag, *pending, matcher, None)
             yield from waiting
         if matcher is not None:
             matcher.finish()

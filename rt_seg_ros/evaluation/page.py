@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
-from pathlib import Path
 
 import numpy as np
 
@@ -14,11 +12,11 @@ from rt_seg_ros import __version__
 from rt_seg_ros.evaluation import charts
 from rt_seg_ros.evaluation.boundary import TOLERANCE
 from rt_seg_ros.evaluation.evaluation import Evaluation
+from rt_seg_ros.evaluation.page_parts import class_name, css_colour, page, strip, table, tile
 from rt_seg_ros.evaluation.pictures import Choice, Picture, Rows
 from rt_seg_ros.evaluation.statistics import PERCENTILES, Distribution, binned
 from rt_seg_ros.labels import LabelSpace
 
-_HERE = Path(__file__).parent
 _POINTS = 400
 _BINS = 48
 _MISTAKES = 9
@@ -76,34 +74,6 @@ def report_page(content: Content) -> str:
     parts.append(_footer(content))
     title = f"{names} on {escape(first.data)}"
     return page(title, "".join(parts), first.space)
-
-
-def page(title: str, body: str, space: LabelSpace | None = None) -> str:
-    """Return a whole page around its body; its main colour is taken from the label space's."""
-    style = (_HERE / "report.css").read_text(encoding="utf-8")
-    script = (_HERE / "report.js").read_text(encoding="utf-8")
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>:root {{ --hue: {_hue(space)}; }}\n{style}</style></head>\n"
-        f'<body><main>{body}</main><dialog><img alt=""></dialog><script>{script}</script></body></html>\n'
-    )
-
-
-def css_colour(space: LabelSpace, i: int) -> str:
-    """Return a class's colour as CSS."""
-    return "#{:02x}{:02x}{:02x}".format(*space.classes[i].color)
-
-
-def _hue(space: LabelSpace | None) -> int:
-    """Return the hue of the class whose colour is nearest to a calm blue, and has enough of it."""
-    hues = []
-    for entry in space.classes if space is not None else ():
-        hue, saturation, _ = colorsys.rgb_to_hsv(*(v / 255 for v in entry.color))
-        if saturation > 0.35:
-            hues.append(round(360 * hue))
-    near = [hue for hue in hues if 170 <= hue <= 225]
-    return min(near, key=lambda hue: abs(hue - 205)) if near else 205
 
 
 # --- head and foot ----------------------------------------------------------------------------------------------------
@@ -312,16 +282,6 @@ def _tiles(evaluation: Evaluation) -> str:
     return f'<div class="tiles gap{gap}">{"".join(tiles)}</div>'
 
 
-def tile(value: str, unit: str, name: str, note: str, first: bool = False) -> str:
-    """Return a big figure.
-
-    :param first: it is the one that matters most, and the largest
-    """
-    small = f"<small>{escape(unit)}</small>" if unit else ""
-    kind = "tile first" if first else "tile"
-    return f'<div class="{kind}"><b>{escape(value)}{small}</b><span>{escape(name)}</span><em>{escape(note)}</em></div>'
-
-
 def _frames(content: Content, evaluation: Evaluation, video: str) -> str:
     shown = [c for c in content.chosen.get(evaluation.name, ()) if c.index in content.pictures]
     parts = []
@@ -349,25 +309,6 @@ def _frames(content: Content, evaluation: Evaluation, video: str) -> str:
         title = "Worst, median and best frames" if evaluation.is_scored else "Frames"
         parts.append(f'<h2>{title}</h2><div class="card">{"".join(strips)}{legend}</div>')
     return "".join(parts)
-
-
-def strip(why: str, facts: str, cells: Sequence[tuple[str, str]]) -> str:
-    """Return images of one frame side by side.
-
-    :param why: it is shown
-    :param facts: what else stands above it, as HTML
-    :param cells: (name, data URI)
-    """
-    images = "".join(
-        f'<figure><img src="{uri}" alt="{escape(name)}" loading="lazy"><span>{escape(name)}</span></figure>'
-        for name, uri in cells
-    )
-    reason = f"<b>{escape(why.capitalize())}</b>" if why else ""
-    columns = f"--n:{min(len(cells), 5)}"
-    return (
-        f'<figure class="strip"><figcaption>{reason}{facts}</figcaption>'
-        f'<div class="cells" style="{columns}">{images}</div></figure>'
-    )
 
 
 def _frame_name(choice: Choice, picture: Picture) -> str:
@@ -436,11 +377,6 @@ def _mistakes(evaluation: Evaluation) -> str:
         pair = f"{class_name(space, true)} <i>taken for</i> {other}"
         rows.append(f'<tr><td class="mistake">{pair}</td><td>{100 * wrong[true, found] / total:.1f} %</td></tr>')
     return table("<th>truth</th><th>of wrong pixels</th>", rows)
-
-
-def class_name(space: LabelSpace, i: int) -> str:
-    """Return a class's name after its colour."""
-    return f"<span>{charts.swatch(css_colour(space, i))}{escape(space.names[i])}</span>"
 
 
 def _over_time(content: Content, evaluation: Evaluation, video: str) -> str:
@@ -520,16 +456,6 @@ def _latency(evaluation: Evaluation) -> str:
         f'<div class="card"><h3>Where a frame\'s time goes, on average</h3>{spent}{note}</div></div>'
         f'<div class="card" style="margin-top:16px">{table(f"<th>stage</th>{heads}", rows)}</div>'
     )
-
-
-def table(head: str, rows: Sequence[str]) -> str:
-    """Return a table that scrolls by itself where it is too wide.
-
-    :param head: cells of the head
-    :param rows: whole rows
-    """
-    body = "".join(rows)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _accounts(evaluation: Evaluation) -> str:

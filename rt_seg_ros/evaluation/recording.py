@@ -76,7 +76,8 @@ def evaluate_recording(
     if table is not None:
         table.begin()
     outputs = outputs or Outputs()
-    arrivals: list[int] = []  # of the first label and of the last
+    first_arrival: int | None = None
+    last_arrival = 0
     with open_bag(live.recording) as bag, outputs:
         items = iter(frames)
         item = next(items, None)
@@ -86,8 +87,8 @@ def evaluate_recording(
             stamp = live.stamps.get(published)
             if labels is None or stamp is None:
                 continue
-            arrivals[1:] = [arrived]
-            arrivals = arrivals if len(arrivals) > 1 else [arrived, arrived]
+            first_arrival = arrived if first_arrival is None else first_arrival
+            last_arrival = arrived
             while item is not None and item.stamp_ns < stamp:
                 item = next(items, None)
             if item is None:
@@ -108,9 +109,9 @@ def evaluate_recording(
     evaluation.matching = replace(frames.matching)
     evaluation.damage = frames.damage
     evaluation.problems += outputs.problems
-    if arrivals and evaluation.counts.processed > 1:
+    if first_arrival is not None and evaluation.counts.processed > 1:
         # From the first result to the last there is one frame less.
-        evaluation.seconds = (arrivals[1] - arrivals[0]) / 1e9
+        evaluation.seconds = (last_arrival - first_arrival) / 1e9
         evaluation.seconds *= evaluation.counts.processed / (evaluation.counts.processed - 1)
     if not evaluation.scores.frames:
         raise UserError("the node published no label")

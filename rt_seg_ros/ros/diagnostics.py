@@ -133,40 +133,16 @@ def camera_status(
     window, seen = health.turn()
     now = time.monotonic()
     elapsed = max(now - window.begin, 1e-6)
-    worst_age = max(window.ages, default=0.0)
-
     level, message = OK, "segmenting" if window.totals else "inactive"
     if active:
         busy = now - counts.busy_since if counts.busy_since is not None else 0.0
         silence = now - (seen.arrival if seen.arrival is not None else health.since)
-        if limits.max_age and busy > limits.max_age:
-            level, message = (
-                WARN,
-                f"one frame has been in the network for {busy:.1f} s; max_age is {limits.max_age:g} s",
-            )
-        elif window.rejected:
-            level, message = WARN, f"{window.rejected} images rejected; the last: {seen.last_rejection}"
-        elif seen.unstamped:
-            level, message = WARN, "the images have no stamp: the age of labels is unknown"
-        elif limits.max_age and worst_age > limits.max_age * 1e3:
-            level, message = (
-                WARN,
-                f"labels were up to {worst_age / 1e3:.2f} s old, max_age is {limits.max_age:g} s "
-                "(for a recording, or a camera with another clock: see use_sim_time)",
-            )
-        elif not window.totals:
-            message = "nobody subscribes" if window.arrived else "waiting for an image"
-        if remarks:
-            level, message = WARN, "; ".join(remarks)
         if limits.input_timeout and silence > limits.input_timeout:
-            level = ERROR
-            message = f"no image on {topic} for {silence:.1f} s" if seen.arrival else f"no image on {topic} yet"
-            details = list(remarks)
-            if not publishers:
-                details.append("it has no publisher")
-            elif not details:
-                details.append(f"publishers: {publishers}, silent, or their messages are lost on the way")
-            message += f" ({'; '.join(details)})"
+            level, message = ERROR, _silent(topic, silence, seen, publishers, remarks)
+        elif remarks:
+            level, message = WARN, "; ".join(remarks)
+        else:
+            level, message = _verdict(window, seen, busy, limits.max_age)
 
     def mean(values: Sequence[float]) -> str:
         return f"{sum(values) / len(values):.1f}" if values else ""
@@ -197,6 +173,41 @@ def camera_status(
         ("last rejection", seen.last_rejection),
     ]
     return DiagnosticStatus(level=level, name=name, message=message, hardware_id=hardware_id, values=key_values(pairs))
+
+
+def _silent(topic: str, silence: float, seen: Seen, publishers: int, remarks: Sequence[str]) -> str:
+    """Say that no image comes, and what may be the reason."""
+    message = f"no image on {topic} for {silence:.1f} s" if seen.arrival else f"no image on {topic} yet"
+    details = list(remarks)
+    if not publishers:
+        details.append("it has no publisher")
+    elif not details:
+        details.append(f"publishers: {publishers}, silent, or their messages are lost on the way")
+    return f"{message} ({'; '.join(details)})"
+
+
+def _verdict(window: Window, seen: Seen, busy: float, max_age: float) -> tuple[bytes, str]:
+    """Judge a camera whose images come: level and message.
+
+    :param busy: seconds for which a frame has been in the network
+    :param max_age: seconds that labels may be old; 0: any
+    """
+    worst_age = max(window.ages, default=0.0)
+    if max_age and busy > max_age:
+        return WARN, f"one frame has been in the network for {busy:.1f} s; max_age is {max_age:g} s"
+    if window.rejected:
+        return WARN, f"{window.rejected} images rejected; the last: {seen.last_rejection}"
+    if seen.unstamped:
+        return WARN, "the images have no stamp: the age of labels is unknown"
+    if max_age and worst_age > max_age * 1e3:
+        return (
+            WARN,
+            f"labels were up to {worst_age / 1e3:.2f} s old, max_age is {max_age:g} s "
+            "(for a recording, or a camera with another clock: see use_sim_time)",
+        )
+    if not window.totals:
+        return OK, "nobody subscribes" if window.arrived else "waiting for an image"
+    return OK, "segmenting"
 
 
 def model_status(

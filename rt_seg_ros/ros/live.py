@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -130,13 +130,7 @@ def run_live(
             begin = time.monotonic()
             gpu_before = gpu_memory_mib()
             topics = _topics(confidence)
-            camera, remapping = _camera(bag, image_topic)
-            arguments = [*camera, "autostart:=true", "lazy:=false"]
-            arguments += [f"{name}:={_yaml(value)}" for name, value in (parameters or {}).items()]
-            node_command = [sys.executable, "-m", "rt_seg_ros.ros.node", "--ros-args", *remapping]
-            # Large best-effort messages are lost on a busy machine; what is to be scored is not.
-            arguments += [f"qos_overrides.{topic}.publisher.reliability:=reliable" for topic in topics]
-            node_command += [word for argument in arguments for word in ("-p", argument)]
+            node_command = _node_command(bag, image_topic, topics, parameters or {})
             with (
                 running(node_command, environment, node_log, lock) as node,
                 BagWriter(out / "result.mcap", overwrite=True) as writer,
@@ -172,6 +166,16 @@ def run_live(
             rclpy.try_shutdown(context=context)
             spinning.join(5.0)
     return LiveRun(out / "result.mcap", node_log, started, _read_stamps(stamps), meter.usage)
+
+
+def _node_command(bag: Path, image_topic: str, topics: Iterable[str], parameters: Mapping[str, Any]) -> list[str]:
+    camera, remapping = _camera(bag, image_topic)
+    arguments = [*camera, "autostart:=true", "lazy:=false"]
+    arguments += [f"{name}:={_yaml(value)}" for name, value in parameters.items()]
+    # Large best-effort messages are lost on a busy machine; what is to be scored is not.
+    arguments += [f"qos_overrides.{topic}.publisher.reliability:=reliable" for topic in topics]
+    command = [sys.executable, "-m", "rt_seg_ros.ros.node", "--ros-args", *remapping]
+    return command + [word for argument in arguments for word in ("-p", argument)]
 
 
 def _read_stamps(table: Path) -> dict[int, int]:

@@ -38,6 +38,7 @@ from rt_seg_ros.training.ema import WeightAverage
 from rt_seg_ros.training.feed import Feed, UnreadError
 from rt_seg_ros.training.losses import HeadLosses, class_weights, make_loss
 from rt_seg_ros.training.mixture import Mixture
+from rt_seg_ros.training.optimiser import clip_gradients, create_optimiser
 from rt_seg_ros.training.precision import prepare_for_cpu
 from rt_seg_ros.training.recipe import Recipe, parse_recipe
 from rt_seg_ros.training.run_folder import RunFolder, read_about
@@ -153,7 +154,7 @@ class Trainer:
             _channels_last(self.network)
         if self.device.type == "cpu":
             prepare_for_cpu(self.network)
-        self.optimiser = _optimiser(recipe, self.network)
+        self.optimiser = create_optimiser(recipe, self.network)
         self.average = WeightAverage(self.network, recipe.run.ema) if recipe.run.ema else None
         loss = recipe.loss
         options = loss.model_dump(include={"threshold", "min_share", "gamma", "alpha", "label_smoothing"})
@@ -504,20 +505,6 @@ class Trainer:
         self.best = float(checkpoint["best"])
 
 
-def clip_gradients(optimiser: torch.optim.Optimizer, limit: float, in_step: bool) -> None:
-    """Have the optimiser's next step take the gradients scaled down to this norm where theirs is larger.
-
-    :param in_step: leave the scaling to a fused optimiser's step, which divides by ``grad_scale`` as it does for a
-        GradScaler; it saves a pass over all gradients. False where a GradScaler sets that itself.
-    """
-    parameters = [p for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
-    if in_step:
-        norms = torch._foreach_norm([p.grad for p in parameters])
-        optimiser.grad_scale = (torch.linalg.vector_norm(torch.stack(norms)) / limit).clamp(min=1.0)  # type: ignore[attr-defined]
-    else:
-        nn.utils.clip_grad_norm_(parameters, limit)
-
-
 class Heads(nn.Module):
     """All heads of a network as a module's forward, which is what can be compiled and shared among processes."""
 
@@ -597,28 +584,3 @@ def stop_on_signals(trainer: Trainer) -> Iterator[None]:
     finally:
         for asked, handler in before.items():
             signal.signal(asked, handler)
-
-
-def _optimiser(recipe: Recipe, network: SegmentationNetwork) -> torch.optim.Optimizer:
-    section = recipe.optimiser
-    if section.backbone_scale is not None:
-        network.backbone_lr_scale = network.backbone_weight_decay_scale = section.backbone_scale
-    groups = [
-        {
-            "params": group["params"],
-            "lr": section.lr * group["lr_scale"],
-            "lr_scale": group["lr_scale"],
-            "weight_decay": section.weight_decay * group["weight_decay_scale"],
-        }
-        for group in network.parameter_groups()
-        if group["params"]
-    ]
-    if section.kind == "sgd":
-        sgd = torch.optim.SGD(groups, lr=section.lr, momentum=section.momentum, fused=True)
-        if section.momentum:
-            # The fused kernel leaves it uninitialised where fp16 overflows in the first step, as it usually does.
-            for parameter in (p for group in sgd.param_groups for p in group["params"]):
-                sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-        return sgd
-    kind = torch.optim.Adam if section.kind == "adam" else torch.optim.AdamW
-    return kind(groups, lr=section.lr, betas=section.betas, fused=True)

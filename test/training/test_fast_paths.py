@@ -8,7 +8,7 @@ from torch import nn
 from rt_seg_ros.data.augment import _halved
 from rt_seg_ros.networks.layers import spatial_mean
 from rt_seg_ros.training.ema import WeightAverage
-from rt_seg_ros.training.loop import clip_gradients
+from rt_seg_ros.training.optimiser import clip_gradients
 from rt_seg_ros.training.precision import prepare_for_cpu
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from rt_seg_ros.networks import create_network
-from rt_seg_ros.training.loop import _optimiser
+from rt_seg_ros.training.optimiser import create_optimiser
 from rt_seg_ros.training.precision import prepare_for_cpu
 from rt_seg_ros.training.recipe import load_recipe
 
@@ -51,7 +51,7 @@ def test_a_first_step_that_overflows_leaves_momentum_at_nothing() -> None:
     """As with fp16, whose scale begins too high: a fused step that is told of it writes nothing."""
     recipe = load_recipe("crosscbam_m_camvid_paper")
     network = create_network("cgnet", 11, m=2, n=2)
-    optimiser = _optimiser(recipe, network)
+    optimiser = create_optimiser(recipe, network)
     assert isinstance(optimiser, torch.optim.SGD)
     before = copy.deepcopy(network.state_dict())
     for parameter in network.parameters():
