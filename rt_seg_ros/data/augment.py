@@ -3,7 +3,8 @@
 Each view is one affine map from the crop back into the picture (scale, place, mirror image), read bilinearly for the
 picture and at the nearest pixel for the labels. Both use the same map of pixel centres, so that no edge
 shifts. Where a view shrinks the picture, half-size copies are mixed in by the logarithm of the scale (trilinear
-filtering), so that thin things do not flicker. What lies outside the picture is the mean colour, and void.
+filtering), so that thin things do not flicker. What lies outside the picture is the mean colour,
+recoloured with the rest, and void.
 
 Views are cut one after the other, each from the part of its picture that it shows: that part fits a CPU's cache.
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -29,13 +31,15 @@ _LUMA = (0.299, 0.587, 0.114)
 
 @dataclass(frozen=True)
 class AugmentOptions:
-    """What is drawn at random. ``scale`` is log-uniform; a jitter of j draws a factor from 1-j to 1+j.
+    """What is drawn at random. A jitter of j draws a factor from 1-j to 1+j.
 
-    ``scales``, where given, are drawn from in place of the range ``scale``.
+    ``scale`` is a range, drawn by ``scale_law``: ``log`` has as many views halved as doubled, ``uniform`` is as papers
+    usually mean it; ``scales``, where given, are drawn from in its place.
     """
 
     crop: tuple[int, int]
     scale: tuple[float, float] = (0.5, 2.0)
+    scale_law: Literal["log", "uniform"] = "log"
     scales: Sequence[float] = ()
     flip: float = 0.5
     brightness: float = 0.0
@@ -70,8 +74,12 @@ def draw_views(options: AugmentOptions, sizes: NDArray[np.int64], rng: np.random
     :param sizes: int64 (B, 2), height and width of each picture
     """
     n = len(sizes)
-    low, high = math.log(options.scale[0]), math.log(options.scale[1])
-    scale = rng.choice(np.asarray(options.scales), n) if options.scales else np.exp(rng.uniform(low, high, n))
+    if options.scales:
+        scale = rng.choice(np.asarray(options.scales), n)
+    elif options.scale_law == "uniform":
+        scale = rng.uniform(*options.scale, n)
+    else:
+        scale = np.exp(rng.uniform(math.log(options.scale[0]), math.log(options.scale[1]), n))
     room = sizes * scale[:, None] - np.asarray(options.crop)
     corner = rng.random((n, 2)) * room
     mirrored = rng.random(n) < options.flip

@@ -73,10 +73,11 @@ class BoundaryScore:
             bits, true_bits = table[classes], table[true_classes]
             found |= (_spread(at, bits, labels.shape, reach)[true_at] & true_bits) != 0
             right |= (_spread(true_at, true_bits, labels.shape, reach)[at] & bits) != 0
-        if has_void:  # of precision only: recall, above, accepts a predicted edge near void, too
-            near_void = cv2.dilate(void, np.ones((2 * reach + 1, 2 * reach + 1), np.uint8))
-            judged = near_void.ravel()[at] == 0
+        if has_void:  # no edge near void is judged, of either side; one that is judged may find its like there
+            near_void = cv2.dilate(void, np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)).ravel()
+            judged, true_judged = near_void[at] == 0, near_void[true_at] == 0
             classes, right = classes[judged], right[judged]
+            true_classes, found = true_classes[true_judged], found[true_judged]
         for row, of_row in enumerate((classes, classes[right], true_classes, true_classes[found])):
             counts[row] = np.bincount(of_row, minlength=self.num_classes)
         self.counts += counts

@@ -88,7 +88,8 @@ class LabelFolder:
         try:
             self._aside.parent.mkdir(parents=True, exist_ok=True)
             remove_leftovers(self._aside.parent, self.path.name)
-            shutil.rmtree(self._aside, ignore_errors=True)  # of one that had this process's number
+            if self._aside.exists():  # of one that had this process's number
+                shutil.rmtree(self._aside)
             self._made.mkdir(parents=True)
         except OSError as error:
             raise UserError(f"{self.path} cannot be written: {error.strerror}") from error

@@ -67,9 +67,10 @@ class SegmentationNetwork(nn.Module):
         maps = [m.to(torch.promote_types(m.dtype, torch.float32)).contiguous() for m in self.maps(x, auxiliary=True)]
         return [resize(scores, x.shape[-2:]) for scores in maps]
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
+    def parameter_groups(self, decay_all: bool = False) -> list[dict[str, Any]]:
         """Parameters in groups for an optimiser: no weight decay on norms, biases and PReLU slopes.
 
+        :param decay_all: decay those as well
         :return: dicts with ``params``, ``weight_decay_scale``, ``lr_scale``, ``name``; the scales multiply
             the rates that a recipe gives. Every parameter is in exactly one group.
         """
@@ -78,7 +79,7 @@ class SegmentationNetwork(nn.Module):
         groups: dict[str, dict[str, Any]] = {}
         for parameter in self.parameters():
             in_backbone = id(parameter) in of_backbone
-            decays = parameter.ndim > 1  # norms, biases, slopes and scales are vectors
+            decays = decay_all or parameter.ndim > 1  # norms, biases, slopes and scales are vectors
             key = ("backbone_" if in_backbone else "") + ("decay" if decays else "no_decay")
             scale = self.backbone_weight_decay_scale if in_backbone else 1.0
             group = groups.setdefault(

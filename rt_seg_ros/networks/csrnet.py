@@ -159,7 +159,7 @@ class CSRNet(SegmentationNetwork):
         self.head = NormAct(c) if head == "norm" else None
         self.classifier = nn.Conv2d(c, num_classes, 1)
         for part in (self.pyramids, self.stages, self.classifier):
-            initialise_convolutions(part, nonlinearity="relu")
+            initialise_convolutions(part, "fan_out", "relu")
 
     def maps(self, x: Tensor, auxiliary: bool = False) -> list[Tensor]:
         """See :meth:`SegmentationNetwork.maps`."""

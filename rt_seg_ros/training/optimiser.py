@@ -12,11 +12,14 @@ from rt_seg_ros.training.recipe import Recipe
 def create_optimiser(recipe: Recipe, network: SegmentationNetwork) -> torch.optim.Optimizer:
     """Return a recipe's optimiser of a network's parameters: rate and decay are by the network's groups.
 
-    ``lr_scale`` of a group is its share of the recipe's rate, for schedules.
+    ``lr_scale`` of a group is its share of the recipe's rate, for schedules. A backbone that starts from nothing learns
+    at the full rate: a lower one is to keep what it learnt before.
     """
     section = recipe.optimiser
-    if section.backbone_scale is not None:
-        network.backbone_lr_scale = network.backbone_weight_decay_scale = section.backbone_scale
+    pretrained = recipe.network.backbone_weights is not None or recipe.network.weights is not None
+    scale = section.backbone_scale if section.backbone_scale is not None or pretrained else 1.0
+    if scale is not None:
+        network.backbone_lr_scale = network.backbone_weight_decay_scale = scale
     groups = [
         {
             "params": group["params"],
@@ -24,7 +27,7 @@ def create_optimiser(recipe: Recipe, network: SegmentationNetwork) -> torch.opti
             "lr_scale": group["lr_scale"],
             "weight_decay": section.weight_decay * group["weight_decay_scale"],
         }
-        for group in network.parameter_groups()
+        for group in network.parameter_groups(decay_all=section.decay == "all")
         if group["params"]
     ]
     if section.kind == "sgd":

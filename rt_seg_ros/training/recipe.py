@@ -24,6 +24,7 @@ from rt_seg_ros.resources import config_dir
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
 Jitter = Annotated[float, Field(ge=0.0, lt=1.0)]
 Triple = tuple[float, float, float]
 Size = tuple[Positive, Positive]
@@ -109,7 +110,7 @@ class BeginSection(_Section):
     """Smaller views for the first part of a run: more of the scene in each sample, and more samples an hour."""
 
     share: float = Field(gt=0.0, lt=1.0, description="of the run")
-    scale: tuple[float, float] = Field(description="from, to; drawn log-uniformly")
+    scale: tuple[float, float] = Field(description="from, to; drawn by scale_law")
     crop: Size = Field(description="height, width the network sees")
 
     @field_validator("scale")
@@ -127,7 +128,10 @@ def _checked_scale(value: tuple[float, float]) -> tuple[float, float]:
 class AugmentSection(_Section):
     """What varies from one view to the next."""
 
-    scale: tuple[float, float] = Field(default=(0.5, 2.0), description="from, to; drawn log-uniformly")
+    scale: tuple[float, float] = Field(default=(0.5, 2.0), description="from, to")
+    scale_law: Literal["log", "uniform"] = Field(
+        default="log", description="how it is drawn; log: as many views halved as doubled"
+    )
     scales: list[float] = Field(default=[], description="draw from these alone, instead of from the range")
     crop: Size = Field(default=(360, 480), description="height, width the network sees")
     flip: Share = Field(default=0.5, description="share of mirror images")
@@ -169,6 +173,12 @@ class LossSection(_Section):
         default=[], description="by auxiliary head; none: the network is built without"
     )
 
+    @model_validator(mode="after")
+    def _smooths(self) -> LossSection:
+        if self.label_smoothing and "cross_entropy" not in (self.kind, self.auxiliary_kind):
+            raise ValueError(f"label_smoothing is of cross_entropy; {self.kind} has none")
+        return self
+
 
 class OptimiserSection(_Section):
     """How it is minimised."""
@@ -176,11 +186,17 @@ class OptimiserSection(_Section):
     kind: Literal["adam", "adamw", "sgd"] = "adamw"
     lr: float = Field(default=1e-3, gt=0.0)
     weight_decay: float = Field(default=1e-4, ge=0.0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    decay: Literal["weights", "all"] = Field(
+        default="weights", description="what decays; weights: not norms, biases and slopes of activations"
+    )
+    betas: tuple[Beta, Beta] = Field(default=(0.9, 0.999), description="adam, adamw")
     momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
     clip: float = Field(default=0.0, ge=0.0, description="largest norm of the gradient; 0: no limit")
     backbone_scale: float | None = Field(
-        default=None, gt=0.0, description="factor on the backbone's rate and decay; none: the network's own"
+        default=None,
+        gt=0.0,
+        description="factor on the backbone's rate and decay; none: the network's own, where the backbone is "
+        "pre-trained, and else 1",
     )
 
 

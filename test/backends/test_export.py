@@ -190,7 +190,7 @@ def test_what_agrees_too_little_is_not_written(export, tmp_path, monkeypatch):
         (["--out", "x.onnx", "--calibration", "nowhere"], "there is nothing at nowhere"),
         (["--out", "x.onnx", "--check-frames", "0"], "must be 1 or more"),
         (["--out", "there.onnx"], "add --overwrite"),
-        (["--out", "there.onnx/x.onnx"], "cannot be made"),
+        (["--out", "there.onnx/x.onnx"], "there.onnx is a file; give a folder"),
     ],
 )
 def test_what_cannot_be_is_refused_before_any_work(arguments, said, tmp_path, monkeypatch, capsys):

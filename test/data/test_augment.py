@@ -78,6 +78,14 @@ def test_an_edge_is_where_its_labels_say(seed):
     assert abs(edge - true_edge) < 0.5 * max(1.0, views.scale[0]) + 0.05
 
 
+@pytest.mark.parametrize(("law", "mean", "below"), [("log", 1.24, 0.43), ("uniform", 1.5, 0.25)])
+def test_scales_are_drawn_by_their_law(law, mean, below):
+    options = AugmentOptions((32, 48), scale=(0.5, 2.5), scale_law=law)
+    scale = draw_views(options, np.full((20_000, 2), 40), generator(0, 0)).scale
+    assert abs(scale.mean() - mean) < 0.02 and abs((scale < 1).mean() - below) < 0.02
+    assert scale.min() >= 0.5 and scale.max() <= 2.5
+
+
 def test_outside_is_void_and_mean():
     mean = (10.0, 20.0, 30.0)
     image = np.full((3, 4, 4), 200, np.uint8)

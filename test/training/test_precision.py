@@ -65,3 +65,27 @@ def test_a_first_step_that_overflows_leaves_momentum_at_nothing() -> None:
         group["weight_decay"] = 0.0
     optimiser.step()
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+
+
+def _groups(recipe_name: str, *overrides: str) -> dict[str, tuple[float, float]]:
+    """Rate and decay of a recipe's parameters by the name of what they belong to."""
+    recipe = load_recipe(recipe_name, overrides)
+    network = create_network(recipe.network.name, 11)
+    named = {id(parameter): name for name, parameter in network.named_parameters()}
+    groups = create_optimiser(recipe, network).param_groups
+    return {named[id(p)]: (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+
+
+def test_a_backbone_learns_more_slowly_only_where_it_has_learnt_before() -> None:
+    new, trained = (
+        _groups("csrnet_light_camvid", f"network.backbone_weights={file}") for file in ("null", "resnet18.pth")
+    )
+    kernel = "backbone.conv1.weight"
+    assert new[kernel] == new["classifier.weight"] == trained["classifier.weight"] == (1e-3, 1e-4)
+    assert trained[kernel] == (1e-3 / 4, 1e-4 / 4)
+
+
+def test_norms_and_biases_decay_only_where_a_recipe_says_so() -> None:
+    assert _groups("csrnet_light_camvid")["classifier.bias"][1] == 0
+    paper = _groups("csrnet_medium_camvid_paper", "network.backbone_weights=resnet18.pth")
+    assert {decay for _, decay in paper.values()} == {1e-4, 1e-4 / 4} and paper["classifier.bias"][1] == 1e-4

@@ -64,6 +64,8 @@ def test_recipes_inherit_key_by_key(tmp_path):
         ("augment.scale=[2, 0.5]", r"augment\.scale is \[2, 0\.5\]: .*the smaller first"),
         ("augment.scales=[0]", r"augment\.scales is \[0\]: numbers from 0\.05 to 20"),
         ("augment.crop=[0, 5]", r"augment\.crop\.0 is 0: .*greater than 0"),
+        ("optimiser.betas=[1.5, 0.9]", r"optimiser\.betas\.0 is 1\.5: .*less than 1"),
+        ("loss={kind: focal, label_smoothing: 0.1}", r"loss .*label_smoothing is of cross_entropy; focal has none"),
         ("loss.kind=dice", r"loss\.kind is 'dice': .*'ohem'"),
         ("data.std=[1, 0, 1]", r"data\.std .*above 0"),
         ("data.train=[]", r"data\.train is \[\]: .*at least 1"),
