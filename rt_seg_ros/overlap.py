@@ -6,6 +6,7 @@ is bounded, so memory does not grow with the length of a recording.
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 from collections import deque
@@ -118,3 +119,8 @@ class Background:
         finally:
             self._pending.clear()
             self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def reading_threads() -> int:
+    """Return how many threads read files at once."""
+    return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)

@@ -27,6 +27,7 @@ OUTPUT_RESOLUTIONS = ("input", "network")
 MIN_WORKING_SIDE = 64
 MAX_WORKING_SIDE = 8192
 MAX_THREADS = 1024  # runtimes crash on what no machine has
+_TOO_LARGE = 2.0  # times the frames that a network learnt from: beyond, its labels are worth little (docs/training.md)
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class SegmenterConfig:
     :param precision: ``fp32``, ``bf16``, ``fp16``, or ``int8`` of a file that ``rt-seg export`` made
     :param input_height: working height in pixels; 0: from the frame and ``downsampling_ratio``
     :param input_width: working width in pixels; 0 likewise (both or neither)
-    :param downsampling_ratio: working size over the frame's, in (0, 1]: the gamma of CSRNet and Cross-CBAM
+    :param downsampling_ratio: working size over the frame's, in (0, 1]: the gamma of CSRNet and Cross-CBAM; 1: that of
+        the frame, or where the weights' card says ``resized``, the size that it learnt at
     :param confidence_threshold: labels below this probability, 0..1, become unlabelled
     :param output_resolution: ``input``: labels at the frame's size; ``network``: at the working size
     :param threads: CPU threads; 0: the runtime's own choice
@@ -175,7 +177,20 @@ class Segmenter:
         if self.config.input_height:
             return self.config.input_height, self.config.input_width
         ratio = self.config.downsampling_ratio
+        if ratio == 1.0 and self.card.resized and self.card.frame_size:
+            return self.card.frame_size
         return max(MIN_WORKING_SIDE, round(height * ratio)), max(MIN_WORKING_SIDE, round(width * ratio))
+
+    def size_remark(self, height: int, width: int) -> str:
+        """Say that frames of this size are much larger to the network than what it learnt from; "" where they are not."""
+        learnt, working = self.card.frame_size, self.working_size(height, width)
+        if learnt is None or working[0] * working[1] <= _TOO_LARGE**2 * learnt[0] * learnt[1]:
+            return ""
+        ratio = min(1.0, (learnt[0] * learnt[1] / (height * width)) ** 0.5)
+        return (
+            f"the network works at {working[1]}x{working[0]} and learnt from frames of {learnt[1]}x{learnt[0]}: it is slow "
+            f"so, and often wrong; with a downsampling ratio of {ratio:.2g} it sees what it knows"
+        )
 
     def warm_up(self, height: int, width: int, order: Order = "bgr", confidence: bool = False) -> None:
         """Run as often at this frame size as the backend needs, so that no real frame pays for it.

@@ -41,7 +41,9 @@ _FORMAT = 1
 class ModelCard:
     """A network, the label space it speaks, and its weights, with where they come from.
 
-    ``mean`` and ``std`` are RGB in units of 0..255; ``input_size`` is the (height, width) it was trained at.
+    ``mean`` and ``std`` are RGB in units of 0..255. Sizes are (height, width): ``input_size`` of the views that it was
+    trained on, ``frame_size`` of the frames that these were cut from; where ``resized``, frames of whatever size were
+    brought to that for it, and are when it is used.
     ``weights`` is None for a network that has none, which then runs only with ``allow_random_weights``.
     ``space`` is the label space itself, where the weights bring one of their own; ``label_space`` is then its name.
     """
@@ -56,6 +58,8 @@ class ModelCard:
     mean: tuple[float, float, float] = DEFAULT_MEAN
     std: tuple[float, float, float] = DEFAULT_STD
     input_size: tuple[int, int] | None = None
+    frame_size: tuple[int, int] | None = None
+    resized: bool = False
     scores: Mapping[str, Any] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
     space: LabelSpace | None = None
@@ -262,9 +266,8 @@ def _card_from(document: Any, name: str, weights: Path, where: str) -> ModelCard
     if not isinstance(document, dict):
         raise UserError(f"{where}: expected a mapping")
     known = {"network", "options", "label_space", "space", "num_classes", "sha256"}
-    known |= {"mean", "std", "input_size", "scores"}
+    known |= {"mean", "std", "input_size", "frame_size", "resized", "scores"}
     try:
-        size = document.get("input_size")
         space = document.get("space")
         return ModelCard(
             name=name,
@@ -276,7 +279,9 @@ def _card_from(document: Any, name: str, weights: Path, where: str) -> ModelCard
             sha256=str(document.get("sha256", "")),
             mean=_triple(document["mean"]),
             std=_triple(document["std"]),
-            input_size=(int(size[0]), int(size[1])) if size else None,
+            input_size=_size(document.get("input_size")),
+            frame_size=_size(document.get("frame_size")),
+            resized=bool(document.get("resized", False)),
             scores=dict(document.get("scores") or {}),
             details={k: v for k, v in document.items() if k not in known},
             space=None if space is None else parse_label_space(space, f"label space in {where}"),
@@ -285,6 +290,10 @@ def _card_from(document: Any, name: str, weights: Path, where: str) -> ModelCard
         raise UserError(f"{where}: has no field {error}") from error
     except (TypeError, ValueError, IndexError) as error:
         raise UserError(f"{where}: a field has the wrong type: {error}") from error
+
+
+def _size(values: Any) -> tuple[int, int] | None:
+    return (int(values[0]), int(values[1])) if values else None
 
 
 def _triple(values: Any) -> tuple[float, float, float]:
@@ -361,6 +370,8 @@ def save_weights(
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
     input_size: tuple[int, int],
+    frame_size: tuple[int, int] | None = None,
+    resized: bool = False,
     card: Mapping[str, Any],
 ) -> ModelCard:
     """Write weights as fp16 safetensors, with their card beside them.
@@ -387,6 +398,8 @@ def save_weights(
         "mean": [round(float(v), 4) for v in mean],
         "std": [round(float(v), 4) for v in std],
         "input_size": list(input_size),
+        **({"frame_size": list(frame_size)} if frame_size else {}),
+        **({"resized": True} if resized else {}),
     }
     tensors = {
         key: (

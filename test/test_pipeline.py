@@ -94,6 +94,26 @@ def test_working_size_follows_the_config_and_labels_stay_at_the_frame_s(segmente
     assert at_network.segment(picture(360, 480)).labels.shape == working
 
 
+def test_a_network_that_learnt_from_resized_frames_sees_them_so(segmenter):
+    other = segmenter.reconfigured(RANDOM)
+    other.card = replace(segmenter.card, frame_size=(96, 128), resized=True)
+    result = other.segment(picture(200, 300))
+    assert result.working_size == (96, 128) and result.labels.shape == (200, 300)
+    half = other.reconfigured(replace(RANDOM, downsampling_ratio=0.5))
+    assert half.working_size(200, 300) == (100, 150)
+
+
+def test_frames_far_larger_than_what_was_learnt_from_are_remarked_on(segmenter):
+    other = segmenter.reconfigured(RANDOM)
+    assert not other.size_remark(3000, 4000), "nobody knows what random weights learnt from"
+    other.card = replace(segmenter.card, frame_size=(360, 480))
+    assert not other.size_remark(720, 960)
+    assert "works at 1920x1080 and learnt from frames of 480x360" in other.size_remark(1080, 1920)
+    assert "ratio of 0.29 " in other.size_remark(1080, 1920)
+    small = other.reconfigured(replace(RANDOM, downsampling_ratio=0.3))
+    assert not small.size_remark(1080, 1920)
+
+
 @pytest.mark.parametrize("ratio", [1.0, 0.5, 0.25])
 def test_an_edge_in_the_frame_is_an_edge_in_the_labels_at_the_same_pixel(segmenter, ratio):
     frame = np.zeros((256, 512, 3), np.uint8)

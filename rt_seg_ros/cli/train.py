@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ from rich.progress import Progress as Bars
 from rt_seg_ros.cli.options import ALLOW_PICKLE
 from rt_seg_ros.cli.output import Output
 from rt_seg_ros.errors import UserError
+from rt_seg_ros.pickles import SAFE_SUFFIX
 from rt_seg_ros.training.watcher import Progress, Watcher
 
 if TYPE_CHECKING:
@@ -189,10 +191,12 @@ def _time_steps(recipe: Recipe, data: Path | None, steps: int) -> int:
 
 
 def _check_export(path: Path | None) -> None:
-    """Refuse to write weights, or the card beside them, over something.
+    """Refuse to write weights, or the card beside them, over something, or under a name that nothing would load.
 
     :raises UserError: naming what is in the way
     """
+    if path is not None and path.suffix != SAFE_SUFFIX:
+        raise UserError(f"--export-weights {path}: weights are called NAME{SAFE_SUFFIX}")
     for target in (path, path.with_suffix(".yaml")) if path is not None else ():
         if target.exists():
             raise UserError(f"--export-weights {path}: {target} exists already; choose another name, or move it away")
@@ -203,12 +207,13 @@ def _finish(out: Path, ended: bool, export: Path | None) -> int:
 
     output = Output(sys.stdout)
     if not ended:
-        output.line(f"stopped; continue with: rt-seg train --resume {out}")
+        output.line(f"stopped; continue with: {shlex.join(['rt-seg', 'train', '--resume', str(out)])}")
         return 3
     card = export_weights(out, export)
     scores = ", ".join(f"{name} {score['miou']:.1f} %" for name, score in card.scores.items())
     output.line(f"best mIoU: {scores or 'not measured'}\nweights {card.weights}; run folder {out}")
-    output.line(f"to use them: rt-seg segment photo.jpg --model {card.network} --weights {card.weights}")
+    use = shlex.join(["rt-seg", "segment", "photo.jpg", "--model", card.network, "--weights", str(card.weights)])
+    output.line(f"to use them: {use}")
     return 0
 
 

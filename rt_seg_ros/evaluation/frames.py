@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rt_seg_ros.bags import BagReader, open_bag
 from rt_seg_ros.bags.cdr import stamp_of
 from rt_seg_ros.bags.types import CLASS_MASKS, STATS
-from rt_seg_ros.data.datasets import Dataset, folder_name, ids_outside, open_dataset
+from rt_seg_ros.data.datasets import Dataset, check_dataset, folder_name, ids_outside, open_dataset
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.evaluation.matching import (
     DEFAULT_TOLERANCE,
@@ -27,6 +27,7 @@ from rt_seg_ros.evaluation.matching import (
 )
 from rt_seg_ros.images import Frame, ImageRejected
 from rt_seg_ros.labels import LabelSpace
+from rt_seg_ros.overlap import reading_threads
 from rt_seg_ros.recordings import is_recording
 from rt_seg_ros.resampling import resize_labels
 
@@ -96,6 +97,12 @@ class Frames(ABC):
     truth_name: str = ""
     matching: Matching
 
+    def check(self) -> None:  # noqa: B027 - of a drive that takes as long as evaluating it
+        """Look for what would end an evaluation on the way, as far as that is quickly done.
+
+        :raises UserError: what it is, by name
+        """
+
     @property
     @abstractmethod
     def total(self) -> int:
@@ -164,6 +171,12 @@ class _DatasetFrames(Frames):
         self.matching = Matching()
         self.truth_name = "the data set's labels"
         self._dataset = dataset
+        self._checked = False
+
+    def check(self) -> None:
+        if not self._checked:
+            check_dataset(self._dataset, threads=reading_threads())
+            self._checked = True
 
     @property
     def total(self) -> int:

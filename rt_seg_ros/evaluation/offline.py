@@ -63,6 +63,7 @@ def evaluate(
     :param table: takes a row for each frame
     :raises UserError: a config that cannot be had, what the frames cannot be read for, or not one frame
     """
+    frames.check()
     before = gpu_memory_mib(gpu_number(config.device) or 0) if config.device != "cpu" else None
     begin = time.perf_counter()
     segmenter = Segmenter(config)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from rt_seg_ros import __version__
@@ -45,6 +46,7 @@ def describe_run(
         "data": described_sources(recipe.data.train, train),
         "validation": described_sources(recipe.data.val, val, shares=False),
         "protocol": _protocol(recipe, val),
+        "frame_size": [int(v) for v in np.median(train[0].sizes, axis=0)],
         "licence": licence(recipe, start),
         "hardware": _hardware(world),
         "versions": {"rt_seg_ros": __version__, "torch": str(torch.__version__)},
@@ -164,10 +166,8 @@ def _protocol(recipe: Recipe, val: Sequence[Source]) -> str:
         return "not measured"
     space = load_label_space(recipe.label_space)
     first = recipe.data.val[0]
-    return (
-        f"{_what(first, val[0])}, {len(val[0])} frames, {_size(val[0])}, {space.num_classes} classes "
-        f"({space.description}), {_SCORING}"
-    )
+    classes = f"{space.num_classes} classes" + (f" ({space.description})" if space.description else "")
+    return f"{_what(first, val[0])}, {len(val[0])} frames, {_size(val[0])}, {classes}, {_SCORING}"
 
 
 def _hardware(world: World) -> str:

@@ -18,9 +18,10 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from rt_seg_ros.errors import UserError
+from rt_seg_ros.overlap import reading_threads
 from rt_seg_ros.training.distributed import World
 from rt_seg_ros.training.mixture import Group, Mixture
-from rt_seg_ros.training.sources import Files, reading_threads
+from rt_seg_ros.training.sources import Files
 
 #: What is to be read for a step: of each group, by source, the indices.
 _Wanted = list[dict[int, NDArray[np.int64]]]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shlex
 import signal
 import threading
 import time
@@ -302,7 +303,8 @@ class Trainer:
                 told = f"{error}; "
         if not (self.folder.path / LAST).exists():
             return f"{told}there is no checkpoint to continue from"
-        return f"{told}step {self._saved_step} is kept: rt-seg train --resume {self.folder.path}"
+        command = shlex.join(["rt-seg", "train", "--resume", str(self.folder.path)])
+        return f"{told}step {self._saved_step} is kept: {command}"
 
     def _decide(self) -> Decision:
         """Agree with all processes on what comes next, and set the clock by the one that leads."""

@@ -82,7 +82,9 @@ def _of_run(content: Mapping[str, Any], network: str, where: str) -> tuple[dict[
         "label_space": recipe.label_space,
         "mean": recipe.data.mean,
         "std": recipe.data.std,
-        "input_size": recipe.data.size or recipe.augment.crop,
+        "input_size": recipe.augment.crop,
+        "frame_size": recipe.data.size,
+        "resized": recipe.data.size is not None,
     }
 
 

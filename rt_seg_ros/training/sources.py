@@ -5,7 +5,6 @@ Either way a picture is the same array, so that a run does not depend on where i
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from torch import Tensor
 from rt_seg_ros.data.datasets import Dataset, check_dataset, open_dataset
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.labels import UNLABELLED, LabelSpace
+from rt_seg_ros.overlap import reading_threads
 from rt_seg_ros.resampling import Size, resize_labels, resize_pixels
 from rt_seg_ros.training.distributed import World
 from rt_seg_ros.training.recipe import DataSection, SourceSection, SynthSection
@@ -355,8 +355,3 @@ def _survey(source: OpenSource, world: World, report: Report | None) -> _Survey:
 
     source.visit_all(indices, look)
     return _Survey(np.array(sizes, np.int64).reshape(-1, 2), pixels)
-
-
-def reading_threads() -> int:
-    """Return how many threads read files at once."""
-    return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from rt_seg_ros.evaluation.confusion import ConfusionMatrix
 from rt_seg_ros.networks import SegmentationNetwork
-from rt_seg_ros.overlap import map_ahead
+from rt_seg_ros.overlap import map_ahead, reading_threads
 from rt_seg_ros.resampling import resize_pixels
-from rt_seg_ros.training.sources import Frames, Source, reading_threads
+from rt_seg_ros.training.sources import Frames, Source
 
 _BATCH = 4
+_PIXELS = 4_000_000  # at most in a batch: a network's maps of large pictures would not fit the memory
 Sample = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]  # BGR picture, truth, prediction
 
 
@@ -83,7 +84,8 @@ def _gathered(source: Source, runs: list[list[int]]) -> Iterable[tuple[Tensor, T
 def _runs_of_one_size(sizes: NDArray[np.int64]) -> Iterator[list[int]]:
     run: list[int] = []
     for i, size in enumerate(sizes):
-        if run and (len(run) == _BATCH or tuple(size) != tuple(sizes[run[0]])):
+        most = max(1, min(_BATCH, _PIXELS // int(size.prod())))
+        if run and (len(run) >= most or tuple(size) != tuple(sizes[run[0]])):
             yield run
             run = []
         run.append(i)

@@ -31,6 +31,7 @@ def export_weights(run: Path, path: Path | None = None) -> ModelCard:
     space = label_space_of(run, recipe)
     path = path or run / f"{recipe.network.name}_{space.name}.safetensors"
     about = read_about(run)
+    frame_size = about.pop("frame_size", None)
     start = about.pop("start", None) or describe_start(recipe)
     told = {
         "data": [],
@@ -49,7 +50,9 @@ def export_weights(run: Path, path: Path | None = None) -> ModelCard:
         label_space=space,
         mean=recipe.data.mean,
         std=recipe.data.std,
-        input_size=recipe.data.size or recipe.augment.crop,
+        input_size=recipe.augment.crop,
+        frame_size=recipe.data.size or frame_size,
+        resized=recipe.data.size is not None,
         card={
             "recipe": recipe.name,
             "scores": _scores(recipe, space, content["metrics"]),

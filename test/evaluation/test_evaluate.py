@@ -86,13 +86,16 @@ def test_labels_are_scored_at_their_own_size_whatever_the_network_sees(weights, 
     assert found["miou"] == pytest.approx(expected(weights, frames, 0.8)["miou"])
 
 
-def test_what_cannot_be_scored(weights, frames, tmp_path, capsys):
+def test_what_cannot_be_scored(weights, frames, tmp_path, capsys, monkeypatch):
     image, labels = frames[0]
     for folder, pixels in (("images", image), ("labels", np.where(labels == 11, 42, labels).astype(np.uint8))):
         (tmp_path / folder).mkdir()
         cv2.imwrite(str(tmp_path / folder / "a.png"), pixels)
+        cv2.imwrite(str(tmp_path / folder / "0.png"), np.where(pixels == 42, 0, pixels))
     command = ["evaluate", str(tmp_path), "--weights", str(weights)]
-    assert main(command) == 2
+    with monkeypatch.context() as patch:
+        patch.setattr("rt_seg_ros.evaluation.offline.Segmenter", lambda _: pytest.fail("work was begun"))
+        assert main(command) == 2
     assert "a.png has ids outside label space 'camvid11'" in capsys.readouterr().err
     for option in (["--topic", "/image"], ["--truth", "/label"]):
         assert main([*command, *option]) == 2

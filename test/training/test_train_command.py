@@ -100,6 +100,8 @@ def test_weights_can_be_exported_again_and_a_run_is_not_overwritten(trained, dat
     assert main(["train", "--resume", str(trained), "--export-weights", str(tmp_path / "mine.safetensors")]) == 0
     assert zoo.read_card(tmp_path / "mine.yaml").details == zoo.read_card(trained / "cgnet_camvid11.yaml").details
     assert main(["train", "--resume", str(trained), "--export-weights", str(tmp_path / "mine.safetensors")]) == 2
+    assert main(["train", "--resume", str(trained), "--export-weights", str(tmp_path / "mine")]) == 2
+    assert not (tmp_path / "mine").exists()
     assert "exists already" in capsys.readouterr().err
     assert main(["train", str(recipe), "--data", str(data), "--out", str(trained)]) == 2
     assert "already holds a run" in capsys.readouterr().err
