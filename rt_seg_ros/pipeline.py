@@ -27,7 +27,7 @@ OUTPUT_RESOLUTIONS = ("input", "network")
 MIN_WORKING_SIDE = 64
 MAX_WORKING_SIDE = 8192
 MAX_THREADS = 1024  # runtimes crash on what no machine has
-_TOO_LARGE = 2.0  # times the frames that a network learnt from: beyond, its labels are worth little (docs/training.md)
+_TOO_LARGE = 2.0  # times the frames that a network learnt from: beyond, its labels are worth little (README.md)
 
 
 @dataclass(frozen=True)
