@@ -20,7 +20,9 @@ def stamp_of(data: bytes) -> int:
 
 
 def restamped(data: bytes, stamp_ns: int) -> bytes:
-    """Return a serialised message that begins with a header, with another stamp."""
+    """Return a serialised message that begins with a header, with another stamp; as it is where it is too short."""
+    if len(data) < 12:
+        return bytes(data)
     stamp = struct.pack(_layout(data), *divmod(stamp_ns, _NANO))
     view = memoryview(data)
     return b"".join((view[:4], stamp, view[12:]))

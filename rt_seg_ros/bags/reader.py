@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from rosbags.interfaces import Connection
 from rosbags.rosbag2 import Reader, ReaderError
 from rosbags.serde import SerdeError
 
 from rt_seg_ros.bags import torn_sqlite
 from rt_seg_ros.bags.cdr import stamp_of
-from rt_seg_ros.bags.torn_mcap import TornMcap
+from rt_seg_ros.bags.torn_mcap import Channel, TornMcap
 from rt_seg_ros.bags.torn_sqlite import TornSqlite
 from rt_seg_ros.bags.types import COMPRESSED_IMAGE, IMAGE, typestore_for
 from rt_seg_ros.errors import UserError
@@ -74,32 +74,24 @@ class BagReader:
         """Open it, as :func:`open_bag` does."""
         self.path = Path(path)
         self.damage = ""
-        self._torn: list[TornMcap | TornSqlite] = []
         self._stack = ExitStack()
         try:
-            self._readers = self._open()
+            self._sources = self._open()
         except BaseException:
             self._stack.close()
             raise
         self._topics: dict[str, TopicInfo] = {}
         definitions = []
-        for connection in self._connections():
-            known = self._topics.get(connection.topic)
-            count = connection.msgcount + (known.count if known else 0)
-            self._topics[connection.topic] = TopicInfo(connection.msgtype, count)
-            definitions.append((connection.msgtype, connection.msgdef))
-        for torn in self._torn:
-            for channel in torn.channels.values():
-                known = self._topics.get(channel.topic)
-                count = torn.counts.get(channel.topic, 0) + (known.count if known else 0)
-                self._topics[channel.topic] = TopicInfo(channel.type, count)
-                definitions.append((channel.type, channel.definition))
+        for channel in self._channels():
+            count = sum(source.counts.get(channel.topic, 0) for source in self._sources)
+            self._topics[channel.topic] = TopicInfo(channel.type, count)
+            definitions.append((channel.type, channel.definition))
         #: Types of the messages, for :meth:`messages` and for who wants to decode :meth:`raw_messages`.
         self.types = typestore_for(definitions)
 
     # ---- opening -----------------------------------------------------------------------------------
 
-    def _open(self) -> list[Reader]:
+    def _open(self) -> list[_Source]:
         path = self.path
         if not path.exists():
             raise UserError(f"there is no recording at {path}")
@@ -112,7 +104,7 @@ class BagReader:
             torn = [f for f in path.glob("*.db3") if torn_sqlite.cut_off(f) or torn_sqlite.has_journal(f)]
             try:
                 if not torn:
-                    return [_opened(path, self._stack)]
+                    return [_Whole(_opened(path, self._stack))]
                 problem = f"{torn[0].name} was cut off"
             except _Unreadable as error:
                 problem = str(error)
@@ -129,9 +121,9 @@ class BagReader:
         self.damage = problem
         return self._open_files(files)
 
-    def _open_files(self, files: list[Path]) -> list[Reader]:
-        """Open storage files one by one; cut off ones as far as they go."""
-        readers: list[Reader] = []
+    def _open_files(self, files: list[Path]) -> list[_Source]:
+        """Open storage files one by one, in their order; cut off ones as far as they go."""
+        sources: list[_Source] = []
         damage: list[str] = []
         for file in files:
             name = file.name
@@ -139,19 +131,17 @@ class BagReader:
             try:
                 if file.suffix == ".db3" and (torn_sqlite.cut_off(file) or torn_sqlite.has_journal(file)):
                     raise _Unreadable("it was cut off")
-                readers.append(_opened(file, self._stack))
+                sources.append(_Whole(_opened(file, self._stack)))
                 if whole:
                     continue
-                kept = readers[-1].message_count
             except _Unreadable as error:
-                torn = _salvaged(file, str(error))
-                self._torn.append(torn)
-                kept = sum(torn.counts.values())
-                whole = isinstance(torn, TornSqlite) and not torn_sqlite.cut_off(file)
+                sources.append(_salvaged(file, str(error)))
+                whole = isinstance(sources[-1], TornSqlite) and not torn_sqlite.cut_off(file)
             what = "was never closed" if whole else "was cut off"
+            kept = sum(sources[-1].counts.values())
             damage.append(f"{name} {what}; {kept} messages before the break can be read")
         self.damage = "; ".join(damage) or self.damage
-        return readers
+        return sources
 
     def _unpacked(self, file: Path) -> tuple[Path, bool]:
         """Return a storage file as it was before it was compressed, and whether all of it was there."""
@@ -172,7 +162,7 @@ class BagReader:
 
     def close(self) -> None:
         """Close all files."""
-        self._readers = []
+        self._sources = []
         self._stack.close()
 
     def __enter__(self) -> BagReader:
@@ -183,8 +173,8 @@ class BagReader:
         """Close."""
         self.close()
 
-    def _connections(self) -> list[Connection]:
-        return [c for reader in self._readers for c in reader.connections]
+    def _channels(self) -> list[Channel]:
+        return [channel for source in self._sources for channel in source.channels.values()]
 
     # ---- what there is -----------------------------------------------------------------------------
 
@@ -196,15 +186,13 @@ class BagReader:
     @property
     def start_ns(self) -> int:
         """Time of recording of the first message, nanoseconds; 0 where there is none."""
-        starts = [r.start_time for r in self._readers if r.message_count]
-        starts += [t.first_ns for t in self._torn if t.counts]
-        return min(starts, default=0)
+        return min((source.first_ns for source in self._sources if source.counts), default=0)
 
     @property
     def duration_ns(self) -> int:
         """Time from the first to the last message, nanoseconds."""
-        ends = [r.end_time for r in self._readers if r.message_count] + [t.last_ns for t in self._torn if t.counts]
-        return max(0, max(ends, default=0) - self.start_ns)
+        end = max((source.last_ns for source in self._sources if source.counts), default=0)
+        return max(0, end - self.start_ns)
 
     def image_topics(self) -> list[str]:
         """Return topics of camera images, raw or compressed: all images but label images."""
@@ -258,10 +246,11 @@ class BagReader:
 
     def offered_qos(self, topic: str) -> list[Any]:
         """Return the QoS profiles (rosbags' ``Qos``) under which a topic was recorded; none where unknown."""
-        for connection in self._connections():
-            if connection.topic == topic:
-                return list(getattr(connection.ext, "offered_qos_profiles", []))
-        return []
+        return [profile for channel in self._channels() if channel.topic == topic for profile in channel.qos]
+
+    def is_latched(self, topic: str) -> bool:
+        """Return whether a topic was offered to subscribers that came late, too (transient local)."""
+        return any("TRANSIENT_LOCAL" in str(profile.durability) for profile in self.offered_qos(topic))
 
     # ---- messages ----------------------------------------------------------------------------------
 
@@ -271,19 +260,12 @@ class BagReader:
         :param topics: those wanted; None yields all
         :raises UserError: where the file turns out to be damaged on the way.
         """
-        for reader in self._readers:
-            connections = [c for c in reader.connections if topics is None or c.topic in topics]
-            if not connections:
-                continue
+        for source in self._sources:
             try:
-                for connection, stamp, data in reader.messages(connections=connections):
-                    yield connection.topic, connection.msgtype, stamp, _plain(data)
+                for topic, kind, stamp, data in source.messages(topics):
+                    yield topic, kind, stamp, _plain(data)
             except Exception as error:  # each storage has errors of its own for bytes that make no sense
                 raise UserError(f"{self.path} is damaged: {error}") from error
-        for torn in self._torn:
-            for topic, kind, stamp, data in torn.messages():
-                if topics is None or topic in topics:
-                    yield topic, kind, stamp, _plain(data)
 
     def messages(self, topics: Collection[str] | None = None) -> Iterator[tuple[str, int, Any]]:
         """Yield (topic, time of recording in ns, message); arrays in messages are numpy's.
@@ -363,6 +345,40 @@ class BagReader:
             raise UserError(f"topic '{topic}' of {self.path} holds {kind}, whose definition is not known") from error
         except (SerdeError, ValueError, IndexError, OverflowError, AssertionError) as error:
             raise _Undecodable(f"a message of topic '{topic}' cannot be decoded: {error}") from error
+
+
+class _Source(Protocol):
+    """A recording, or a file of one: ``channels`` by id, ``counts`` by topic, first and last time of recording."""
+
+    channels: dict[int, Channel]
+    counts: dict[str, int]
+    first_ns: int
+    last_ns: int
+
+    def messages(self, topics: Collection[str] | None = None) -> Iterator[tuple[str, str, int, bytes]]:
+        """Yield (topic, type, time of recording in ns, message as CDR)."""
+
+
+class _Whole:
+    """What rosbags can open."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self.channels = {
+            c.id: Channel(c.topic, c.msgtype, c.msgdef, "cdr", getattr(c.ext, "offered_qos_profiles", ()))
+            for c in reader.connections
+        }
+        counts: Counter[str] = Counter()
+        for connection in reader.connections:
+            counts[connection.topic] += connection.msgcount
+        self.counts: dict[str, int] = +counts  # without those that have no messages, as of torn ones
+        self.first_ns, self.last_ns = reader.start_time, reader.end_time
+
+    def messages(self, topics: Collection[str] | None = None) -> Iterator[tuple[str, str, int, bytes]]:
+        connections = [c for c in self._reader.connections if topics is None or c.topic in topics]
+        if connections:  # none at all would mean every one to rosbags
+            for connection, stamp, data in self._reader.messages(connections=connections):
+                yield connection.topic, connection.msgtype, stamp, data
 
 
 class _Undecodable(Exception):

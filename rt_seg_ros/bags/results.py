@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from rt_seg_ros.bags.types import CLASS_MASKS, LABEL_INFO, STATS
 from rt_seg_ros.bags.writer import BagWriter
-from rt_seg_ros.labels import LabelSpace
+from rt_seg_ros.labels import UNLABELLED, LabelSpace
 from rt_seg_ros.masks import ClassMask, class_masks
 
 DEFAULT_NAMESPACE = "/segmentation"
@@ -106,9 +106,10 @@ class ResultTopics:
 
     def _label_info(self, stamp_ns: int, frame_id: str) -> Any:
         writer = self._writer
+        names = [(entry.id, entry.name) for entry in self._space.classes]
         classes = [
-            writer.message("vision_msgs/msg/VisionClass", class_id=entry.id, class_name=entry.name)
-            for entry in self._space.classes
+            writer.message("vision_msgs/msg/VisionClass", class_id=number, class_name=name)
+            for number, name in [*names, (UNLABELLED, "unlabelled")]
         ]
         header = writer.header(stamp_ns, frame_id)
         return writer.message(LABEL_INFO, header=header, class_map=classes, threshold=self._threshold)

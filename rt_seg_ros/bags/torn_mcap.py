@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from rosbags.interfaces import MessageDefinition, MessageDefinitionFormat
+from rosbags.interfaces import MessageDefinition, MessageDefinitionFormat, Qos
+from rosbags.rosbag2.metadata import parse_qos
 
 MAGIC = b"\x89MCAP0\r\n"
 
@@ -23,12 +24,13 @@ _LARGEST = 1 << 32  # bytes of one record: more is damage
 
 @dataclass(frozen=True)
 class Channel:
-    """A topic as an MCAP file has it."""
+    """A topic as a storage file has it; ``qos``: the profiles under which it was recorded."""
 
     topic: str
     type: str
     definition: MessageDefinition
     encoding: str
+    qos: Collection[Qos] = ()
 
 
 class TornMcap:
@@ -51,8 +53,18 @@ class TornMcap:
         if first is not None and last is not None:
             self.first_ns, self.last_ns = first, last
 
-    def messages(self) -> Iterator[tuple[str, str, int, bytes]]:
-        """Yield (topic, type, log time in ns, serialised message) until the file breaks off."""
+    def messages(self, topics: Collection[str] | None = None) -> Iterator[tuple[str, str, int, bytes]]:
+        """Yield (topic, type, log time in ns, serialised message) until the file breaks off.
+
+        :param topics: those wanted; None yields all
+        """
+        for number, stamp, data in self._messages():
+            channel = self.channels.get(number)
+            if channel is not None and channel.encoding == "cdr" and (topics is None or channel.topic in topics):
+                yield channel.topic, channel.type, stamp, data
+
+    def _messages(self) -> Iterator[tuple[int, int, bytes]]:
+        """Yield (channel, log time in ns, serialised message), and note the channels on the way."""
         schemas: dict[int, tuple[str, str, str]] = {}
         with self.path.open("rb") as file:
             if file.read(len(MAGIC)) != MAGIC:
@@ -68,7 +80,7 @@ class TornMcap:
 
     def _take(
         self, kind: int, content: bytes, schemas: dict[int, tuple[str, str, str]]
-    ) -> Iterator[tuple[str, str, int, bytes]]:
+    ) -> Iterator[tuple[int, int, bytes]]:
         try:
             if kind == _SCHEMA:
                 number, at = _unpack("<H", content, 0)
@@ -78,20 +90,29 @@ class TornMcap:
                 schemas[number] = (name, encoding, text)
             elif kind == _CHANNEL:
                 number, at = _unpack("<H", content, 0)
+                if number in self.channels:  # by a pass before
+                    return
                 schema, at = _unpack("<H", content, at)
                 topic, at = _string(content, at)
-                encoding, _ = _string(content, at)
+                encoding, at = _string(content, at)
                 name, form, text = schemas.get(schema, ("", "", ""))
                 language = MessageDefinitionFormat.IDL if form == "ros2idl" else MessageDefinitionFormat.MSG
-                self.channels[number] = Channel(topic, name, MessageDefinition(language, text), encoding)
+                qos = qos_profiles(_metadata(content, at).get("offered_qos_profiles", ""))
+                self.channels[number] = Channel(topic, name, MessageDefinition(language, text), encoding, qos)
             elif kind == _MESSAGE:
                 number, _ = _unpack("<H", content, 0)
                 stamp, _ = _unpack("<Q", content, 6)
-                channel = self.channels.get(number)
-                if channel is not None and channel.encoding == "cdr":
-                    yield channel.topic, channel.type, stamp, content[22:]
+                yield number, stamp, content[22:]
         except (struct.error, UnicodeDecodeError):
             return  # one damaged record; the next may be whole
+
+
+def qos_profiles(text: str) -> Collection[Qos]:
+    """Return the QoS profiles that a storage file has as YAML; none where they make no sense."""
+    try:
+        return parse_qos(text)
+    except Exception:  # it fails in many ways, and the messages can be read without
+        return ()
 
 
 def _unpack(form: str, content: bytes, at: int) -> tuple[int, int]:
@@ -101,6 +122,17 @@ def _unpack(form: str, content: bytes, at: int) -> tuple[int, int]:
 def _string(content: bytes, at: int) -> tuple[str, int]:
     length, at = _unpack("<I", content, at)
     return content[at : at + length].decode("utf-8"), at + length
+
+
+def _metadata(content: bytes, at: int) -> dict[str, str]:
+    """Read a map of texts: its length in bytes, then keys and values in turn."""
+    length, at = _unpack("<I", content, at)
+    end = at + length
+    found = {}
+    while at < end:
+        key, at = _string(content, at)
+        found[key], at = _string(content, at)
+    return found
 
 
 def _records(file: BinaryIO) -> Iterator[tuple[int, bytes]]:

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import sqlite3
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO
 
 from rosbags.interfaces import MessageDefinition, MessageDefinitionFormat
 
-from rt_seg_ros.bags.torn_mcap import Channel
+from rt_seg_ros.bags.torn_mcap import Channel, qos_profiles
 
 MAGIC = b"SQLite format 3\0"
 _HEADER = 100  # bytes; the first page's tree begins after them
@@ -46,27 +46,30 @@ class TornSqlite:
         if first is not None and last is not None:
             self.first_ns, self.last_ns = first, last
 
-    def messages(self) -> Iterator[tuple[str, str, int, bytes]]:
-        """Yield (topic, type, time of recording in ns, serialised message) in the order of recording."""
+    def messages(self, topics: Collection[str] | None = None) -> Iterator[tuple[str, str, int, bytes]]:
+        """Yield (topic, type, time of recording in ns, serialised message) in the order of recording.
+
+        :param topics: those wanted; None yields all
+        """
         for number, stamp, data in self._message_rows():
             channel = self.channels.get(number)
-            if channel is not None and channel.encoding == "cdr":
+            if channel is not None and channel.encoding == "cdr" and (topics is None or channel.topic in topics):
                 yield channel.topic, channel.type, stamp, data
 
     def _read_channels(self) -> dict[int, Channel]:
-        topics: dict[int, tuple[str, str, str]] = {}
+        topics: dict[int, tuple[str, str, str, str]] = {}
         definitions: dict[str, MessageDefinition] = {}
         for number, texts in self._text_rows():
             if texts[1] in _FORMATS:
                 definitions[texts[0]] = MessageDefinition(_FORMATS[texts[1]], texts[2])
             else:
-                topics[number] = texts[0], texts[1], texts[2]
+                topics[number] = texts[0], texts[1], texts[2], texts[3] if len(texts) > 3 else ""
         if not topics:
             raise ValueError("it has no table of topics, or breaks off before it")
         none = MessageDefinition(MessageDefinitionFormat.NONE, "")
         return {
-            number: Channel(name, kind, definitions.get(kind, none), encoding)
-            for number, (name, kind, encoding) in topics.items()
+            number: Channel(name, kind, definitions.get(kind, none), encoding, qos_profiles(qos))
+            for number, (name, kind, encoding, qos) in topics.items()
         }
 
     # SQLite alone can merge what waits in a journal; such a file is whole, and SQLite reads it.
@@ -85,7 +88,8 @@ class TornSqlite:
             try:
                 yield from (
                     (int(row[0]), [str(v) for v in row[1:]])
-                    for row in database.execute("SELECT id, name, type, serialization_format FROM topics")
+                    # id, name, type, serialization_format and, but for the oldest recordings, offered_qos_profiles
+                    for row in database.execute("SELECT * FROM topics")
                 )
                 columns = "id, topic_type, encoding, encoded_message_definition"
                 yield from (

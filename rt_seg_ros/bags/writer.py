@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Protocol
@@ -27,6 +29,7 @@ _CHANNELS = {"bgr8": 3, "rgb8": 3, "bgra8": 4, "rgba8": 4, "mono8": 1}
 _FOREVER = QosTime(9223372036, 854775807)
 _SUFFIX = {"mcap": ".mcap", "sqlite3": ".db3"}
 _REPLACED = "replaced"  # what was there before, in the folder aside
+_DISK_ERRORS = (OSError, sqlite3.Error)  # SQLite has errors of its own for a full disk
 
 
 class Pinhole(Protocol):
@@ -112,13 +115,15 @@ class BagWriter:
         try:
             self._aside.parent.mkdir(parents=True, exist_ok=True)
             remove_leftovers(self._aside.parent, self.path.name)
-            shutil.rmtree(self._aside, ignore_errors=True)  # of one that had this process's number
+            if self._aside.exists():  # of one that had this process's number
+                shutil.rmtree(self._aside)
             self._aside.mkdir()
             plugin = StoragePlugin.MCAP if self.storage == "mcap" else StoragePlugin.SQLITE3
             self._writer = Writer(self._aside / self._inner, version=_VERSION, storage_plugin=plugin)
             self._writer.open()
-        except OSError as error:
-            raise UserError(f"{self.path} cannot be written: {error.strerror}") from error
+        except _DISK_ERRORS as error:
+            shutil.rmtree(self._aside, ignore_errors=True)
+            raise self._failed(error) from error
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -131,10 +136,15 @@ class BagWriter:
                 self._move()
             else:
                 writer.abort()
-        except OSError as problem:
-            raise UserError(f"{self.path} cannot be written: {problem.strerror}") from problem
+        except _DISK_ERRORS as problem:
+            with suppress(Exception):  # close the file
+                writer.abort()
+            raise self._failed(problem) from problem
         finally:
             remove_aside(self._aside, self.path)
+
+    def _failed(self, error: Exception) -> UserError:
+        return UserError(f"{self.path} cannot be written: {getattr(error, 'strerror', None) or error}")
 
     def _move(self) -> None:
         made = self._aside / self._inner
@@ -181,8 +191,8 @@ class BagWriter:
             elif connection.msgtype != kind:
                 raise UserError(f"topic '{topic}' holds {connection.msgtype}; a {kind} does not go there")
             self._writer.write(connection, stamp_ns, data)
-        except OSError as error:
-            raise UserError(f"{self.path} cannot be written: {error.strerror}") from error
+        except _DISK_ERRORS as error:
+            raise self._failed(error) from error
         self.count += 1
 
     def add_image(

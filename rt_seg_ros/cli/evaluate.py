@@ -328,9 +328,14 @@ def _offline(job: Job, name: str, folder: ReportFolder | None) -> Evaluation:
         sinks.append(bag)
     table = folder.table if folder is not None else None
     evaluation = evaluate(name, config, job.frames, Outputs(*sinks), table, progress)
-    if bag is not None and bag.left_out:
-        job.problems.append(f"{bag.path} lacks topics whose types are not known: {', '.join(sorted(bag.left_out))}")
+    if bag is not None:
+        _tell_left_out(job, bag.path, bag.left_out)
     return evaluation
+
+
+def _tell_left_out(job: Job, bag: Path, topics: set[str]) -> None:
+    if topics:
+        job.problems.append(f"{bag} lacks topics whose types are not known: {', '.join(sorted(topics))}")
 
 
 def _live(job: Job, name: str, folder: ReportFolder | None) -> Evaluation:
@@ -361,7 +366,8 @@ def _live(job: Job, name: str, folder: ReportFolder | None) -> Evaluation:
             raise UserError(f"{error}; the node's log is {live.node_log}") from error
         if (path := job.bag_of(name)) is not None:
             try:
-                write_result_bag(path, frames, recorded, space, job.overwrite)
+                threshold = config.confidence_threshold
+                _tell_left_out(job, path, write_result_bag(path, frames, recorded, space, threshold, job.overwrite))
             except UserError as error:
                 evaluation.problems.append(f"the result bag was given up: {error}")
     return evaluation

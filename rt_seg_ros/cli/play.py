@@ -17,6 +17,8 @@ EPILOG = """\
 stamps
   A message with a header gets the time at which it is published as its stamp: subscribers see the age of labels as
   they would on a robot, and images, calibration and ground truth still match, since equal stamps stay equal.
+  Without a recorded stamp the time of recording counts. A clock that is not the images', or is set on the way, counts
+  from when the first of its messages is published.
   With --keep-stamps they stay as recorded: for nodes that run on recorded time, and to compare with the recording.
 
 examples:
@@ -49,7 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--stamps",
         type=Path,
         metavar="FILE",
-        help="write a table of topic, recorded and published stamp (ns), to match results with the recording",
+        help="write a table of topic, recorded and published stamp (ns), to match results with the recording; no two "
+        "messages of a topic are then published under one stamp",
     )
 
 
@@ -89,7 +92,7 @@ def _play(args: argparse.Namespace, bag: object) -> int:
     node = rclpy.create_node("rt_seg_player")
     table = None
     try:
-        player = Player(node, bag, args.topics, args.rate, args.keep_stamps)
+        player = Player(node, bag, args.topics, args.rate, args.keep_stamps, distinct=args.stamps is not None)
         for topic, reason in player.left_out.items():
             print(f"not published: {topic} ({reason})", file=sys.stderr)
         if args.stamps is not None:

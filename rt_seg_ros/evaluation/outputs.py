@@ -233,6 +233,32 @@ class OverlayVideo(Sink):
         self._writer.write(overlay, max(0, entry.item.stamp_ns - self._first) / 1e9)
 
 
+class SourceTopics:
+    """A drive's own topics in a result bag, latched where they were; what lies under the node's own name is left out.
+
+    ``left_out``: topics whose type is not known, and which are therefore missing.
+    """
+
+    def __init__(self, source: BagReader, writer: BagWriter) -> None:
+        self.left_out: set[str] = set()
+        self._source = source
+        self._writer = writer
+        self._latched = {topic for topic in source.topics if source.is_latched(topic)}
+
+    def copy(self, message: Message) -> None:
+        """Write a message as it is.
+
+        :raises UserError: if the disk does not take it
+        """
+        topic, types = message.topic, self._source.types
+        if topic.startswith(f"{DEFAULT_NAMESPACE}/"):
+            return
+        if message.type not in types.fielddefs:
+            self.left_out.add(topic)
+            return
+        self._writer.write_raw(topic, message.type, message.data, message.recorded_ns, topic in self._latched, types)
+
+
 class ResultBag(Sink):
     """The source's topics and the node's, with the source's stamps and times of recording.
 
@@ -245,31 +271,29 @@ class ResultBag(Sink):
         self, path: Path, source: Path, space: LabelSpace, overlays: Overlays, threshold: float, overwrite: bool
     ) -> None:
         self.path = path
-        #: Topics of the source whose type is not known, and which are therefore missing.
-        self.left_out: set[str] = set()
         self._source = source
         self._overlays = overlays
         self._writer = BagWriter(path, overwrite=overwrite)
         self._topics = ResultTopics(self._writer, space, threshold=threshold)
-        self._bag: BagReader | None = None
-        self._latched: set[str] = set()
+        self._copies: SourceTopics | None = None
+
+    @property
+    def left_out(self) -> set[str]:
+        """Topics of the source that are missing."""
+        return self._copies.left_out if self._copies is not None else set()
 
     def context(self) -> AbstractContextManager[object]:
         """See :meth:`Sink.context`."""
         stack = ExitStack()
-        self._bag = stack.enter_context(open_bag(self._source))
-        self._latched = {
-            topic
-            for topic in self._bag.topics
-            if any("TRANSIENT_LOCAL" in str(profile.durability) for profile in self._bag.offered_qos(topic))
-        }
+        self._copies = SourceTopics(stack.enter_context(open_bag(self._source)), self._writer)
         stack.enter_context(self._writer)
         return stack
 
     def take(self, entry: FrameResult | Message) -> None:
         """See :meth:`Sink.take`."""
         if isinstance(entry, Message):
-            self._copy(entry)
+            assert self._copies is not None
+            self._copies.copy(entry)
             return
         item = entry.item
         self._topics.add(
@@ -280,18 +304,6 @@ class ResultBag(Sink):
             entry.confidence,
             entry.stats,
             item.recorded_ns,
-        )
-
-    def _copy(self, message: Message) -> None:
-        topic = message.topic
-        if topic in self.left_out or topic.startswith(f"{DEFAULT_NAMESPACE}/"):
-            return
-        assert self._bag is not None
-        if message.type not in self._bag.types.fielddefs:
-            self.left_out.add(topic)
-            return
-        self._writer.write_raw(
-            topic, message.type, message.data, message.recorded_ns, topic in self._latched, self._bag.types
         )
 
 

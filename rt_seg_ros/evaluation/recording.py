@@ -1,11 +1,12 @@
 """Evaluating what a node published while a drive was played to it: a live run, recorded.
 
-The node saw stamps of its own time; a table from those to the stamps in the drive puts the two together again.
+The node saw stamps of its own time; the list of those, in the order of playing, puts the two together again. Stamps in
+the drive need not rise for that, nor be there at all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from rt_seg_ros.bags.cdr import restamped, stamp_of
 from rt_seg_ros.bags.results import DEFAULT_NAMESPACE, ResultTopics
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.evaluation.evaluation import Evaluation
-from rt_seg_ros.evaluation.frames import Frames, Item, Message
-from rt_seg_ros.evaluation.outputs import FrameResult, FrameTable, Outputs
+from rt_seg_ros.evaluation.frames import Frames, Message
+from rt_seg_ros.evaluation.outputs import FrameResult, FrameTable, Outputs, SourceTopics
 from rt_seg_ros.evaluation.scores import Scores
 from rt_seg_ros.evaluation.usage import Usage, gpu_number, machine
 from rt_seg_ros.labels import LabelSpace
@@ -24,19 +25,24 @@ from rt_seg_ros.zoo import ModelCard
 
 STAGES = ("wait", "decode", "preprocess", "network", "postprocess", "publish", "total", "age")
 NODE = DEFAULT_NAMESPACE
+#: Topics below the node's on which it publishes once a frame.
+_OUTPUTS = ("label", "overlay", "confidence", "class_masks", "stats")
 #: Frames whose messages may be on their way at once.
 _OPEN_FRAMES = 8
+
+#: What the node published of one frame: (type, time of recording, message) by the last part of the topic.
+_Parts = dict[str, tuple[str, int, bytes]]
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """A live run: what the node published, and how its stamps go with the drive's.
+    """A live run: what the node published, and to what.
 
-    ``stamps``: from the stamp a frame was played under to the one in the drive (ns), in the order of playing.
+    ``stamps``: those under which the drive's frames were played (ns), in the order of playing.
     """
 
     recording: Path
-    stamps: Mapping[int, int]
+    stamps: Sequence[int]
     rate: float = 1.0
     load_seconds: float = 0.0
     usage: Usage = field(default_factory=Usage)
@@ -76,25 +82,25 @@ def evaluate_recording(
     if table is not None:
         table.begin()
     outputs = outputs or Outputs()
+    unmatched = 0
     first_arrival: int | None = None
     last_arrival = 0
     with open_bag(live.recording) as bag, outputs:
         items = iter(frames)
         item = next(items, None)
-        for published, parts in _by_frame(bag):
+        for place, parts in _answers(bag, live.stamps, ("label", "overlay", "stats")):
             stats = _stats(evaluation, bag, parts)
-            arrived, labels = _labels(bag, parts)
-            stamp = live.stamps.get(published)
-            if labels is None or stamp is None:
+            if "label" not in parts:
                 continue
+            kind, arrived, data = parts["label"]
             first_arrival = arrived if first_arrival is None else first_arrival
             last_arrival = arrived
-            while item is not None and item.stamp_ns < stamp:
+            while item is not None and place is not None and item.index < place:
                 item = next(items, None)
-            if item is None:
-                break
-            if item.stamp_ns != stamp:
+            if item is None or item.index != place:
+                unmatched += 1
                 continue
+            labels = bag.decode_labels(f"{NODE}/label", kind, arrived, data)
             timings = {stage: float(stats[f"{stage}_ms"]) for stage in STAGES} if stats is not None else {}
             scores = evaluation.scores.update(labels, item.truth((labels.shape[0], labels.shape[1])))
             if table is not None:
@@ -113,42 +119,59 @@ def evaluate_recording(
         # From the first result to the last there is one frame less.
         evaluation.seconds = (last_arrival - first_arrival) / 1e9
         evaluation.seconds *= evaluation.counts.processed / (evaluation.counts.processed - 1)
+    if unmatched:
+        evaluation.problems.append(
+            f"{unmatched} labels of the node are left out, as their stamps do not tell which frames they belong to"
+        )
     if not evaluation.scores.frames:
-        raise UserError("the node published no label")
+        raise UserError(evaluation.problems[-1] if unmatched else "the node published no label")
     return evaluation
 
 
-def _by_frame(bag: BagReader) -> Iterator[tuple[int, dict[str, tuple[str, int, bytes]]]]:
-    """Yield (stamp, messages by the last part of their topic) of each frame; stats come last of a frame."""
-    wanted = [t for t in (f"{NODE}/label", f"{NODE}/overlay", f"{NODE}/stats") if t in bag.topics]
-    open_frames: dict[int, dict[str, tuple[str, int, bytes]]] = {}
+def _answers(bag: BagReader, played: Sequence[int], names: Collection[str]) -> Iterator[tuple[int | None, _Parts]]:
+    """Yield (index of the frame, messages) of each frame that the node answered, by rising index.
+
+    The index counts the frames as they were played, which is their order in the drive. It is None where the stamp
+    does not tell it: nothing or more than one frame was played under it, or the answer comes after a later frame's.
+
+    :param names: of the topics that are wanted, below the node's
+    """
+    places: dict[int, int | None] = {}
+    for place, stamp in enumerate(played):
+        places[stamp] = None if stamp in places else place
+    last = -1
+    for stamp, parts in _by_frame(bag, names):
+        found = places.get(stamp)
+        if found is None or found <= last:
+            yield None, parts
+        else:
+            last = found
+            yield found, parts
+
+
+def _by_frame(bag: BagReader, names: Collection[str]) -> Iterator[tuple[int, _Parts]]:
+    """Yield (stamp, messages) of each frame, in the order of their first messages."""
+    wanted = [topic for name in names if (topic := f"{NODE}/{name}") in bag.topics]
+    open_frames: dict[int, _Parts] = {}
     for topic, kind, recorded, data in bag.raw_messages(wanted):
-        stamp = stamp_of(data)
-        part = topic.rsplit("/", 1)[1]
-        open_frames.setdefault(stamp, {})[part] = kind, recorded, data
-        if len(open_frames[stamp]) == len(wanted) or len(open_frames) > _OPEN_FRAMES:
-            complete = stamp if len(open_frames[stamp]) == len(wanted) else next(iter(open_frames))
-            yield complete, open_frames.pop(complete)
+        open_frames.setdefault(stamp_of(data), {})[topic.rsplit("/", 1)[1]] = kind, recorded, data
+        # One that lacks a message holds back those after it for a while, so that the order stays.
+        while open_frames:
+            stamp, parts = next(iter(open_frames.items()))
+            if len(parts) < len(wanted) and len(open_frames) <= _OPEN_FRAMES:
+                break
+            yield stamp, open_frames.pop(stamp)
     yield from open_frames.items()
 
 
-def _labels(bag: BagReader, parts: Mapping[str, tuple[str, int, bytes]]) -> tuple[int, Any]:
-    if "label" not in parts:
-        return 0, None
-    kind, recorded, data = parts["label"]
-    return recorded, bag.decode_labels(f"{NODE}/label", kind, recorded, data)
-
-
-def _image(bag: BagReader, parts: Mapping[str, tuple[str, int, bytes]], part: str) -> Any:
+def _image(bag: BagReader, parts: _Parts, part: str) -> Any:
     if part not in parts:
         return None
     kind, recorded, data = parts[part]
     return bag.decode_image(f"{NODE}/{part}", kind, recorded, data).frame.bgr()
 
 
-def _stats(
-    evaluation: Evaluation, bag: BagReader, parts: Mapping[str, tuple[str, int, bytes]]
-) -> Mapping[str, Any] | None:
+def _stats(evaluation: Evaluation, bag: BagReader, parts: _Parts) -> Mapping[str, Any] | None:
     """Count what the node says of a frame."""
     if "stats" not in parts:
         return None
@@ -169,39 +192,27 @@ def _stats(
     return stats
 
 
-def write_result_bag(path: Path, frames: Frames, live: Recorded, space: LabelSpace, overwrite: bool = False) -> None:
+def write_result_bag(
+    path: Path, frames: Frames, live: Recorded, space: LabelSpace, threshold: float = 0.0, overwrite: bool = False
+) -> set[str]:
     """Write a drive's topics and what the node published to them, with the drive's stamps and times of recording.
 
+    :param threshold: confidence below which the node left pixels unlabelled
+    :return: topics of the drive whose type is not known, and which are therefore missing
     :raises UserError: where it cannot be written
     """
     with open_bag(frames.path) as source, open_bag(live.recording) as bag, BagWriter(path, overwrite=overwrite) as out:
-        topics = ResultTopics(out, space)
-        answers = _Answers(bag, live.stamps)
+        topics = ResultTopics(out, space, threshold=threshold)
+        copies = SourceTopics(source, out)
+        answers = ((place, parts) for place, parts in _answers(bag, live.stamps, _OUTPUTS) if place is not None)
+        place, parts = next(answers, (-1, {}))
         for entry in frames.with_messages():
             if isinstance(entry, Message):
-                if not entry.topic.startswith(f"{NODE}/") and entry.type in source.types.fielddefs:
-                    out.write_raw(entry.topic, entry.type, entry.data, entry.recorded_ns, types=source.types)
-                continue
-            for topic, kind, data in answers.to(entry):
+                copies.copy(entry)
+            elif entry.index == place:
                 topics.add_label_info(entry.stamp_ns, entry.frame_id, entry.recorded_ns)
-                out.write_raw(topic, kind, restamped(data, entry.stamp_ns), entry.recorded_ns, types=bag.types)
-
-
-class _Answers:
-    """The node's messages frame by frame, in the order of the drive."""
-
-    def __init__(self, bag: BagReader, stamps: Mapping[int, int]) -> None:
-        self._messages = bag.raw_messages()
-        self._stamps = stamps
-        self._next = next(self._messages, None)
-
-    def to(self, item: Item) -> Iterator[tuple[str, str, bytes]]:
-        """Yield (topic, type, message) of what answers a frame."""
-        while self._next is not None:
-            topic, kind, _, data = self._next
-            stamp = self._stamps.get(stamp_of(data), -1)
-            if stamp > item.stamp_ns:
-                return
-            if stamp == item.stamp_ns:
-                yield topic, kind, data
-            self._next = next(self._messages, None)
+                for name, (kind, _, data) in parts.items():
+                    message = restamped(data, entry.stamp_ns)
+                    out.write_raw(f"{NODE}/{name}", kind, message, entry.recorded_ns, types=bag.types)
+                place, parts = next(answers, (-1, {}))
+    return copies.left_out

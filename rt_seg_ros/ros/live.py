@@ -77,14 +77,14 @@ class LiveRun:
     """What a live run left behind.
 
     ``recording``: rosbag2 of the node's outputs; ``node_log``: what the node said; ``start_seconds``: from the start
-    of its process until it served; ``stamps``: of each frame played, the stamp it was published under and the one in
-    the bag (ns), in the order of playing; ``usage``: what the node's process took while it was played to.
+    of its process until it served; ``stamps``: those under which the frames were published (ns), in the order of
+    playing; ``usage``: what the node's process took while it was played to.
     """
 
     recording: Path
     node_log: Path
     start_seconds: float
-    stamps: Mapping[int, int] = field(default_factory=dict)
+    stamps: Sequence[int] = ()
     usage: Usage = field(default_factory=Usage)
 
 
@@ -178,9 +178,8 @@ def _node_command(bag: Path, image_topic: str, topics: Iterable[str], parameters
     return command + [word for argument in arguments for word in ("-p", argument)]
 
 
-def _read_stamps(table: Path) -> dict[int, int]:
-    rows = [line.split(",") for line in table.read_text(encoding="utf-8").splitlines()[1:]]
-    return {int(published): int(recorded) for _, recorded, published in rows}
+def _read_stamps(table: Path) -> list[int]:
+    return [int(line.rsplit(",", 1)[1]) for line in table.read_text(encoding="utf-8").splitlines()[1:]]
 
 
 def _topics(confidence: bool) -> dict[str, type]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,10 +17,13 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from rt_seg_ros.bags import BagWriter, open_bag
+from rt_seg_ros.bags.cdr import restamped
+from rt_seg_ros.bags.results import ResultTopics
 from rt_seg_ros.bags.types import CLASS_MASKS, IMAGE, LABEL_INFO, STATS, typestore
 from rt_seg_ros.data.synth import Intrinsics
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.images import ImageRejected
+from rt_seg_ros.labels import load_label_space
 
 IMAGE_TOPIC, LABEL_TOPIC, INFO_TOPIC = "/camera/image_raw", "/camera/label", "/camera/camera_info"
 CAMERA = Intrinsics(40.0, 41.0, 15.5, 11.5, 24, 32)
@@ -190,6 +194,15 @@ def test_own_messages(tmp_path: Path) -> None:
     assert bag.offered_qos("/label_info")[0].durability.name == "TRANSIENT_LOCAL"
     assert bag.offered_qos("/masks")[0].durability.name == "VOLATILE"
     assert STATS in typestore().fielddefs
+
+
+def test_label_info_names_what_has_no_label_as_the_node_does(tmp_path: Path) -> None:
+    space = load_label_space("camvid11")
+    with BagWriter(tmp_path / "b") as writer:
+        ResultTopics(writer, space).add(START, "camera", labels(0) % 11)
+    ((_, _, info),) = open_bag(tmp_path / "b").messages(["/segmentation/label_info"])
+    named = [(c.class_id, c.class_name) for c in info.class_map]
+    assert named == [*((c.id, c.name) for c in space.classes), (255, "unlabelled")]
 
 
 def _foreign_bag(path: Path, definition: str, kind: str, **fields: object) -> None:
@@ -376,6 +389,37 @@ def test_a_database_that_was_never_closed(tmp_path: Path) -> None:
     assert len(list(bag.images())) == 6
 
 
+@pytest.mark.parametrize(("name", "cut"), [("b.mcap", 200), ("b.db3", 4096), ("b.db3", 0)])
+def test_what_was_latched_is_so_in_a_torn_recording(tmp_path: Path, name: str, cut: int) -> None:
+    with BagWriter(tmp_path / name) as writer:
+        writer.write("/tf_static", writer.message("tf2_msgs/msg/TFMessage", transforms=[]), START, latched=True)
+        for i in range(3):
+            writer.add_image(IMAGE_TOPIC, START + i, "c", large(i))
+    if cut:
+        whole = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(whole[:-cut])
+    else:
+        (tmp_path / f"{name}-wal").write_bytes(b"never closed")
+    bag = open_bag(tmp_path / name)
+    assert bag.damage and bag.topics["/tf_static"].count == 1
+    assert bag.is_latched("/tf_static") and not bag.is_latched(IMAGE_TOPIC)
+    assert [profile.durability.name for profile in bag.offered_qos(IMAGE_TOPIC)] == ["VOLATILE"]
+
+
+@pytest.mark.parametrize("torn", [0, 1])
+def test_parts_of_a_recording_keep_their_order_where_one_is_torn(tmp_path: Path, torn: int) -> None:
+    for part in range(3):
+        with BagWriter(tmp_path / f"split_{part}.mcap") as writer:
+            for i in range(4):
+                writer.add_image(IMAGE_TOPIC, START + 4 * part + i, "c", picture(i))
+    file = tmp_path / f"split_{torn}.mcap"
+    file.write_bytes(file.read_bytes()[:-200])
+    bag = open_bag(tmp_path)
+    assert bag.damage.startswith(f"split_{torn}.mcap was cut off; 4 messages")
+    assert [stamp - START for _, _, stamp, _ in bag.raw_messages()] == list(range(12))
+    assert (bag.start_ns, bag.topics[IMAGE_TOPIC].count) == (START, 12)
+
+
 @pytest.mark.parametrize("storage", [StoragePlugin.MCAP, StoragePlugin.SQLITE3])
 @pytest.mark.parametrize("mode", [CompressionMode.FILE, CompressionMode.MESSAGE])
 def test_compressed_recordings_without_metadata(tmp_path: Path, storage: StoragePlugin, mode: CompressionMode) -> None:
@@ -517,14 +561,19 @@ def test_places_that_cannot_be_written_to(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
-def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("b", "File too large"), ("b.db3", "database or disk is full|disk I/O error")],
+)
+@pytest.mark.parametrize("room", [1000, 2_000_000])
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, name: str, reason: str, room: int) -> None:
     """A limit on the size of files stands in for the disk's end."""
     code = (
         "import resource, signal, sys, numpy as np\n"
         "from rt_seg_ros.bags import BagWriter\n"
         "from rt_seg_ros.errors import UserError\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, 2 * (int(sys.argv[2]),))\n"
         "try:\n"
         "    with BagWriter(sys.argv[1]) as w:\n"
         "        for i in range(20):\n"
@@ -532,8 +581,9 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
         "except UserError as error:\n"
         "    print(error)\n"
     )
-    said = subprocess.run([sys.executable, "-c", code, str(tmp_path / "b")], capture_output=True, text=True, check=True)
-    assert "cannot be written: File too large" in said.stdout
+    command = [sys.executable, "-c", code, str(tmp_path / name), str(room)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert re.search(f"cannot be written: ({reason})", said.stdout), said.stdout
     assert not list(tmp_path.iterdir())
 
 
@@ -541,6 +591,11 @@ def test_two_types_on_one_topic_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not go there"), BagWriter(tmp_path / "b") as writer:
         writer.add_image("/i", 1, "c", picture(0))
         writer.add_camera_info("/i", 1, "c", CAMERA)
+
+
+@pytest.mark.parametrize("length", range(0, 12, 3))
+def test_a_message_too_short_for_a_stamp_gets_none(length: int) -> None:
+    assert restamped(bytes(length), START) == bytes(length)
 
 
 def test_needs_no_torch() -> None:

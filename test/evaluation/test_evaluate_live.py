@@ -69,6 +69,30 @@ def test_live_scores_what_offline_does(tmp_path, weights, street, compressed):
                 np.testing.assert_array_equal(one[2], other[2])
 
 
+def test_stamps_that_are_missing_or_step_back_cost_no_frame(tmp_path, weights, street):
+    drive, result = tmp_path / "drive.mcap", tmp_path / "result.mcap"
+    back = START - 100 * 10**9
+    stamps = [0, 0, START + 2 * STEP, START + 3 * STEP, START + 3 * STEP - 1, back, back + STEP]
+    with BagWriter(drive) as bag:
+        bag.write("/tf_static", bag.message("tf2_msgs/msg/TFMessage", transforms=[]), START - 1, latched=True)
+        for i, (stamp, (image, labels)) in enumerate(zip(stamps, street, strict=False)):
+            bag.add_image(IMAGE, stamp, "camera", image, recorded_ns=START + i * STEP)
+            bag.add_label(LABEL, stamp, "camera", labels, START + i * STEP)
+    command = ["evaluate", str(drive), "--weights", str(weights), "--backend", "torch"]
+    command += ["--confidence-threshold", "0.1"]
+    assert main([*command, "--json", str(tmp_path / "offline.json")]) == 0
+    live = ["--live", "--rate", "0.2", "--json", str(tmp_path / "live.json"), "--bag", str(result)]
+    assert main([*command, *live]) == 0
+    offline, found = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("offline", "live"))
+    assert found["frames_played"] == found["frames"] == found["frames_scored"] == 7 == offline["frames_scored"]
+    assert found["confusion"] == offline["confusion"] and found["miou"] == offline["miou"]
+    assert found["latency_ms"]["age"]["max"] < 2000
+    with open_bag(result) as bag:
+        assert bag.is_latched("/tf_static") and bag.topics["/segmentation/label"].count == 7
+        ((_, _, info),) = bag.messages(["/segmentation/label_info"])
+        assert info.threshold == pytest.approx(0.1)
+
+
 @pytest.mark.parametrize("how", ["full", "interrupted"])
 def test_a_recording_that_breaks_off_is_told_and_ends_before_its_file(
     tmp_path, weights, street, write_drive, monkeypatch, how

@@ -191,6 +191,104 @@ def test_it_stops_also_where_it_is_never_early(graph, drive):
     assert sum(result.counts.values()) == 1 and result.seconds < 3
 
 
+def published(graph, bag_path, **options):
+    """Play a recording; return (recorded stamp, published stamp) of each message by topic, and when it began (ns)."""
+    found = {}
+    begin = time.time_ns()
+    with open_bag(bag_path) as bag:
+        one = Player(graph.node, bag, **options)
+        one.play(on_published=lambda topic, old, new: found.setdefault(topic, []).append((old, new)))
+        one.close()
+    return found, begin
+
+
+def write_stamped(path, stamps, first=None):
+    """Write images with these stamps, a rhythm apart; before them, where wanted, a headed message of another kind."""
+    with BagWriter(path) as bag:
+        if first is not None:
+            point = bag.message("geometry_msgs/msg/Point", x=0.0, y=0.0, z=0.0)
+            header = bag.header(first, "map")
+            goal = bag.message("geometry_msgs/msg/PointStamped", header=header, point=point)
+            bag.write("/goal", goal, START - 2000, latched=True)
+        for n, stamp in enumerate(stamps):
+            bag.add_image("/drive/image_raw", stamp, "optical", picture(4, 6, n), recorded_ns=START + n * PERIOD)
+            bag.add_label("/drive/label", stamp, "optical", picture(4, 6, n)[:, :, 0], START + n * PERIOD + 1000)
+    return path
+
+
+USUAL = [START + n * PERIOD for n in range(4)]
+HOUR = 3600 * 10**9
+
+
+@pytest.mark.parametrize("first", [0, START - HOUR, START + HOUR, 12345 * 10**9, -(10**9), (2**31 - 1) * 10**9])
+def test_images_are_stamped_now_whatever_comes_first(graph, tmp_path, first):
+    found, begin = published(graph, write_stamped(tmp_path / "b", USUAL, first))
+    images = [new for _, new in found["/drive/image_raw"]]
+    assert set(np.diff(images)) == {PERIOD} and 0 <= images[0] - begin < 10**9
+    assert found["/drive/label"] == found["/drive/image_raw"]
+    ((old, new),) = found["/goal"]
+    assert old == (first or START - 2000) and abs(new - images[0]) < 10**9
+
+
+def test_a_latched_message_is_as_old_as_it_was(graph, tmp_path):
+    found, _ = published(graph, write_stamped(tmp_path / "b", USUAL, START - 30 * 10**9))
+    assert found["/drive/image_raw"][0][1] - found["/goal"][0][1] == 30 * 10**9
+
+
+@pytest.mark.parametrize("by", [HOUR, -HOUR, -START + 5 * 10**9])
+def test_a_clock_that_is_set_on_the_way_is_followed(graph, tmp_path, by):
+    stamps = USUAL + [stamp + len(USUAL) * PERIOD + by for stamp in USUAL]
+    found, begin = published(graph, write_stamped(tmp_path / "b", stamps))
+    images = [new for _, new in found["/drive/image_raw"]]
+    assert set(np.diff(images)) == {PERIOD} and 0 <= images[0] - begin < 10**9
+    assert found["/drive/label"] == found["/drive/image_raw"]
+    assert [old for old, _ in found["/drive/image_raw"]] == stamps
+
+
+def test_without_a_stamp_the_time_of_recording_counts(graph, tmp_path):
+    stamps = [0, 0, *USUAL[2:]]
+    found, begin = published(graph, write_stamped(tmp_path / "b", stamps), rate=2.0)
+    assert [old for old, _ in found["/drive/image_raw"]] == USUAL
+    images = [new for _, new in found["/drive/image_raw"]]
+    assert set(np.diff(images)) == {PERIOD // 2} and 0 <= images[0] - begin < 10**9
+    assert [new - old for (_, new), (_, old) in zip(found["/drive/label"], found["/drive/image_raw"], strict=True)] == [
+        500, 500, 0, 0,
+    ]  # fmt: skip
+
+
+def test_no_two_frames_have_one_stamp_where_that_is_wanted(graph, tmp_path):
+    drive = write_stamped(tmp_path / "b", [START] * 3 + USUAL[1:])
+    found, _ = published(graph, drive, distinct=True)
+    stamps = np.array([new for _, new in found["/drive/image_raw"]])
+    assert (stamps - stamps[0]).tolist() == [0, 1, 2, PERIOD, 2 * PERIOD, 3 * PERIOD]
+    assert found["/drive/label"] == found["/drive/image_raw"]
+    found, _ = published(graph, drive)
+    assert len({new for _, new in found["/drive/image_raw"]}) == 4
+
+
+def test_messages_that_are_too_short_are_published_as_they_are(graph, tmp_path):
+    with BagWriter(tmp_path / "b") as bag:
+        for n, data in enumerate([b"", b"\0", b"\0\1\0\0\5"]):
+            bag.write_raw("/i", "sensor_msgs/msg/Image", data, START + n)
+    found, _ = published(graph, tmp_path / "b")
+    assert len(found["/i"]) == 3
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_what_was_latched_reaches_those_who_come_late(graph, tmp_path, torn):
+    with BagWriter(tmp_path / "b.mcap") as bag:
+        bag.write("/map_name", bag.message("std_msgs/msg/String", data="a map"), START, latched=True)
+    if torn:
+        (tmp_path / "b.mcap").write_bytes((tmp_path / "b.mcap").read_bytes()[:-100])
+    with open_bag(tmp_path / "b.mcap") as bag:
+        assert bool(bag.damage) == torn
+        one = Player(graph.node, bag)
+        one.play()
+        names = graph.collect(String, "/map_name", qos.latched())
+        graph.wait(lambda: names, "the name")
+        one.close()
+
+
 @pytest.mark.parametrize("order", ["little", "big"])
 def test_a_stamp_is_replaced_in_the_bytes(order):
     from rclpy.serialization import deserialize_message, serialize_message
