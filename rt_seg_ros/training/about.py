@@ -14,7 +14,7 @@ import torch
 from rt_seg_ros import __version__
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.evaluation.usage import cpu_name
-from rt_seg_ros.labels import load_label_space
+from rt_seg_ros.labels import LabelSpace
 from rt_seg_ros.training.distributed import World
 from rt_seg_ros.training.recipe import Recipe, SourceSection, load_recipe
 from rt_seg_ros.training.run_folder import RECIPE, commit
@@ -32,6 +32,7 @@ def describe_run(
     train: Sequence[Source],
     val: Sequence[Source],
     world: World,
+    space: LabelSpace,
     start: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return what is worth knowing of a run, as plain values for YAML.
@@ -39,13 +40,14 @@ def describe_run(
     :param root: the folder that --data names
     :param train: the training sources, in the recipe's order
     :param val: the splits that are measured, in the recipe's order
+    :param space: the label space that is learnt
     :param start: what the card of the weights tells that it goes on from
     """
     return {
         "command": repeat_command(recipe, root),
         "data": described_sources(recipe.data.train, train),
         "validation": described_sources(recipe.data.val, val, shares=False),
-        "protocol": _protocol(recipe, val),
+        "protocol": _protocol(recipe, val, space),
         "frame_size": [int(v) for v in np.median(train[0].sizes, axis=0)],
         "licence": licence(recipe, start),
         "hardware": _hardware(world),
@@ -161,10 +163,9 @@ def _size(frames: Source) -> str:
     return f"{width}x{height}"
 
 
-def _protocol(recipe: Recipe, val: Sequence[Source]) -> str:
+def _protocol(recipe: Recipe, val: Sequence[Source], space: LabelSpace) -> str:
     if not val:
         return "not measured"
-    space = load_label_space(recipe.label_space)
     first = recipe.data.val[0]
     classes = f"{space.num_classes} classes" + (f" ({space.description})" if space.description else "")
     return f"{_what(first, val[0])}, {len(val[0])} frames, {_size(val[0])}, {classes}, {_SCORING}"

@@ -42,7 +42,7 @@ from rt_seg_ros.training.mixture import Mixture
 from rt_seg_ros.training.optimiser import clip_gradients, create_optimiser
 from rt_seg_ros.training.precision import prepare_for_cpu
 from rt_seg_ros.training.recipe import Recipe, parse_recipe
-from rt_seg_ros.training.run_folder import RunFolder, read_about
+from rt_seg_ros.training.run_folder import RunFolder, label_space_of, read_about
 from rt_seg_ros.training.schedules import rate_factor
 from rt_seg_ros.training.sources import OpenSource, Source, load_sources, open_sources
 from rt_seg_ros.training.start import check_network, describe_start, make_networks
@@ -112,7 +112,8 @@ class Trainer:
         recipe, data = self.recipe, self.recipe.data
         if checkpoint is not None:
             _check_continued(recipe, checkpoint)
-        self.space = load_label_space(recipe.label_space)
+        going_on = checkpoint is not None and out is not None
+        self.space = label_space_of(out, recipe) if going_on else load_label_space(recipe.label_space)  # type: ignore[arg-type]
         self.world.share_of(recipe.schedule.batch)
         given = recipe.loss.class_weights
         if isinstance(given, list) and len(given) != self.space.num_classes:
@@ -189,7 +190,7 @@ class Trainer:
         if self.folder is not None:
             remove_leftovers(self.folder.path)
             start = self._start or read_about(self.folder.path).get("start")
-            about = describe_run(self.recipe, root, sources, self.validation, self.world, start)
+            about = describe_run(self.recipe, root, sources, self.validation, self.world, self.space, start)
             self.folder.begin(self.recipe, about, root)
             self.watcher.on_message(f"licence of the weights, by the recipe: {about['licence']}")
             if anew := (self._start or {}).get("begun_anew"):

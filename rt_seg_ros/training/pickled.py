@@ -52,7 +52,7 @@ def weights_from_pickle(
     if _CONVERTED.load(network, key) is None:
         content = read_pickle(path, "weights")
         if isinstance(content, Mapping) and "recipe" in content:
-            state, about = _of_run(content, network, where)
+            state, about = _of_run(content, network, path)
         else:
             state = tensors_in(content, where)
             about = _of_tensors(state, network, label_space, dict(options or {}), where)
@@ -66,24 +66,27 @@ def weights_from_pickle(
     return _CONVERTED.path(network, key) / name
 
 
-def _of_run(content: Mapping[str, Any], network: str, where: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _of_run(content: Mapping[str, Any], network: str, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return what a checkpoint of a training run holds, and what its recipe says of it."""
     from rt_seg_ros.training.recipe import parse_recipe
+    from rt_seg_ros.training.run_folder import label_space_of, read_about
 
+    where = f"weights {path}"
     recipe = parse_recipe(yaml.safe_load(str(content["recipe"])), f"recipe in {where}")
     if recipe.network.name != network:
         raise UserError(f"{where} are of network '{recipe.network.name}', but model is '{network}'")
     if not isinstance(content.get("weights"), Mapping):
         raise UserError(f"{where}: to go on from (rt-seg train --resume), not to use; the run's weights are {BEST}")
+    space = label_space_of(path.parent, recipe)
     return tensors_in(content["weights"], where), {
         "network": network,
         "options": recipe.network.options,
-        "num_classes": load_label_space(recipe.label_space).num_classes,
-        "label_space": recipe.label_space,
+        "num_classes": space.num_classes,
+        "label_space": space,
         "mean": recipe.data.mean,
         "std": recipe.data.std,
         "input_size": recipe.augment.crop,
-        "frame_size": recipe.data.size,
+        "frame_size": recipe.data.size or read_about(path.parent).get("frame_size"),
         "resized": recipe.data.size is not None,
     }
 

@@ -137,7 +137,8 @@ def test_what_would_spoil_a_run_is_told_before_any_step_also_of_files(tmp_path, 
     for loading in ("memory", "workers"):
         with pytest.raises(UserError) as raised:
             trainer(root, tmp_path / "run", f"data.loading={loading}")
-        assert "train/1.png cannot be read" in str(raised.value) and "trainannot/3.png is no label image" in str(raised.value)
+        told = str(raised.value)
+        assert "train/1.png cannot be read" in told and "trainannot/3.png is no label image" in told
         assert not (tmp_path / "run").exists()
 
 
