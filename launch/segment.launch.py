@@ -8,6 +8,7 @@ An argument that is left empty changes nothing: the value of the parameter file 
 import atexit
 import hashlib
 import os
+import re
 import tempfile
 
 import yaml
@@ -68,7 +69,10 @@ def arguments():
             "respawn", default_value="false", choices=BOOLEANS, description="start the node again should it ever end"
         ),
         DeclareLaunchArgument(
-            "use_sim_time", default_value="false", choices=BOOLEANS, description="take the time from /clock"
+            "use_sim_time",
+            default_value="",
+            choices=("", *BOOLEANS),
+            description="take the time from /clock [empty: as in params_file, or as SetParameter around this says]",
         ),
         DeclareLaunchArgument(
             "fastdds_profile",
@@ -124,14 +128,18 @@ def setup(context):
     def is_true(name):
         return value(name).lower() == "true"
 
-    given = {name: convert(name, value(name)) for name in PARAMETERS if value(name)}
-    if value("camera_topic"):
-        given.setdefault("camera_topics", [value("camera_topic")])
-    given.update(autostart=is_true("autostart"), use_sim_time=is_true("use_sim_time"))
-
     params_file = os.path.expanduser(value("params_file"))
     if params_file and not os.path.isfile(params_file):
         raise RuntimeError(f"params_file:={params_file}: there is no such file")
+
+    given = {name: convert(name, value(name)) for name in PARAMETERS if value(name)}
+    if value("camera_topic"):
+        given.setdefault("camera_topics", [value("camera_topic")])
+    given["autostart"] = is_true("autostart")
+    if value("use_sim_time"):
+        given["use_sim_time"] = is_true("use_sim_time")
+    full_name = "/".join(["", *(part.strip("/") for part in (value("namespace"), value("name")) if part.strip("/"))])
+    known = {**(read_parameters(params_file, full_name) if params_file else {}), **given}
 
     node = LifecycleNode(
         package=PACKAGE,
@@ -148,10 +156,31 @@ def setup(context):
     )
     actions = [node]
     if value("bag"):
-        actions.append(playback(value, is_true))
+        actions.append(playback(value, is_true, full_name, known))
     if is_true("rviz"):
-        actions.append(rviz(value, given))
+        actions.append(rviz(full_name, known))
     return actions
+
+
+def read_parameters(path, full_name):
+    """Return what a parameter file says of a node, as rcl reads it: the later entry that means it wins."""
+    found = {}
+    wildcards = {"**": "(/[^/]+)*", "*": "/[^/]+"}
+
+    def look(pattern, entry):
+        for key, value in entry.items() if isinstance(entry, dict) else ():
+            if key != "ros__parameters":
+                parts = [part for part in str(key).split("/") if part]
+                look(pattern + "".join(wildcards.get(part, f"/{re.escape(part)}") for part in parts), value)
+            elif re.fullmatch(pattern, full_name):
+                found.update(value or {})
+
+    with open(path, encoding="utf-8") as file:
+        try:
+            look("", yaml.safe_load(file))
+        except yaml.YAMLError as error:
+            raise RuntimeError(f"params_file:={path}: {error}") from error
+    return found
 
 
 def middleware(profile):
@@ -162,34 +191,36 @@ def middleware(profile):
     return {name: os.path.expanduser(profile) for name in names}
 
 
-def playback(value, is_true):
+def playback(value, is_true, full_name, known):
     """Return what plays the recording from when the node is first active."""
-    node = "/".join(["", *(part.strip("/") for part in (value("namespace"), value("name")) if part.strip("/"))])
-    command = [os.path.join(get_package_prefix(PACKAGE), "lib", PACKAGE, "when_active"), node]
+    command = [os.path.join(get_package_prefix(PACKAGE), "lib", PACKAGE, "when_active"), full_name]
     command += ["ros2", "bag", "play", os.path.expanduser(value("bag")), "--rate", value("bag_rate")]
     if is_true("bag_loop"):
         command.append("--loop")
-    if is_true("use_sim_time"):
+    if known.get("use_sim_time"):
         command.append("--clock")
     return ExecuteProcess(cmd=command, output="screen", additional_env=middleware(value("fastdds_profile")))
 
 
-def rviz(value, given):
-    """Return what starts RViz, or says that it is not there."""
+def rviz(prefix, known):
+    """Return what starts RViz, or says that it is not there.
+
+    :param prefix: the node's full name
+    :param known: its parameters, as far as arguments and file say
+    """
     try:
         get_package_prefix("rviz2")
     except PackageNotFoundError:
         return LogInfo(msg="rviz:=true, but rviz2 is not installed (apt install ros-$ROS_DISTRO-rviz2)")
-    prefix = "/".join(["", *(part.strip("/") for part in (value("namespace"), value("name")) if part.strip("/"))])
-    namespace = value("namespace").strip("/")
-    start = f"/{namespace}/" if namespace else "/"
-    topics = [topic if topic.startswith("/") else start + topic for topic in given.get("camera_topics", [])]
-    mask = topic_token(given["mask_classes"][0]) if given.get("mask_classes") else "road"
+    start = prefix.rpartition("/")[0] + "/"
+    topics = [topic if topic.startswith("/") else start + topic for topic in texts(known, "camera_topics")]
+    mask = topic_token((texts(known, "mask_classes") or ["road"])[0])
     folder = os.path.join(get_package_share_directory(PACKAGE), "rviz")
     layout = os.path.join(folder, "segment.rviz")
     remappings = []
     if len(topics) > 1:
-        layout = several_cameras(os.path.join(folder, "segment_cameras.rviz"), topics, prefix, mask)
+        names = texts(known, "camera_names")
+        layout = several_cameras(os.path.join(folder, "segment_cameras.rviz"), topics, prefix, mask, names)
     else:
         remappings += [(f"/segmentation/{output}", f"{prefix}/{output}") for output in ("label", "overlay")]
         remappings.append(("/segmentation/mask/road", f"{prefix}/mask/{mask}"))
@@ -199,16 +230,23 @@ def rviz(value, given):
         executable="rviz2",
         arguments=["-d", layout],
         remappings=remappings,
-        parameters=[{"use_sim_time": value("use_sim_time").lower() == "true"}],
+        parameters=[{"use_sim_time": known["use_sim_time"]}] if "use_sim_time" in known else [],
         output="log",
     )
 
 
-def several_cameras(template, topics, prefix, mask):
+def texts(known, name):
+    """Return a parameter that is a list of texts; a file may have one text, or several with commas between."""
+    stored = known.get(name) or []
+    entries = stored.split(",") if isinstance(stored, str) else stored
+    return [entry for entry in (str(entry).strip() for entry in entries) if entry]
+
+
+def several_cameras(template, topics, prefix, mask, names=()):
     """Return the path of RViz's configuration for these cameras: in the cache, the same file at every launch."""
     cameras = [
         CameraTopics(name, topic, f"{prefix}/{name}", mask)
-        for name, topic in zip(camera_names(topics), topics, strict=True)
+        for name, topic in zip(camera_names(topics, names), topics, strict=True)
     ]
     with open(template, encoding="utf-8") as file:
         content = for_cameras(file.read(), cameras).encode()

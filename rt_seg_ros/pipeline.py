@@ -6,6 +6,7 @@ on the robot.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,6 +22,8 @@ from rt_seg_ros.images import Frame, Order, as_frame, blank_frame
 from rt_seg_ros.labels import LabelSpace
 from rt_seg_ros.resampling import Size, drop_uncertain
 from rt_seg_ros.zoo import ModelCard, find_model
+
+_log = logging.getLogger(__name__)
 
 OUTPUT_RESOLUTIONS = ("input", "network")
 #: Networks divide by up to 32; below this a side leaves them nothing to work on.
@@ -143,6 +146,7 @@ class Segmenter:
         self.card = card
         self.label_space = space
         self.backend = backend
+        self._remarked = False
 
     def reconfigured(self, config: SegmenterConfig) -> Segmenter:
         """Return a segmenter for another config; the loaded network is shared where only its use changes.
@@ -182,14 +186,14 @@ class Segmenter:
         return max(MIN_WORKING_SIDE, round(height * ratio)), max(MIN_WORKING_SIDE, round(width * ratio))
 
     def size_remark(self, height: int, width: int) -> str:
-        """Say that frames of this size are much larger to the network than what it learnt from; "" where they are not."""
+        """Say that the network sees frames of this size much larger than what it learnt from; "" where it does not."""
         learnt, working = self.card.frame_size, self.working_size(height, width)
         if learnt is None or working[0] * working[1] <= _TOO_LARGE**2 * learnt[0] * learnt[1]:
             return ""
         ratio = min(1.0, (learnt[0] * learnt[1] / (height * width)) ** 0.5)
         return (
-            f"the network works at {working[1]}x{working[0]} and learnt from frames of {learnt[1]}x{learnt[0]}: it is slow "
-            f"so, and often wrong; with a downsampling ratio of {ratio:.2g} it sees what it knows"
+            f"the network works at {working[1]}x{working[0]} and learnt from frames of {learnt[1]}x{learnt[0]}: it is "
+            f"slow so, and often wrong; with a downsampling ratio of {ratio:.2g} it sees what it knows"
         )
 
     def warm_up(self, height: int, width: int, order: Order = "bgr", confidence: bool = False) -> None:
@@ -224,6 +228,9 @@ class Segmenter:
         groups: dict[Size, list[int]] = {}
         for i, frame in enumerate(frames):
             groups.setdefault(self.working_size(frame.height, frame.width), []).append(i)
+            if not self._remarked and (remark := self.size_remark(frame.height, frame.width)):
+                self._remarked = True
+                _log.warning("%s", remark)
         results: dict[int, Segmentation] = {}
         threshold = self.config.confidence_threshold
         for working, members in groups.items():

@@ -103,7 +103,7 @@ def test_a_network_that_learnt_from_resized_frames_sees_them_so(segmenter):
     assert half.working_size(200, 300) == (100, 150)
 
 
-def test_frames_far_larger_than_what_was_learnt_from_are_remarked_on(segmenter):
+def test_frames_far_larger_than_what_was_learnt_from_are_remarked_on(segmenter, caplog):
     other = segmenter.reconfigured(RANDOM)
     assert not other.size_remark(3000, 4000), "nobody knows what random weights learnt from"
     other.card = replace(segmenter.card, frame_size=(360, 480))
@@ -112,6 +112,9 @@ def test_frames_far_larger_than_what_was_learnt_from_are_remarked_on(segmenter):
     assert "ratio of 0.29 " in other.size_remark(1080, 1920)
     small = other.reconfigured(replace(RANDOM, downsampling_ratio=0.3))
     assert not small.size_remark(1080, 1920)
+    for _ in range(2):
+        other.segment(picture(900, 1200))
+    assert [record.levelname for record in caplog.records if "learnt from" in record.message] == ["WARNING"]
 
 
 @pytest.mark.parametrize("ratio", [1.0, 0.5, 0.25])

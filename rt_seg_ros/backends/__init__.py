@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterator
 from types import ModuleType
 
 from rt_seg_ros.backends.base import Backend, BatchResult, Unavailable
-from rt_seg_ros.backends.cuda_driver import missing_gpu
+from rt_seg_ros.backends.cuda_driver import find_gpu, missing_gpu
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.zoo import ModelCard
 
@@ -29,6 +29,7 @@ __all__ = [
     "Backend",
     "BatchResult",
     "check_backend",
+    "check_choice",
     "create_backend",
     "other_backends",
 ]
@@ -44,6 +45,8 @@ _MODULES = {
 #: What ``auto`` tries, the fastest first; docs/performance.md has the figures.
 _ON_GPU = ("tensorrt", "torch")
 _ON_CPU = ("openvino", "onnxruntime", "torch")
+#: Those whose check() loads nothing in any case.
+_QUICKLY_CHECKED = ("onnxruntime",)
 
 BACKENDS = ("auto", *_MODULES)
 DEVICES = ("auto", "cpu", "cuda")  # and cuda:0, cuda:1, ...
@@ -98,6 +101,26 @@ def check_backend(backend: str, device: str, precision: str) -> None:
                 raise
             passed_over.append(f"{name}: {reason}")
     raise _nothing(device, precision, passed_over)
+
+
+def check_choice(backend: str, device: str, precision: str) -> None:
+    """Check of a runtime, device and precision what shows at once: no runtime is loaded for it.
+
+    What passes may still be refused by :func:`check_backend` and :func:`create_backend`.
+
+    :raises UserError: as these
+    """
+    _check_names(backend, device, precision)
+    if device.startswith("cuda"):
+        find_gpu(device)
+    if backend == "auto":
+        return
+    module = _load(backend)
+    reason = module.unavailable()
+    if reason:
+        raise Unavailable(reason)
+    if backend in _QUICKLY_CHECKED:
+        _check(module, device, precision)
 
 
 def other_backends(

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 from rt_seg_ros.cache import Cache
 from rt_seg_ros.errors import UserError
@@ -33,7 +34,9 @@ _GRAPH = "model.onnx"
 _GRAPHS = Cache("graphs", keep=48)
 _QUANTISED = Cache("int8")
 _making = threading.Lock()
-_processes: set[subprocess.Popen[str]] = set()
+#: Those that make a graph now, with the thread that waits for it.
+_processes: dict[subprocess.Popen[bytes], threading.Thread] = {}
+_abandoned: WeakSet[threading.Thread] = WeakSet()
 _LONGEST = 900  # seconds
 
 
@@ -131,30 +134,37 @@ def _run_aside(order: Mapping[str, Any], log: Path) -> tuple[int, str]:
     try:
         with log.open("w", encoding="utf-8") as said:
             process = subprocess.Popen(  # noqa: S603 - this package's own module, by this interpreter
-                command, stdin=subprocess.PIPE, stdout=said, stderr=said, text=True, env=environment
+                command, stdin=subprocess.PIPE, stdout=said, stderr=said, bufsize=0, env=environment
             )
     except OSError as error:
         return -1, str(error)
     with process:  # at its end standard input is closed, which ends the process
-        _processes.add(process)
+        waiting = _processes[process] = threading.current_thread()
         try:
+            if waiting in _abandoned:
+                process.kill()
             assert process.stdin is not None
             with contextlib.suppress(BrokenPipeError):  # it ended at once, and says why
-                process.stdin.write(json.dumps(order) + "\n")
-                process.stdin.flush()
+                process.stdin.write(json.dumps(order).encode() + b"\n")  # of which nothing is left to be written later
             status = process.wait(_LONGEST)
         except subprocess.TimeoutExpired:
             process.kill()
             return -1, f"it took more than {_LONGEST} s"
         finally:
-            _processes.discard(process)
+            del _processes[process]
     return status, log.read_text(encoding="utf-8", errors="replace")
 
 
-def abandon_graphs() -> None:
-    """End what is being made now, as nobody waits for it any more; who asked for it gets a :class:`UserError`."""
-    for process in list(_processes):
-        process.kill()
+def abandon_graphs(thread: threading.Thread | None = None) -> None:
+    """End what is being made now, as nobody waits for it any more; who asked for it gets a :class:`UserError`.
+
+    :param thread: end only what this thread asked for, and what it will yet ask for
+    """
+    if thread is not None:
+        _abandoned.add(thread)
+    for process, waiting in list(_processes.items()):
+        if thread in (None, waiting):
+            process.kill()
 
 
 def card_to_json(card: ModelCard) -> dict[str, Any]:

@@ -28,8 +28,9 @@ try:
 except ImportError:  # Humble
     from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
 
-#: While nobody subscribes, one frame in this many seconds is looked at, so that bad images are still reported.
-_GLANCE_PERIOD = 1.0
+#: While nobody subscribes, one frame in this many seconds is looked at, so that bad images are still reported: in each
+#: of the reports, which come once a second.
+_GLANCE_PERIOD = 0.9
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,39 @@ class Ready:
     converted: float
 
 
+class _Topic:
+    """A topic that is subscribed to.
+
+    rclpy remaps whatever name it is given: given one that is remapped already, it may do so twice. Only where it counts
+    publishers it does not.
+
+    :param given: what rclpy is given, a full name; ``name`` is what becomes of it
+    """
+
+    def __init__(self, node: Node, given: str) -> None:
+        self._node = node
+        self.given = given
+        self.name: str = node.resolve_topic_name(given)
+
+    @classmethod
+    def beside(cls, node: Node, own: str, follower: str) -> _Topic:
+        """Return a topic that goes by another's name: remapped itself where it is, else following the other."""
+        return cls(node, follower if node.resolve_topic_name(own) == own else own)
+
+    def publishers(self) -> list[Any]:
+        """Return what the graph knows of its publishers."""
+        return list(self._node.get_publishers_info_by_topic(self.given))
+
+
+def _info_beside(topic: str) -> str:
+    return f"{topic.rsplit('/', 1)[0]}/camera_info"
+
+
 class Camera:
     """One camera of the node.
 
     :param name: its name in this node
-    :param topic: full base name of its image topic
+    :param topic: full base name of its image topic, before any remapping
     :param transport: ``raw`` or ``compressed``
     :param condition: shared by the mailboxes of all cameras
     """
@@ -66,15 +95,18 @@ class Camera:
         self, node: Node, name: str, topic: str, transport: str, outputs: Outputs, condition: threading.Condition
     ) -> None:
         self.name = name
-        self.base_topic = topic
-        self.topic = topic if transport == "raw" else f"{topic}/compressed"
+        base = node.resolve_topic_name(topic)
+        raw = _Topic(node, topic)
+        compressed = _Topic.beside(node, f"{topic}/compressed", f"{base}/compressed")
+        self._topic, self._other = (raw, compressed) if transport == "raw" else (compressed, raw)
+        self._info_topic = _Topic.beside(node, _info_beside(topic), _info_beside(base))
+        self.topic = self._topic.name
         self.outputs = outputs
         self.mailbox = Mailbox(condition)
         self.health = Health()
         #: Height, width and channel order of the last frame, and whether its confidence was wanted.
         self.kind: tuple[int, int, Order, bool] | None = None
         self.reliability = qos.BEST_EFFORT
-        self.incompatible = ""
         self._node = node
         self._log = node.get_logger()
         self._type = Image if transport == "raw" else CompressedImage
@@ -82,6 +114,7 @@ class Camera:
         self._throttle = Throttle()
         self._subscription: Subscription | None = None
         self._info_subscription: Subscription | None = None
+        self._info_durability = qos.VOLATILE
         self._info: CameraInfo | None = None
         self._next_glance = 0.0
 
@@ -89,12 +122,11 @@ class Camera:
 
     def topics(self) -> list[str]:
         """Return the full names of the topics this camera has to do with."""
-        return [self.topic, self._info_topic(), *self.outputs.topics()]
+        return [self.topic, self._info_topic.name, *self.outputs.topics()]
 
     def activate(self) -> None:
         """Open the mailbox and subscribe."""
         self.health.reset()
-        self.incompatible = ""
         self._next_glance = 0.0
         self.mailbox.open()
         reliability, reason = qos.match(self.publishers())
@@ -113,12 +145,14 @@ class Camera:
 
     def publishers(self) -> list[Any]:
         """Return what the graph knows of the topic's publishers."""
-        return list(self._node.get_publishers_info_by_topic(self.topic))
+        return self._topic.publishers()
 
     def rematch(self) -> None:
-        """Subscribe anew where the publishers have come to offer another reliability."""
+        """Subscribe anew where the publishers have come to offer another quality of service."""
         if self._subscription is None:
             return
+        if self._info_subscription is not None:
+            self._match_info()
         publishers = self.publishers()
         if not publishers:
             return
@@ -128,36 +162,56 @@ class Camera:
 
     def remarks(self, publishers: list[Any]) -> list[str]:
         """Return what is wrong with the topic, as far as the graph tells."""
-        result = [self.incompatible] if self.incompatible and publishers else []
+        result = []
+        if self._subscription is not None:
+            wanted = self._subscription.qos_profile
+            reasons = sorted({reason for p in publishers if (reason := qos.mismatch(p.qos_profile, wanted))})
+            result += [f"a publisher's QoS does not match: {reason}" for reason in reasons]
         expected = f"sensor_msgs/msg/{self._type.__name__}"
         others = sorted({info.topic_type for info in publishers} - {expected})
         if others:
             result.append(f"{self.topic} carries {', '.join(others)}, not {expected}: see image_transport")
         if not publishers:
-            other, transport = (
-                (f"{self.base_topic}/compressed", "compressed") if self._type is Image else (self.base_topic, "raw")
-            )
-            if self._node.count_publishers(other):
-                result.append(f"{other} has a publisher: set image_transport to {transport}")
+            transport = "compressed" if self._type is Image else "raw"
+            if self._node.count_publishers(self._other.name):
+                result.append(f"{self._other.name} has a publisher: set image_transport to {transport}")
+        return result
+
+    def output_remarks(self) -> list[str]:
+        """Return what keeps the outputs from those who subscribe to them."""
+        result = self.outputs.remarks()
+        if self._info_subscription is not None and self._info is None and self.mailbox.counts().processed:
+            if "camera_info" in self.outputs.wanted():
+                result.append(f"no calibration on {self._info_topic.name}: ~/camera_info has nothing to publish")
         return result
 
     def follow_info(self, follow: bool) -> None:
         """Keep the camera's last calibration, or do so no longer."""
         if follow and self._info_subscription is None:
-            self._info_subscription = self._node.create_subscription(
-                CameraInfo,
-                self._info_topic(),
-                self._on_info,
-                qos.sensor_data(),
-                qos_overriding_options=qos.overriding(self._node, self._info_topic(), "subscription"),
-            )
+            self._match_info()
         elif not follow and self._info_subscription is not None:
             self._node.destroy_subscription(self._info_subscription)
             self._info_subscription = None
             self._info = None
 
-    def _info_topic(self) -> str:
-        return f"{self.base_topic.rsplit('/', 1)[0]}/camera_info"
+    def _match_info(self) -> None:
+        """Subscribe to the calibration: a camera may publish it once, and keep it for those who come later."""
+        publishers = self._info_topic.publishers()
+        durability = qos.match_durability(publishers)
+        former = self._info_subscription
+        if former is not None and (durability == self._info_durability or not publishers):
+            return
+        reliability = qos.RELIABLE if durability == qos.TRANSIENT_LOCAL else qos.BEST_EFFORT
+        self._info_subscription = self._node.create_subscription(
+            CameraInfo,
+            self._info_topic.given,
+            self._on_info,
+            qos.sensor_data(reliability, durability),
+            qos_overriding_options=qos.overriding(self._node, self._info_topic.name, "subscription"),
+        )
+        self._info_durability = durability
+        if former is not None:
+            self._node.destroy_subscription(former)
 
     def _reliability_is_given(self) -> bool:
         return QoSPolicyKind.RELIABILITY in qos.overridden(self._node, self.topic, "subscription")
@@ -169,7 +223,6 @@ class Camera:
         if former is not None:  # now, as it stays where subscribing anew fails
             self._node.destroy_subscription(former)
         self.reliability = profile.reliability  # as overridden
-        self.incompatible = ""
         if self._reliability_is_given():
             reason = "by qos_overrides"
         self._log.info(f"camera '{self.name}': subscribed to {self.topic}, {qos.word(self.reliability)} ({reason})")
@@ -181,7 +234,7 @@ class Camera:
             try:
                 return self._node.create_subscription(
                     self._type,
-                    self.topic,
+                    self._topic.given,
                     self._on_image,
                     profile,
                     event_callbacks=SubscriptionEventCallbacks(**callbacks),
@@ -190,7 +243,7 @@ class Camera:
             except (TypeError, UnsupportedEventTypeError):  # Humble knows of no match; not every middleware of either
                 continue
         return self._node.create_subscription(
-            self._type, self.topic, self._on_image, profile, qos_overriding_options=options
+            self._type, self._topic.given, self._on_image, profile, qos_overriding_options=options
         )
 
     def _unsubscribe(self) -> None:
@@ -212,10 +265,10 @@ class Camera:
 
     def _on_incompatible_qos(self, event: Any) -> None:
         policy = qos_policy_name_from_kind(event.last_policy_kind)
-        self.incompatible = (
-            f"a publisher's QoS ({policy}) does not match this {qos.word(self.reliability)} subscription"
+        self._log.warning(
+            f"camera '{self.name}': {self.topic}: a publisher's QoS ({policy}) does not match this "
+            f"{qos.word(self.reliability)} subscription; nothing arrives from it"
         )
-        self._log.warning(f"camera '{self.name}': {self.topic}: {self.incompatible}; nothing arrives from it")
         self.rematch()
 
     # --- on the worker's thread -----------------------------------------------------------------------------------
@@ -229,16 +282,17 @@ class Camera:
         message = letter.message
         stage = "publishing_failed"
         try:
-            wanted = self.outputs.wanted()
+            wanted = self.outputs.wanted(serving.segmenter.config.output_resolution != "input")
             listened = bool(wanted) or not serving.lazy
-            if not listened and begin < self._next_glance:
-                self.mailbox.dropped(mailbox.NO_SUBSCRIBER)
-                return None
+            if not listened:
+                if begin < self._next_glance:
+                    self.mailbox.dropped(mailbox.NO_SUBSCRIBER)
+                    return None
+                self._next_glance = begin + _GLANCE_PERIOD  # now: an image that is refused was looked at too
             stage = "conversion_failed"
             frame: Frame = self._convert(message, serving.max_image_pixels)
             _check_working_size(frame, serving)
             if not listened:
-                self._next_glance = begin + _GLANCE_PERIOD
                 self.mailbox.dropped(mailbox.NO_SUBSCRIBER)
                 return None
         except ImageRejected as error:

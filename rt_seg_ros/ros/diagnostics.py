@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from diagnostic_msgs.msg import DiagnosticStatus
 
-from rt_seg_ros.ros.mailbox import Counts
+from rt_seg_ros.ros.mailbox import MAX_RATE, NO_SUBSCRIBER, Counts
 from rt_seg_ros.ros.messages import key_values
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
+
+#: A stamp that lies further ahead (ms) is by another clock: less is what clocks that are kept together differ by, and
+#: what simulated time proceeds by at once.
+_AHEAD = 100.0
 
 
 class Throttle:
@@ -45,6 +49,8 @@ class Window:
     networks: list[float] = field(default_factory=list)
     arrived: int = 0
     rejected: int = 0
+    #: Frames dropped before it began, by reason.
+    dropped_before: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -98,10 +104,13 @@ class Health:
             self._window.rejected += 1
             self._seen = replace(self._seen, last_rejection=f"{reason}: {message}")
 
-    def turn(self) -> tuple[Window, Seen]:
-        """Return what happened since the last turn, and begin another window."""
+    def turn(self, dropped: Mapping[str, int]) -> tuple[Window, Seen]:
+        """Return what happened since the last turn, and begin another window.
+
+        :param dropped: frames dropped until now, by reason
+        """
         with self._lock:
-            window, self._window = self._window, Window(time.monotonic())
+            window, self._window = self._window, Window(time.monotonic(), dropped_before=dropped)
             return window, self._seen
 
 
@@ -125,12 +134,14 @@ def camera_status(
     reliability: str,
     publishers: int,
     remarks: Sequence[str] = (),
+    output_remarks: Sequence[str] = (),
 ) -> DiagnosticStatus:
     """Return one camera's status, and begin its next window.
 
     :param remarks: what is wrong with its topic, as far as the graph tells
+    :param output_remarks: what keeps its outputs from those who subscribe to them
     """
-    window, seen = health.turn()
+    window, seen = health.turn(counts.dropped)
     now = time.monotonic()
     elapsed = max(now - window.begin, 1e-6)
     level, message = OK, "segmenting" if window.totals else "inactive"
@@ -139,10 +150,11 @@ def camera_status(
         silence = now - (seen.arrival if seen.arrival is not None else health.since)
         if limits.input_timeout and silence > limits.input_timeout:
             level, message = ERROR, _silent(topic, silence, seen, publishers, remarks)
-        elif remarks:
-            level, message = WARN, "; ".join(remarks)
         else:
-            level, message = _verdict(window, seen, busy, limits.max_age)
+            level, message = _verdict(window, seen, counts, busy, limits.max_age)
+            if remarks or output_remarks:
+                more = [] if level == OK else [message]
+                level, message = WARN, "; ".join([*remarks, *output_remarks, *more])
 
     def mean(values: Sequence[float]) -> str:
         return f"{sum(values) / len(values):.1f}" if values else ""
@@ -186,7 +198,7 @@ def _silent(topic: str, silence: float, seen: Seen, publishers: int, remarks: Se
     return f"{message} ({'; '.join(details)})"
 
 
-def _verdict(window: Window, seen: Seen, busy: float, max_age: float) -> tuple[bytes, str]:
+def _verdict(window: Window, seen: Seen, counts: Counts, busy: float, max_age: float) -> tuple[bytes, str]:
     """Judge a camera whose images come: level and message.
 
     :param busy: seconds for which a frame has been in the network
@@ -205,9 +217,19 @@ def _verdict(window: Window, seen: Seen, busy: float, max_age: float) -> tuple[b
             f"labels were up to {worst_age / 1e3:.2f} s old, max_age is {max_age:g} s "
             "(for a recording, or a camera with another clock: see use_sim_time)",
         )
-    if not window.totals:
-        return OK, "nobody subscribes" if window.arrived else "waiting for an image"
-    return OK, "segmenting"
+    ahead = -min(window.ages, default=0.0)
+    if max_age and ahead > _AHEAD:
+        words = f"stamps are up to {ahead / 1e3:.2f} s ahead of this node's clock"
+        return WARN, f"{words} (another clock, or simulated time: see use_sim_time)"
+    return OK, "segmenting" if window.totals else _idle(window, counts)
+
+
+def _idle(window: Window, counts: Counts) -> str:
+    """Say why no frame was segmented, though none was refused."""
+    for reason, words in ((NO_SUBSCRIBER, "nobody subscribes"), (MAX_RATE, "held back by max_rate")):
+        if counts.dropped.get(reason, 0) > window.dropped_before.get(reason, 0):
+            return words
+    return "waiting for the network" if window.arrived or counts.in_hand else "waiting for an image"
 
 
 def model_status(

@@ -1,19 +1,21 @@
 """The node: managed lifecycle, live parameters, diagnostics.
 
 Three threads: the executor's answers services and takes messages in, the worker's segments, and a third lives only
-while another model is prepared. The executor's thread alone changes what the node consists of.
+while another model is prepared. What changes what the node consists of is done one after another, also where an
+executor has several threads, or the process that holds the node calls it from a thread of its own.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
@@ -26,13 +28,13 @@ from rclpy.lifecycle import State as LifecycleState
 from rclpy.parameter import Parameter as RosParameter
 from rclpy.validate_topic_name import validate_topic_name
 
-from rt_seg_ros.backends import check_backend
+from rt_seg_ros.backends import check_choice
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.graphs.store import abandon_graphs
 from rt_seg_ros.labels import LabelSpace
 from rt_seg_ros.memory import keep_freed_memory
 from rt_seg_ros.pipeline import Segmenter, SegmenterConfig
-from rt_seg_ros.ros import diagnostics, messages, names, parameters, qos
+from rt_seg_ros.ros import diagnostics, logs, messages, names, parameters, qos
 from rt_seg_ros.ros.camera import Camera, Serving
 from rt_seg_ros.ros.outputs import Drawing, Outputs
 from rt_seg_ros.ros.parameters import TABLE, Values
@@ -53,6 +55,22 @@ _PATIENCE = 4
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def _in_turn(
+    method: Callable[Concatenate[SegmentationNode, _P], _R],
+) -> Callable[Concatenate[SegmentationNode, _P], _R]:
+    """Have a method of the node wait until others like it are done, whatever thread they were called from."""
+
+    @wraps(method)
+    def waiting(self: SegmentationNode, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        with self._turn, logs.working_for(self.get_logger()):
+            return method(self, *args, **kwargs)
+
+    return waiting
+
 
 class SegmentationNode(LifecycleNode):
     """Camera topics in; labels, masks, overlays and statistics out. See README for its topics and parameters.
@@ -62,6 +80,8 @@ class SegmentationNode(LifecycleNode):
 
     def __init__(self, name: str = NODE_NAME, **kwargs: Any) -> None:
         super().__init__(name, **kwargs)
+        # No thread that is waited for may take it: neither the worker's nor the preparation's does.
+        self._turn = threading.RLock()
         self._segmenter: Segmenter | None = None
         self._target: SegmenterConfig | None = None  # what is served, or prepared to be
         self._serving: Serving | None = None
@@ -72,13 +92,13 @@ class SegmentationNode(LifecycleNode):
         self._active = False
         self._error = ""
         self._failed_change = ""
-        self._apply_is_due = False
         self._reverting = False
+        # What is due waits for an executor, which need not be there yet, and is no task of its: those are run beside
+        # the node's callbacks by one that has several threads.
+        self._apply_is_due = False
+        self._prepared: deque[tuple[SegmenterConfig, Segmenter | Exception]] = deque()
+        self._due = self.create_guard_condition(self._catch_up)
         self._preparation: Preparation[SegmenterConfig, Segmenter] = Preparation(self._prepare, self._on_prepared)
-
-        self._log_handler = _LogHandler(self.get_logger())
-        logging.getLogger("rt_seg_ros").addHandler(self._log_handler)
-        logging.getLogger("rt_seg_ros").setLevel(logging.INFO)
 
         self._problems = parameters.declare(self)
         for problem in self._problems.values():
@@ -94,6 +114,10 @@ class SegmentationNode(LifecycleNode):
             _DIAGNOSTICS_PERIOD, self._on_timer, clock=Clock(clock_type=ClockType.STEADY_TIME)
         )
         self._guard_transitions()
+        self._start_is_due: bool = self.get_parameter("autostart").value
+        if self._start_is_due:
+            self._due.trigger()
+        logs.add(self.get_logger())  # last: what fails before leaves nothing behind
 
     # --- lifecycle ------------------------------------------------------------------------------------------------
 
@@ -102,30 +126,36 @@ class SegmentationNode(LifecycleNode):
         if self.trigger_configure() == SUCCESS:
             self.trigger_activate()
 
+    @_in_turn
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the model and create the publishers."""
         return self._attempt("configure", self._configure, self._unload)
 
+    @_in_turn
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribe to the cameras and start to segment."""
         return self._attempt("activate", self._activate, self._stop)
 
+    @_in_turn
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop segmenting; the model stays loaded."""
         self._stop()
         return SUCCESS
 
+    @_in_turn
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Let go of the model and the publishers."""
         self._unload()
         self._error = self._failed_change = ""
         return SUCCESS
 
+    @_in_turn
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Let go of everything, from whatever state."""
         self._unload()
         return SUCCESS
 
+    @_in_turn
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Let go of everything, so that the node can be configured again."""
         self._unload()
@@ -133,8 +163,9 @@ class SegmentationNode(LifecycleNode):
 
     def destroy_node(self) -> None:
         """Let go of everything, the node itself too."""
-        self._unload()
-        logging.getLogger("rt_seg_ros").removeHandler(self._log_handler)
+        with self._turn:
+            self._unload()
+        logs.remove(self.get_logger())
         super().destroy_node()
 
     def _attempt(self, what: str, action: Callable[[], None], undo: Callable[[], None]) -> TransitionCallbackReturn:
@@ -173,6 +204,7 @@ class SegmentationNode(LifecycleNode):
         self._serve(segmenter, values)
 
     def _activate(self) -> None:
+        self._do_what_is_due()  # also without an executor
         values = parameters.read(self)
         layout = self._cameras_layout(values)
         if layout != self._layout:
@@ -195,9 +227,8 @@ class SegmentationNode(LifecycleNode):
 
     def _unload(self) -> None:
         self._stop()
-        self._preparation.cancel()
-        abandon_graphs()  # which is what preparing takes longest for
-        self._preparation.close()
+        self._preparation.close(abandon_graphs)  # which are what preparing takes longest for
+        self._prepared.clear()
         self._close_cameras()
         self._segmenter = self._serving = self._target = None
 
@@ -229,10 +260,11 @@ class SegmentationNode(LifecycleNode):
     # --- cameras --------------------------------------------------------------------------------------------------
 
     def _cameras_layout(self, values: Values) -> tuple[Any, ...]:
-        """Return transport and (name, topic) of each camera, as the parameters have them."""
-        topics = []
+        """Return transport and (name, topic) of each camera: its full name as the parameter has it, not remapped."""
+        given, topics = [], []
         for topic in values["camera_topics"]:
             try:
+                given.append(self.resolve_topic_name(topic, only_expand=True))
                 topics.append(self.resolve_topic_name(topic))
             except Exception as error:
                 raise UserError(f"camera_topics has '{topic}', which is no name of a topic: {error}") from error
@@ -242,7 +274,7 @@ class SegmentationNode(LifecycleNode):
         if twice:
             raise UserError(f"camera_topics has '{twice[0]}' twice")
         return values["image_transport"], tuple(
-            zip(names.camera_names(topics, values["camera_names"]), topics, strict=True)
+            zip(names.camera_names(topics, values["camera_names"]), given, strict=True)
         )
 
     def _create_cameras(self, layout: tuple[Any, ...]) -> None:
@@ -273,6 +305,8 @@ class SegmentationNode(LifecycleNode):
     # --- what frames are served with --------------------------------------------------------------------------------
 
     def _present_serving(self) -> Serving:
+        """Return what the next frame is served with; on the worker's thread."""
+        logs.work_for(self.get_logger())
         assert self._serving is not None
         return self._serving
 
@@ -310,6 +344,7 @@ class SegmentationNode(LifecycleNode):
 
     def _prepare(self, config: SegmenterConfig) -> Segmenter:
         """Build a segmenter; on the preparation's thread."""
+        logs.work_for(self.get_logger())
         present = self._segmenter
         segmenter = present.reconfigured(config) if present is not None else Segmenter(config, fall_back=True)
         segmenter.backend.live = True
@@ -318,13 +353,25 @@ class SegmentationNode(LifecycleNode):
 
     def _on_prepared(self, config: SegmenterConfig, result: Segmenter | Exception) -> None:
         """Hand what was prepared to the executor; on the preparation's thread."""
-        executor = self.executor
-        if executor is not None:
-            executor.create_task(self._adopt, config, result)
+        self._prepared.append((config, result))
+        self._due.trigger()
 
-    def _adopt(self, config: SegmenterConfig, result: Segmenter | Exception) -> None:
+    @_in_turn
+    def _catch_up(self) -> None:
+        """Do what is due; called by the executor."""
+        if self._start_is_due:
+            self._start_is_due = False
+            if self._state() == "unconfigured":  # nobody was faster
+                self.autostart()
+        self._do_what_is_due()
+
+    def _do_what_is_due(self) -> None:
         if self._apply_is_due:  # what was asked for last comes first
             self._apply()
+        while self._prepared:
+            self._adopt(*self._prepared.popleft())
+
+    def _adopt(self, config: SegmenterConfig, result: Segmenter | Exception) -> None:
         if self._segmenter is None or self._target is None or not _same_but_threshold(config, self._target):
             return  # unloaded, or something else was asked for meanwhile
         if isinstance(result, Segmenter):
@@ -374,6 +421,7 @@ class SegmentationNode(LifecycleNode):
 
     # --- parameters -----------------------------------------------------------------------------------------------
 
+    @_in_turn
     def _on_set_parameters(self, changes: Sequence[RosParameter]) -> SetParametersResult:
         """Check a change as a whole. It is carried out when rclpy has set the values: others may refuse them yet."""
         if not self._reverting:
@@ -385,10 +433,8 @@ class SegmentationNode(LifecycleNode):
                 return SetParametersResult(successful=False, reason=f"{type(error).__name__}: {error}")
         for change in changes:
             self._problems.pop(change.name, None)
-        executor = self.executor
-        if executor is not None and not self._apply_is_due:
-            self._apply_is_due = True
-            executor.create_task(self._apply)
+        self._apply_is_due = True
+        self._due.trigger()
         return SetParametersResult(successful=True)
 
     def _check_change(self, changes: Mapping[str, Any]) -> None:
@@ -411,7 +457,7 @@ class SegmentationNode(LifecycleNode):
         config = self._config_of(values)
         config.check()
         if checked.keys() & {"backend", "device", "precision"}:
-            check_backend(config.backend, config.device, config.precision)
+            check_choice(config.backend, config.device, config.precision)
         space = self._segmenter.label_space
         if not config.same_network(self._segmenter.config):
             card = find_model(config.model, config.label_space, config.weights, config.allow_random_weights)
@@ -463,6 +509,7 @@ class SegmentationNode(LifecycleNode):
 
     # --- diagnostics ----------------------------------------------------------------------------------------------
 
+    @_in_turn
     def _on_timer(self) -> None:
         if self._active:
             for camera in self._cameras:
@@ -515,6 +562,7 @@ class SegmentationNode(LifecycleNode):
                     reliability=qos.word(camera.reliability),
                     publishers=len(publishers),
                     remarks=camera.remarks(publishers),
+                    output_remarks=camera.output_remarks(),
                 )
             )
         self._diagnostics.publish(report)
@@ -529,26 +577,6 @@ def _check_topic(topic: str) -> None:
         validate_topic_name(topic)
     except InvalidTopicNameException as error:
         raise UserError(f"camera_topics has '{topic}', which is no name of a topic: {error}") from error
-
-
-class _LogHandler(logging.Handler):
-    """Passes what the library below tells on to the node's log."""
-
-    def __init__(self, logger: Any) -> None:
-        super().__init__()
-        self._logger = logger
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Log a record; one call for each level, as rclpy ties a level to the place of the call."""
-        text = record.getMessage()
-        if record.levelno >= logging.ERROR:
-            self._logger.error(text)
-        elif record.levelno >= logging.WARNING:
-            self._logger.warning(text)
-        elif record.levelno >= logging.INFO:
-            self._logger.info(text)
-        else:
-            self._logger.debug(text)
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -576,8 +604,6 @@ def main(args: Sequence[str] | None = None) -> int:
             print(f"segmentation_node: {error}", file=sys.stderr)
             return 2
         executor.add_node(node)
-        if node.get_parameter("autostart").value:
-            executor.create_task(node.autostart)
         _spin(executor, node)
     finally:
         if node is not None:

@@ -107,6 +107,29 @@ class Outputs:
         """Return the full names of all topics."""
         return [publisher.topic_name for publisher in self._all()]
 
+    def remarks(self) -> list[str]:
+        """Return which subscriptions get nothing for their quality of service, as far as the graph tells."""
+        result = []
+        for publisher in self._all():
+            topic = publisher.topic_name
+            if self._node.count_subscribers(topic) <= publisher.get_subscription_count():
+                continue  # which costs less to ask
+            # By the name that it was given: this one is remapped.
+            for other in self._node.get_subscriptions_info_by_topic(publisher.topic):
+                reason = self._mismatch(publisher, other)
+                if reason:
+                    who = f"{other.node_namespace.rstrip('/')}/{other.node_name}"
+                    result.append(f"{who} gets nothing of {topic}, QoS does not match: {reason} (see qos_overrides)")
+        return result
+
+    def _mismatch(self, publisher: Publisher, subscription: Any) -> str:
+        me = self._node.get_name(), self._node.get_namespace()
+        for info in self._node.get_publishers_info_by_topic(publisher.topic):
+            # As the graph has it: a publisher's own profile has other words for what it does not limit.
+            if (info.node_name, info.node_namespace) == me:
+                return qos.mismatch(info.qos_profile, subscription.qos_profile)
+        return ""
+
     def announce(self, space: LabelSpace, threshold: float, tokens: Mapping[int, str]) -> None:
         """Tell the names of the classes (where vision_msgs is installed), and publish labels of no other space.
 
@@ -134,11 +157,18 @@ class Outputs:
             self._masks = {}
             self._stats = self._label_info = None
 
-    def wanted(self) -> Wanted:
-        """Return the outputs that have a subscriber now."""
+    def wanted(self, calibration: bool = True) -> Wanted:
+        """Return the outputs that have a subscriber now.
+
+        :param calibration: ``camera_info`` is published; otherwise its subscribers do not count
+        """
         with self._lock:
             return Wanted(
-                frozenset(name for name, p in self._publishers.items() if p.get_subscription_count()),
+                frozenset(
+                    name
+                    for name, p in self._publishers.items()
+                    if (calibration or name != "camera_info") and p.get_subscription_count()
+                ),
                 {i: p for i, p in self._masks.items() if p.get_subscription_count()},
                 self._stats is not None and bool(self._stats.get_subscription_count()),
             )

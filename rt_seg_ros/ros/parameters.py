@@ -169,7 +169,8 @@ PARAMETERS: tuple[Parameter, ...] = (
     ),
     Parameter(
         "downsampling_ratio", "float", _CONFIG.downsampling_ratio, "prepared",
-        "Working size over image size, where input_height and input_width are 0. Less is faster and coarser.",
+        "Working size over image size, where input_height and input_width are 0. Best where the network sees things as "
+        "large as it learnt them: see Models.",
         above=0.0, maximum=1.0,
     ),
     Parameter(
@@ -264,7 +265,8 @@ def unknown(names: Iterable[str]) -> dict[str, str]:
 def declare(node: Node) -> dict[str, str]:
     """Declare all parameters on a node, with the values it was started with.
 
-    A value that cannot be used is not an end to the node: the default stands in for it.
+    A value that cannot be used is not an end to the node: the default stands in for it. What the node has declared by
+    itself (``automatically_declare_parameters_from_overrides``) has no description and any type: it is declared anew.
 
     :return: parameters whose given value was not usable, with the reason
     """
@@ -297,6 +299,8 @@ def declare(node: Node) -> dict[str, str]:
             else:
                 descriptor.floating_point_range = [FloatingPointRange(from_value=low, to_value=parameter.maximum)]
         empty = parameter.kind == "strings" and not value
+        if node.has_parameter(parameter.name):
+            node.undeclare_parameter(parameter.name)
         node.declare_parameter(parameter.name, [""] if empty else value, descriptor, ignore_override=True)
         if empty:
             # rclpy takes an empty list for one of bytes; of strings it can only be set by its type.

@@ -49,11 +49,16 @@ class Preparation(Generic[Job, Result]):
             self._next = None
             self._generation += 1
 
-    def close(self) -> None:
-        """Cancel, and wait for the thread's end."""
+    def close(self, hurry: Callable[[threading.Thread], None] | None = None) -> None:
+        """Cancel, and wait for the thread's end.
+
+        :param hurry: called with the thread before that, where there is one; cuts short what it does
+        """
         self.cancel()
         thread = self._thread
         if thread is not None:
+            if hurry is not None:
+                hurry(thread)
             thread.join()
 
     def _run(self) -> None:

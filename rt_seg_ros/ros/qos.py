@@ -15,6 +15,7 @@ from rclpy.qos import (
     QoSPolicyKind,
     QoSProfile,
     QoSReliabilityPolicy,
+    qos_check_compatible,
 )
 from rclpy.qos_overriding_options import QoSOverridingOptions
 
@@ -25,18 +26,22 @@ if TYPE_CHECKING:
 
 BEST_EFFORT = QoSReliabilityPolicy.BEST_EFFORT
 RELIABLE = QoSReliabilityPolicy.RELIABLE
+VOLATILE = QoSDurabilityPolicy.VOLATILE
+TRANSIENT_LOCAL = QoSDurabilityPolicy.TRANSIENT_LOCAL
 
 _DEPTH = 5
 _KINDS = (QoSPolicyKind.RELIABILITY, QoSPolicyKind.DURABILITY, QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH)
 
 
-def sensor_data(reliability: QoSReliabilityPolicy = BEST_EFFORT) -> QoSProfile:
-    """Return sensor data's profile: volatile, keep last 5, best effort unless said otherwise."""
+def sensor_data(
+    reliability: QoSReliabilityPolicy = BEST_EFFORT, durability: QoSDurabilityPolicy = VOLATILE
+) -> QoSProfile:
+    """Return sensor data's profile: keep last 5, best effort and volatile unless said otherwise."""
     return QoSProfile(
         history=QoSHistoryPolicy.KEEP_LAST,
         depth=_DEPTH,
         reliability=reliability,
-        durability=QoSDurabilityPolicy.VOLATILE,
+        durability=durability,
     )
 
 
@@ -46,7 +51,7 @@ def latched() -> QoSProfile:
         history=QoSHistoryPolicy.KEEP_LAST,
         depth=1,
         reliability=RELIABLE,
-        durability=QoSDurabilityPolicy.TRANSIENT_LOCAL,
+        durability=TRANSIENT_LOCAL,
     )
 
 
@@ -122,6 +127,22 @@ def match(publishers: Sequence[Any]) -> tuple[QoSReliabilityPolicy, str]:
     if reliable == len(publishers):
         return RELIABLE, f"as {count}"
     return BEST_EFFORT, f"as {len(publishers) - reliable} of {count}"
+
+
+def match_durability(publishers: Sequence[Any]) -> QoSDurabilityPolicy:
+    """Choose the durability of a subscription that is to get what was published before it came, where that is kept.
+
+    A best-effort subscription gets none of it, and a transient local one nothing at all of a volatile publisher.
+    """
+    kept = [p.qos_profile.durability == TRANSIENT_LOCAL and p.qos_profile.reliability == RELIABLE for p in publishers]
+    return TRANSIENT_LOCAL if kept and all(kept) else VOLATILE
+
+
+def mismatch(offered: QoSProfile, wanted: QoSProfile) -> str:
+    """Return in words why a publisher's messages do not reach a subscription, or ''."""
+    _, reasons = qos_check_compatible(offered, wanted)
+    errors = (reason.partition("ERROR: ") for reason in reasons.split(";"))
+    return ", ".join(words.lower() for _, error, words in errors if error)
 
 
 def word(reliability: QoSReliabilityPolicy) -> str:

@@ -106,6 +106,59 @@ def test_the_subscription_follows_a_camera_that_comes_back_with_other_qos(graph,
     assert "subscribed to /camera/image_raw, reliable (as 1 publisher)" in node.log()
 
 
+def test_who_gets_nothing_of_an_output_for_its_qos_is_told_until_that_passes(graph, node):
+    camera = graph.camera()
+    label = graph.collect(Image, "/segmentation/label", qos.sensor_data(qos.RELIABLE))
+    other = graph.collect(Image, "/segmentation/label")  # which gets them all
+    told = (
+        f"/{graph.node.get_name()} gets nothing of /segmentation/label, "
+        "QoS does not match: best effort publisher and reliable subscription (see qos_overrides)"
+    )
+
+    def is_now(condition):
+        return lambda: (s := node.status("camera camera")) is not None and condition(*s)
+
+    graph.feed(camera, is_now(lambda level, text, facts: (level, text) == (b"\x01", told)), "a remark")
+    assert not label
+    graph.feed(camera, lambda: other, "a label")
+    # Beside what is wrong with the images, and not in its place.
+    late = camera.header()
+    late.stamp.sec -= 9
+    header, camera.header = camera.header, lambda: late
+    graph.feed(camera, is_now(lambda level, text, facts: told in text and "s old" in text), "both")
+    camera.header = header
+    label.close()
+    graph.diagnostics.clear()
+    graph.feed(camera, is_now(lambda level, text, facts: (level, text) == (b"\x00", "segmenting")), "its end")
+
+
+def test_calibration_that_is_published_once_is_got_and_where_there_is_none_it_is_told(graph, node):
+    assert node.set(output_resolution="network")[0]
+    camera = graph.camera()
+    scaled = graph.collect(CameraInfo, "/segmentation/camera_info")
+
+    def tells(condition):
+        graph.diagnostics.clear()
+        graph.feed(camera, lambda: (s := node.status("camera camera")) and condition(*s), "a report")
+
+    tells(lambda level, text, facts: level == b"\x01" and "no calibration on /camera/camera_info" in text)
+    infos = graph.node.create_publisher(CameraInfo, "/camera/camera_info", qos.latched())
+    try:
+        infos.publish(CameraInfo(height=HEIGHT, width=WIDTH))
+        graph.feed(camera, lambda: scaled, "a calibration")
+        tells(lambda level, text, facts: (level, text) == (b"\x00", "segmenting"))
+
+        # Also by who comes later; and where labels are the image's size, nothing is published, nor segmented for it.
+        assert node.set(output_resolution="input")[0]
+        tells(lambda level, text, facts: (level, text) == (b"\x00", "nobody subscribes"))
+        assert scaled.matched()
+        scaled.clear()
+        assert node.set(output_resolution="network")[0]
+        graph.feed(camera, lambda: scaled, "the calibration of before")
+    finally:
+        graph.node.destroy_publisher(infos)
+
+
 def test_calibration_is_scaled_with_the_labels(graph, node):
     assert node.set(output_resolution="network", downsampling_ratio=0.75)[0]
     camera = graph.camera()
@@ -147,8 +200,14 @@ def test_qos_overrides_win_and_are_checked(start_node, graph, tmp_path):
     node.wait_log("subscribed to /top/image_raw, reliable (by qos_overrides)")
     assert "qos_overrides./strict/lable.publisher.reliability' has no effect" in node.log()
     _, text, _ = node.wait_status(lambda level, text, facts: "does not match" in text, "camera top")
-    assert "RELIABILITY" in text
+    assert "best effort publisher and reliable subscription" in text
     camera.close()
     camera = graph.camera("/top/image_raw", reliability=qos.RELIABLE)
     graph.feed(camera, lambda: reliable, "a label, reliably")
+    graph.diagnostics.clear()
+    graph.feed(
+        camera,
+        lambda: (s := node.status("camera top")) and s[:2] == (b"\x00", "segmenting"),
+        "the end of the remark on a camera that is gone",
+    )
     assert node.stop() == 0

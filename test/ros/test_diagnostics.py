@@ -74,6 +74,41 @@ def test_silence_is_an_error_and_ends_by_itself():
     assert status(health, limits=limits, active=False).level == OK
 
 
+def test_a_clock_that_is_ahead_is_told():
+    health = Health()
+    served(health, age=-500.0)
+    message = status(health, limits=Limits(0.0, 1.0))
+    assert message.level == WARN and "0.50 s ahead" in message.message and "use_sim_time" in message.message
+    served(health, age=-500.0)
+    assert status(health, limits=Limits(0.0, 0.0)).level == OK
+    served(health, age=-20.0)
+    assert status(health, limits=Limits(0.0, 1.0)).level == OK, "clocks that are kept together differ by more"
+
+
+def test_why_nothing_was_segmented_is_told_as_it_is():
+    health = Health()
+
+    def now(**dropped) -> str:
+        health.arrived(time.monotonic())
+        return status(health, counts=Counts(received=9, dropped=dropped)).message
+
+    assert now(no_subscriber=3) == "nobody subscribes"
+    assert now(no_subscriber=3) == "waiting for the network"
+    assert now(no_subscriber=3, max_rate=2) == "held back by max_rate"
+    assert now(no_subscriber=4, max_rate=3) == "nobody subscribes"
+    assert status(health, counts=Counts(received=9, in_hand=1, busy_since=time.monotonic())).message == (
+        "waiting for the network"
+    )
+    assert status(health).message == "waiting for an image"
+
+
+def test_a_remark_does_not_hide_what_is_wrong_with_the_images():
+    health = Health()
+    served(health, age=5000.0)
+    message = status(health, limits=Limits(0.0, 1.0), remarks=["the topic carries something else"]).message
+    assert message.startswith("the topic carries something else; labels were up to 5.00 s old")
+
+
 def test_bad_images_missing_stamps_and_remarks_are_told():
     health = Health()
     health.rejected("step", "step is 3 bytes")

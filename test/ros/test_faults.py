@@ -14,6 +14,7 @@ from pathlib import Path
 from sensor_msgs.msg import Image
 
 from ros_harness import stamp_of
+from rt_seg_ros.pipeline import Segmenter, SegmenterConfig
 from rt_seg_ros.ros import qos
 from rt_seg_ros.zoo import list_models
 
@@ -58,6 +59,32 @@ def test_the_launch_file_starts_a_killed_node_again(graph):
     finally:
         os.killpg(launch.pid, signal.SIGINT)
         launch.wait(30)
+
+
+def test_a_runtime_is_loaded_aside_and_one_that_does_not_load_is_taken_back(start_node, graph, tmp_path, monkeypatch):
+    serving = Segmenter(SegmenterConfig(allow_random_weights=True, device="cpu"))  # makes the graph, if it must be
+    if serving.backend_name == "torch":
+        pytest.skip("needs a runtime beside PyTorch")
+    (tmp_path / "torch").mkdir()
+    go = tmp_path / "go"
+    (tmp_path / "torch" / "__init__.py").write_text(
+        f"""import os, time
+while not os.path.exists({str(go)!r}):
+    time.sleep(0.05)
+raise ImportError("no such symbol")
+"""
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")])))
+    node = start_node("aside", camera_topics="['/aside/image_raw']")
+    node.wait_state("active")
+    camera, label = graph.camera("/aside/image_raw"), graph.collect(Image, "/aside/label")
+    assert node.set(backend="torch") == (True, ""), "what takes long is not waited for"
+    graph.feed(camera, lambda: label, "a label meanwhile")
+    node.wait_status(lambda level, text, facts: "preparing" in text)
+    go.touch()
+    node.wait_status(lambda level, text, facts: level == b"\x01" and "a change failed: ImportError: no such" in text)
+    assert node.get("backend") == "auto"
+    assert node.stop() == 0 and "Traceback" not in node.last_log
 
 
 def missing(weights: Path, folder: Path) -> str:

@@ -135,6 +135,68 @@ def test_rvizs_configuration_is_written_once_and_not_at_every_launch(launch_file
     assert not list(shared.iterdir())
 
 
+@pytest.fixture
+def launched(launch_file, monkeypatch, tmp_path):
+    """Set the launch file up with arguments; return the keywords of the node, of RViz and of the playback."""
+    made = {}
+    for kind, what in (("LifecycleNode", "node"), ("Node", "rviz"), ("ExecuteProcess", "playback")):
+        monkeypatch.setattr(launch_file, kind, lambda what=what, **keywords: made.__setitem__(what, keywords))
+    monkeypatch.setattr(launch_file, "PackageNotFoundError", KeyError)
+    monkeypatch.setattr(launch_file, "get_package_share_directory", lambda _: str(ROOT))
+    monkeypatch.setattr(launch_file, "get_package_prefix", lambda _: "/opt/somewhere")
+    monkeypatch.setenv("RT_SEG_CACHE", str(tmp_path / "cache"))
+    declared = []
+    monkeypatch.setattr(launch_file, "DeclareLaunchArgument", lambda n, **k: declared.append((n, k["default_value"])))
+    launch_file.arguments()
+
+    def launch(**arguments):
+        values = {**dict(declared), "params_file": "", **arguments}
+        monkeypatch.setattr(launch_file, "LaunchConfiguration", lambda name: MagicMock(perform=lambda _: values[name]))
+        launch_file.setup(None)
+        return made
+
+    return launch
+
+
+def test_simulated_time_is_told_to_the_node_only_where_an_argument_says_so(launched, tmp_path):
+    assert "use_sim_time" not in launched()["node"]["parameters"][-1]
+    for told in ("true", "false"):
+        assert launched(use_sim_time=told)["node"]["parameters"][-1]["use_sim_time"] is (told == "true")
+
+    # The playback gives the time to who takes it, whoever said so.
+    file = tmp_path / "simulated.yaml"
+    file.write_text("/**: {ros__parameters: {use_sim_time: true}}")
+    assert "--clock" in launched(bag="drive", params_file=str(file))["playback"]["cmd"]
+    assert "--clock" not in launched(bag="drive", params_file=str(file), use_sim_time="false")["playback"]["cmd"]
+    assert "--clock" not in launched(bag="drive")["playback"]["cmd"]
+
+
+def test_rviz_shows_what_the_parameter_file_says(launched, tmp_path):
+    file = tmp_path / "two.yaml"
+    file.write_text(
+        """/**:
+  ros__parameters: {use_sim_time: true, camera_topics: [/left/image_raw, right/image_raw], mask_classes: 'car, road'}
+/robot/eye:
+  ros__parameters: {camera_names: [port, starboard]}
+/*/other:
+  ros__parameters: {mask_classes: [sky]}
+"""
+    )
+    made = launched(rviz="true", params_file=str(file), namespace="robot", name="eye")["rviz"]
+    groups = yaml.safe_load(Path(made["arguments"][1]).read_text())["Visualization Manager"]["Displays"]
+    assert [group["Name"] for group in groups] == ["port", "starboard"]
+    shown = [{d["Name"].split()[-1]: d["Topic"]["Value"] for d in group["Displays"]} for group in groups]
+    assert [topics["image"] for topics in shown] == ["/left/image_raw", "/robot/right/image_raw"]
+    assert shown[0]["mask"] == "/robot/eye/port/mask/car" and made["parameters"] == [{"use_sim_time": True}]
+
+    # Arguments go before the file, and without either nothing is told.
+    made = launched(rviz="true", params_file=str(file), namespace="robot", name="other", camera_topics="/a/image_raw")
+    assert ("/camera/image_raw", "/a/image_raw") in made["rviz"]["remappings"]
+    assert ("/segmentation/mask/road", "/robot/other/mask/sky") in made["rviz"]["remappings"]
+    made = launched(rviz="true", params_file=str(ROOT / "config" / "segment.yaml"))["rviz"]
+    assert ("/camera/image_raw", "/camera/image_raw") in made["remappings"] and made["parameters"] == []
+
+
 @pytest.mark.parametrize("name", ["fastdds.xml", "cyclonedds.xml"])
 def test_the_middlewares_profiles_are_whole(name):
     assert len(ElementTree.parse(ROOT / "config" / "dds" / name).getroot())

@@ -121,6 +121,7 @@ def test_what_ros2_param_dump_writes_can_be_read_again(start_node, graph, tmp_pa
     node.wait_state("active")
     assert node.get("mask_classes") == [] and node.get("max_rate") == 5.0
     assert "[WARN]" not in node.log()
+    assert node.log().count("loading model") == 1
     assert node.stop() == 0
 
 

@@ -193,6 +193,7 @@ def test_bad_images_are_counted_and_the_next_good_one_works(graph, node, expecte
 
 
 def test_a_bad_image_is_told_even_when_nobody_subscribes(graph, node):
+    begin = time.monotonic()
     camera = graph.camera()
     graph.wait(camera.matched, "the subscription")
     for _ in range(30):
@@ -200,6 +201,7 @@ def test_a_bad_image_is_told_even_when_nobody_subscribes(graph, node):
         time.sleep(0.05)
     _, _, facts = node.wait_status(lambda level, text, facts: "rejected: step" in facts, "camera camera")
     assert int(facts["received"]) == int(facts["dropped"]) + int(facts["rejected"])
+    assert int(facts["rejected"]) < 3 + (time.monotonic() - begin), "one in a second is looked at, not each"
 
 
 def test_silence_and_age_show_in_diagnostics_and_pass(graph, node):
@@ -220,6 +222,24 @@ def test_silence_and_age_show_in_diagnostics_and_pass(graph, node):
     late.stamp.sec -= 7
     camera.header = lambda: late
     graph.feed(camera, is_now(lambda level, text, facts: level == b"\x01" and "7." in text), "WARN for age")
+    early = camera.header()
+    early.stamp.sec += 3600
+    camera.header = lambda: early
+    graph.feed(camera, is_now(lambda level, text, facts: level == b"\x01" and "ahead" in text), "WARN for the clock")
+
+
+def test_why_nothing_is_segmented_shows_in_diagnostics(graph, node):
+    camera = graph.camera()
+
+    def tells(words):
+        graph.diagnostics.clear()
+        graph.feed(camera, lambda: (s := node.status("camera camera")) and s[:2] == (b"\x00", words), words)
+
+    tells("nobody subscribes")
+    label = graph.collect(Image, "/segmentation/label")
+    graph.feed(camera, lambda: label, "a label")
+    assert node.set(max_rate=0.2)[0]
+    tells("held back by max_rate")
 
 
 def test_another_name_a_namespace_a_remapped_camera_and_sigterm(start_node, graph):
