@@ -8,6 +8,7 @@ Whatever else there is goes through cv_bridge where that is installed.
 from __future__ import annotations
 
 import importlib.util
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -27,6 +28,9 @@ MAX_PIXELS = 64_000_000
 
 # A progressive JPEG has about ten scans; each of thousands, a few bytes long, would cost a pass over all pixels.
 _MOST_SCANS = 64
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_PALETTE = 3  # kind of its pixels, as its header has it
 
 _CHANNELS: dict[str, int] = {"bgr": 3, "rgb": 3, "bgra": 4, "rgba": 4, "mono": 1}
 _TO_BGR: dict[str, int] = {
@@ -265,7 +269,7 @@ def _shown(text: str) -> str:
 
 
 def frame_from_compressed(data: Any, max_pixels: int | None = MAX_PIXELS) -> Frame:
-    """Decode a JPEG or PNG image into a BGR frame.
+    """Decode a JPEG or PNG image into a BGR frame; one of 16 bits whose values take only 12 is taken for one of 12.
 
     :param data: bytes-like
     :param max_pixels: refuse a header that promises more, before memory is taken for it; None, for files of one's
@@ -275,7 +279,8 @@ def frame_from_compressed(data: Any, max_pixels: int | None = MAX_PIXELS) -> Fra
     buffer = np.frombuffer(data, np.uint8)
     if buffer.size == 0:
         raise ImageRejected("empty", "no data")
-    flags = cv2.IMREAD_COLOR
+    # OpenCV's own way to 8 bits takes every 16-bit image for one that uses them all.
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
     if max_pixels is not None:
         # As the sensor has it: turned by EXIF, it would fit neither its calibration nor other topics.
         flags |= cv2.IMREAD_IGNORE_ORIENTATION
@@ -287,12 +292,18 @@ def frame_from_compressed(data: Any, max_pixels: int | None = MAX_PIXELS) -> Fra
         if scans > _MOST_SCANS:
             raise ImageRejected("corrupt", f"a JPEG of {scans} scans; the limit is {_MOST_SCANS}")
     try:
-        pixels = cv2.imdecode(buffer, flags)
+        pixels: Any = cv2.imdecode(buffer, flags)
+        if pixels is not None and pixels.dtype not in (np.uint8, np.uint16):
+            pixels = cv2.imdecode(buffer, flags & ~cv2.IMREAD_ANYDEPTH)
     except cv2.error as error:
         raise ImageRejected("corrupt", f"the data do not decode: {error.err or 'OpenCV gave up'}") from error
     if pixels is None:
         raise ImageRejected("corrupt", f"{buffer.size} bytes that are no image OpenCV can decode")
-    return Frame(pixels)  # type: ignore[arg-type]
+    if pixels.dtype == np.uint16:
+        # Many cameras have 12 bits, and their files hold them as they are.
+        pixels >>= 4 if pixels.max() < 4096 else 8
+        pixels = pixels.astype(np.uint8)
+    return Frame(pixels)
 
 
 def _promised_size(data: bytes) -> tuple[int, int]:
@@ -300,7 +311,7 @@ def _promised_size(data: bytes) -> tuple[int, int]:
 
     :raises ImageRejected: for another format, or a header that breaks off
     """
-    if data[:8] == b"\x89PNG\r\n\x1a\n":
+    if data[:8] == _PNG:
         # OpenCV takes memory for as much as a chunk says that it holds, also the last: each must lie within the data.
         at, kind = 8, b""
         while at + 12 <= len(data) and kind != b"IEND":
@@ -327,12 +338,15 @@ def _promised_size(data: bytes) -> tuple[int, int]:
 
 
 def read_label_image(path: Path) -> NDArray[np.uint8]:
-    """Read a file's class ids, uint8 (H, W), as they are.
+    """Read a file's class ids, uint8 (H, W), as they are: a palette's indices, and 0 and 1 of a PNG of one bit.
 
     :raises ImageRejected: missing, damaged or of an unknown format
     :raises UserError: an image of another kind
     """
-    labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    try:
+        labels = _label_pixels(path.read_bytes())
+    except (OSError, cv2.error):
+        labels = None
     if labels is None:
         raise ImageRejected(
             "corrupt", f"{path} cannot be read as an image: it is missing, damaged or of another format"
@@ -340,6 +354,29 @@ def read_label_image(path: Path) -> NDArray[np.uint8]:
     if labels.ndim != 2 or labels.dtype != np.uint8:
         raise UserError(
             f"{path} is no label image: it has shape {labels.shape} and type {labels.dtype}; "
-            "one grey channel of 8 bits is needed, whose values are class ids"
+            "one grey channel of up to 8 bits, or a PNG's palette, is needed, whose values are class ids"
         )
-    return labels  # type: ignore[return-value]
+    return labels
+
+
+def _label_pixels(data: bytes) -> NDArray[Any] | None:
+    """Decode an image without making colours of a palette's indices, or brightness of few bits; None: it is none."""
+    bits, kind = (data[24], data[25]) if data[:8] == _PNG and data[12:16] == b"IHDR" and len(data) > 25 else (8, 0)
+    if kind == _PNG_PALETTE:
+        return _palette_indices(data)
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
+    if pixels is not None and pixels.ndim == 2 and bits < 8:
+        pixels //= 255 // (2**bits - 1)  # OpenCV has stretched them to 0..255
+    return pixels
+
+
+def _palette_indices(png: bytes) -> NDArray[np.uint8] | None:
+    """Return the indices of a PNG with a palette, which OpenCV does not give."""
+    import av  # takes a while, and few need it
+
+    try:
+        with av.open(io.BytesIO(png), "r", format="png_pipe") as container:
+            frame: Any = next(container.decode(video=0))
+            return frame.to_ndarray()[0]  # type: ignore[no-any-return]
+    except (av.FFmpegError, StopIteration):
+        return None

@@ -13,8 +13,9 @@ In memory, in drives and on topics a pixel without a label is 255, whatever its 
 
 from __future__ import annotations
 
+import colorsys
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
@@ -109,6 +110,17 @@ class LabelSpace:
             "void_ids": sorted(self.void_ids),
             "classes": [{"name": c.name, "color": list(c.color)} for c in self.classes],
         }
+
+
+def label_space_of_names(name: str, names: Sequence[str]) -> LabelSpace:
+    """Return a label space of which nothing but the classes' names is known: it has colours that tell them apart."""
+    return LabelSpace(name, tuple(LabelClass(i, known, colour_of_its_own(i)) for i, known in enumerate(names)))
+
+
+def colour_of_its_own(class_id: int) -> tuple[int, int, int]:
+    """Return a colour (RGB) for a class whose own is not known."""
+    red, green, blue = colorsys.hsv_to_rgb(class_id * 0.618034 % 1.0, 0.55, 0.85)  # the golden ratio: far from the last
+    return round(red * 255), round(green * 255), round(blue * 255)
 
 
 def list_label_spaces() -> list[str]:

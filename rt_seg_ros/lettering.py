@@ -6,6 +6,7 @@ Text is rendered as coverage, 0 to 255, which the caller lays over an image in a
 from __future__ import annotations
 
 import threading
+import unicodedata
 from functools import lru_cache
 from typing import Any
 
@@ -15,6 +16,12 @@ from numpy.typing import NDArray
 
 _SMOOTHING = 8
 _HERSHEY_HEIGHT = 22  # pixels from the baseline to the top of capitals at scale 1
+# Letters that no accent makes of an ASCII one.
+_SPELLINGS = str.maketrans(
+    {"ß": "ss", "ø": "o", "Ø": "O", "æ": "ae", "Æ": "AE", "œ": "oe", "Œ": "OE", "đ": "d", "Đ": "D", "ð": "d", "Ð": "D"}
+    | {"ł": "l", "Ł": "L", "þ": "th", "Þ": "Th", "\u0131": "i"}
+    | {"\u2013": "-", "\u2014": "-", "\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"'}
+)
 _lock = threading.Lock()  # a font face keeps state while it draws
 
 
@@ -74,6 +81,7 @@ def _with_face(face: Any, text: str, size: int, bold: bool) -> NDArray[np.uint8]
 
 
 def _with_strokes(text: str, size: int, bold: bool) -> NDArray[np.uint8]:
+    text = _ascii(text)
     font, big = cv2.FONT_HERSHEY_SIMPLEX, size * _SMOOTHING
     scale = 0.7 * big / _HERSHEY_HEIGHT
     thickness = max(1, round(big * (0.13 if bold else 0.08)))
@@ -82,6 +90,12 @@ def _with_strokes(text: str, size: int, bold: bool) -> NDArray[np.uint8]:
     canvas = np.zeros((rows * _SMOOTHING, columns * _SMOOTHING), np.uint8)
     cv2.putText(canvas, text, (_SMOOTHING, big), font, scale, 255, thickness, cv2.LINE_AA)
     return _trimmed(cv2.resize(canvas, (columns, rows), interpolation=cv2.INTER_AREA))
+
+
+def _ascii(text: str) -> str:
+    """Spell a text with what OpenCV's strokes have, without accents; what has no such spelling is a question mark."""
+    parts = unicodedata.normalize("NFKD", text.translate(_SPELLINGS))
+    return "".join(c for c in parts if not unicodedata.combining(c)).encode("ascii", "replace").decode("ascii")
 
 
 def _trimmed(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

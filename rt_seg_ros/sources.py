@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,9 @@ from rt_seg_ros.recordings import is_recording
 
 Kind = Literal["image", "folder", "video", "drive"]
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pnm", ".jp2"})
+IMAGE_SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pnm", ".jp2"}
+)
 #: What ``rt-seg segment`` writes of an image, by kind: ``KIND/NAME`` of a folder's, ``NAME_KIND`` of a single one.
 RESULT_SUFFIXES = {"label": ".png", "color": ".png", "overlay": ".jpg", "confidence": ".png"}
 #: Ends the name of the folder that it writes into, where none is given.
@@ -25,9 +28,9 @@ RESULT_ENDING = "_segmented"
 class SourceFrame:
     """One frame of a source, or what kept it from being one.
 
-    ``name`` is unique in the source: the file's path in its folder without suffix, or a running number. ``stamp_ns``
-    is the recording's stamp, or the time from the start of a video, in nanoseconds; 0 for images. Either ``frame`` is
-    there, or ``problem`` says why not.
+    ``name`` is unique in the source: the file's path in its folder, without suffix where that is
+    no other's, or a running number. ``stamp_ns`` is the recording's stamp, or the time from the start of a video, in
+    nanoseconds; 0 for images. Either ``frame`` is there, or ``problem`` says why not.
     """
 
     name: str
@@ -62,7 +65,13 @@ class Source(ABC):
     @property
     def stem(self) -> str:
         """Name for what is made of this source."""
-        return self.path.resolve().stem
+        return stem_of(self.path)
+
+
+def stem_of(path: Path) -> str:
+    """Return a file's name without suffix, or a folder's, which has none: what follows a dot is part of it."""
+    path = path.resolve()
+    return path.name if path.is_dir() else path.stem
 
 
 def open_source(path: str | Path, topic: str = "", leave_out: Iterable[Path] = ()) -> Source:
@@ -144,7 +153,9 @@ class _Folder(Source):
     def __iter__(self) -> Iterator[SourceFrame]:
         relative = [file.relative_to(self.path) for file in self.files]
         stems = [file.with_suffix("").as_posix() for file in relative]
-        shared = {stem for stem in stems if stems.count(stem) > 1} if len(set(stems)) < len(stems) else set()
+        whole = {inside.as_posix() for inside in relative}
+        # A name without suffix may be another file's too, or all of another's: that of photo.png.jpg beside photo.png.
+        shared = whole | {stem for stem, count in Counter(stems).items() if count > 1}
         for file, inside, stem in zip(self.files, relative, stems, strict=True):
             yield _read_image(file, inside.as_posix() if stem in shared else stem)
 

@@ -23,7 +23,10 @@ from rt_seg_ros.errors import UserError
 
 Image = NDArray[np.uint8]
 
-VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv"})
+VIDEO_SUFFIXES = frozenset(
+    {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".3gp", ".flv"}
+    | {".gif", ".ogv"}
+)
 """Suffixes by which a path is taken for a video."""
 # No .avi: it has one fixed frame rate, and a drive's stamps do not.
 _CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}

@@ -6,7 +6,9 @@ import pytest
 
 from rt_seg_ros.bags import BagWriter, open_bag
 from rt_seg_ros.cli import main
+from rt_seg_ros.cli.segment import _write_image
 from rt_seg_ros.drawing import colourise, overlay
+from rt_seg_ros.errors import UserError
 from rt_seg_ros.labels import load_label_space
 from rt_seg_ros.masks import decode_runs
 from rt_seg_ros.pipeline import Segmenter, SegmenterConfig
@@ -128,6 +130,48 @@ def test_files_of_one_stem_do_not_overwrite_each_other(here):
     cv2.imwrite("p/a.bmp", picture(1))
     assert segment("p", "--out", "o", "--no-color", "--no-overlay") == 0
     assert tree(here / "o") == ["label/a.bmp.png", "label/a.png.png"]
+
+
+def test_files_whose_stem_is_another_files_name_have_names_of_their_own(here):
+    (here / "p").mkdir()
+    for number, name in enumerate(("photo.png", "photo.png.jpg", "photo.jpg", "other.jfif")):
+        (here / "p" / name).write_bytes(cv2.imencode(f".{name[-3:]}" if number < 3 else ".jpg", picture(number))[1])
+    names = [item.name for item in open_source("p")]
+    assert names == ["other", "photo.jpg", "photo.png", "photo.png.jpg"]
+    (here / "p/photo.jpg").unlink()
+    assert [item.name for item in open_source("p")] == ["other", "photo", "photo.png.jpg"]
+
+
+def test_a_folders_name_has_no_suffix(here):
+    (here / "v1.0").mkdir()
+    cv2.imwrite("v1.0/a.png", picture(0))
+    assert segment("v1.0", "--no-color", "--no-overlay") == 0
+    assert tree(here) == ["v1.0/a.png", "v1.0_segmented/label/a.png"]
+    assert open_source("v1.0").stem == "v1.0" and open_source("v1.0/a.png").stem == "a"
+
+
+def test_an_image_that_no_jpeg_holds_is_skipped(here, capsys):
+    (here / "p").mkdir()
+    cv2.imwrite("p/a.png", picture(0))
+    cv2.imwrite("p/wide.png", np.full((64, 66_000, 3), 90, np.uint8))
+    assert segment("p", "--out", "o") == 1
+    assert tree(here / "o") == ["color/a.png", "label/a.png", "overlay/a.jpg"]
+    said = capsys.readouterr().err
+    assert "skipped: wide: 66000x64 pixels are more than" in said and "Traceback" not in said
+
+
+def test_what_opencv_cannot_encode_is_told(tmp_path):
+    with pytest.raises(UserError, match=r"wide\.jpg cannot be written: OpenCV cannot encode 66000x2 pixels"):
+        _write_image(tmp_path / "wide.jpg", np.zeros((2, 66_000, 3), np.uint8))
+
+
+def test_a_run_that_fails_leaves_no_folder_that_it_made(here):
+    (here / "torn.png").write_bytes(b"nothing")
+    (here / "mine").mkdir()
+    for out in ("a/b", "mine"):
+        assert segment("torn.png", "--out", out) == 2
+    assert segment("torn.png") == 2
+    assert sorted(p.name for p in here.iterdir()) == ["mine", "torn.png"]
 
 
 def test_images_of_other_sizes_and_kinds(here):
@@ -335,7 +379,8 @@ def test_a_drive(here, expected, capsys, name):
                 assert (inside == mask.id).sum() == mask.pixel_count == (labels == mask.id).sum()
             assert np.array_equal(rebuilt, labels)
         ((_, _, info),) = bag.messages(["/segmentation/label_info"])
-        assert [(c.class_id, c.class_name) for c in info.class_map] == [(c.id, c.name) for c in SPACE.classes]
+        named = [*((c.id, c.name) for c in SPACE.classes), (255, "unlabelled")]
+        assert [(c.class_id, c.class_name) for c in info.class_map] == named
 
 
 def test_a_drive_with_several_cameras_wants_a_topic(here, capsys):

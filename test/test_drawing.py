@@ -250,3 +250,16 @@ def test_lettering_is_of_the_size_asked_for(size):
     assert rows.max() > size
     assert lettering.coverage("", size).shape == (lettering.line_height(size), 0)
     assert lettering.coverage("wider text", size).shape[1] > 2 * ink.shape[1]
+
+
+def test_letters_that_strokes_do_not_have_are_spelt_with_those_that_they_have(monkeypatch):
+    monkeypatch.setattr(lettering, "_face", lambda: None)
+    lettering.coverage.cache_clear()
+    try:
+        for text, spelt in (
+            ("Straße", "Strasse"), ("Fußgänger", "Fussganger"), ("Grünfläche", "Grunflache"),
+            ("Øvre Łódź", "Ovre Lodz"), ("cœur d\u2019été", "coeur d'ete"), ("日本", "??"),
+        ):  # fmt: skip
+            assert np.array_equal(lettering.coverage(text, 20), lettering.coverage(spelt, 20)), text
+    finally:
+        lettering.coverage.cache_clear()

@@ -1,4 +1,6 @@
 import array
+import struct
+import zlib
 
 import cv2
 import numpy as np
@@ -200,3 +202,51 @@ def test_agrees_with_cv_bridge_where_it_is_installed():
         theirs = bridge.imgmsg_to_cv2(message, "bgr8")
         ours = frame_from_ros(encoding, 24, 32, message.step, message.data).bgr()
         assert np.abs(ours.astype(int) - theirs).max() <= 1, encoding
+
+
+def png(bits, kind, rows, palette=b""):
+    """A PNG of samples of fewer bits than OpenCV writes; kind 0: grey, 3: palette."""
+
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    height, width = rows.shape
+    places = np.unpackbits(rows[:, :, None], axis=2)[:, :, 8 - bits :].reshape(height, width * bits)
+    packed = b"".join(b"\0" + np.packbits(row).tobytes() for row in places)
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0))
+    colours = chunk(b"PLTE", palette) if palette else b""
+    return b"\x89PNG\r\n\x1a\n" + header + colours + chunk(b"IDAT", zlib.compress(packed)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("kind", ["grey", "palette"])
+def test_label_images_are_ids_however_few_bits_they_take(tmp_path, kind, bits):
+    ids = RNG.integers(0, min(2**bits, 11), (5, 13), np.uint8)
+    palette = bytes(3 * [0]) + bytes([128, 0, 0]) + RNG.bytes(3 * (2**bits - 2)) if kind == "palette" else b""
+    path = tmp_path / "labels.png"
+    path.write_bytes(png(bits, 3 if palette else 0, ids, palette))
+    assert np.array_equal(images.read_label_image(path), ids)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ImageRejected, match="cannot be read as an image"):
+        images.read_label_image(path)
+
+
+@pytest.mark.parametrize("kind", ["colour", "grey"])
+def test_16_bit_files_of_12_bit_cameras_are_as_bright_as_others(kind):
+    bgr = cv2.GaussianBlur(picture(48, 64), (0, 0), 3)
+    bgr[:2] = 255
+    eight = bgr if kind == "colour" else cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY)
+    expected = frame_from_compressed(cv2.imencode(".png", eight)[1]).pixels
+    for scale in (16, 256):  # 12 bits, 16 bits
+        for limit in (None, 1_000_000):
+            data = cv2.imencode(".png", eight.astype(np.uint16) * scale + scale // 2)[1].tobytes()
+            pixels = frame_from_compressed(data, limit).pixels
+            assert pixels.dtype == np.uint8 and np.array_equal(pixels, expected)
+
+
+def test_8_bit_images_are_decoded_once(monkeypatch):
+    calls, decode = [], cv2.imdecode
+    monkeypatch.setattr(cv2, "imdecode", lambda *a: calls.append(a) or decode(*a))
+    for ending in (".png", ".jpg"):
+        frame_from_compressed(cv2.imencode(ending, picture())[1])
+    assert len(calls) == 2

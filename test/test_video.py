@@ -9,6 +9,7 @@ import pytest
 
 from rt_seg_ros import video
 from rt_seg_ros.errors import UserError
+from rt_seg_ros.sources import open_source
 from rt_seg_ros.video import VideoReader, VideoWriter
 
 
@@ -218,3 +219,11 @@ def test_a_phones_video_is_turned_upright(tmp_path):
     _, upright = next(iter(VideoReader(turned)))
     assert upright.shape == (64, 48, 3)
     assert upright[:, 30:].min() > 180 and upright[:, :18].max() < 60  # what was the top is on the right
+
+
+@pytest.mark.parametrize("suffix", [".3gp", ".mts", ".m2ts", ".flv", ".gif", ".ogv", ".TS"])
+def test_a_path_is_taken_for_a_video_by_its_name(tmp_path, suffix):
+    with VideoWriter(tmp_path / "v.mp4") as writer:
+        writer.write(picture(0))
+    path = (tmp_path / "v.mp4").rename(tmp_path / f"v{suffix}")
+    assert [item.frame is not None for item in open_source(path)] == [True]

@@ -16,14 +16,15 @@ from rt_seg_ros.backends import BACKENDS, PRECISIONS
 from rt_seg_ros.benchmark.cases import INPUTS, OUTPUTS, Case, Grid, plan
 from rt_seg_ros.benchmark.parts import measure_parts, parts_markdown, parts_table
 from rt_seg_ros.benchmark.report import check_picture, markdown, notes, save_csv, save_json, save_picture, table
-from rt_seg_ros.benchmark.run import Effort, measure
+from rt_seg_ros.benchmark.run import Effort, Result, measure
 from rt_seg_ros.cli.console import unbounded_console
 from rt_seg_ros.cli.options import add_weights_options, chosen_weights, size
 from rt_seg_ros.cli.progress import progress
 from rt_seg_ros.data.synth import SyntheticDrive
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.evaluation.report import check_apart
-from rt_seg_ros.files import check_file, json_keys
+from rt_seg_ros.evaluation.stored import is_marked, marked
+from rt_seg_ros.files import check_file, json_keys, write_bytes
 from rt_seg_ros.networks import list_networks
 from rt_seg_ros.resampling import Size
 from rt_seg_ros.sources import open_source
@@ -63,6 +64,9 @@ examples:
 exit status: 0 done; 1 some cases could not be measured; 2 none could
 """
 
+_MARK = "rt-seg benchmark"
+#: The mark in the language of each kind of picture that is text.
+_COMMENTS = {".svg": f"<!-- {_MARK} -->\n".encode(), ".pdf": f"% {_MARK}\n".encode()}
 _FRAMES = 8
 _SEED = 2026  # the demo's street
 
@@ -145,7 +149,7 @@ def run(args: argparse.Namespace) -> int:
     effort = Effort(args.rounds, args.warm_up, args.seconds)
     effort.check()
     planned = plan(_grid(args))
-    for path, replaceable in ((args.csv, _is_csv), (args.json, _is_json), (args.picture, None)):
+    for path, replaceable in ((args.csv, _is_csv), (args.json, _is_json), (args.picture, _is_picture)):
         if path is not None:
             check_apart(path, [args.source] if args.source is not None else [])
             check_file(path, replaceable)
@@ -170,7 +174,7 @@ def run(args: argparse.Namespace) -> int:
         console.print(table(result, console.width))
         for note in notes(result):
             console.print(note, highlight=False, soft_wrap=True)
-    for path, save in ((args.csv, save_csv), (args.json, save_json), (args.picture, save_picture)):
+    for path, save in ((args.csv, save_csv), (args.json, save_json), (args.picture, _save_picture)):
         if path is not None:
             save(path, result)
     return 1 if any(row.error for row in result.rows) else 0
@@ -196,6 +200,19 @@ def _is_json(path: Path) -> bool:
 def _is_csv(path: Path) -> bool:
     with path.open("rb") as file:
         return {b"model", b"median", b"p95"} <= set(file.readline(10_000).strip().split(b","))
+
+
+def _is_picture(path: Path) -> bool:
+    """Return whether a file is a picture that an earlier benchmark drew, and marked as its own."""
+    comment = _COMMENTS.get(path.suffix.lower())
+    return is_marked(path, _MARK) if comment is None else path.read_bytes().endswith(comment)
+
+
+def _save_picture(path: Path, result: Result) -> None:
+    """Draw the picture, and mark it as one that may be replaced."""
+    save_picture(path, result)
+    data, kind = path.read_bytes(), path.suffix.lower()
+    write_bytes(path, marked(data, _MARK) if kind == ".png" else data + _COMMENTS.get(kind, b""))
 
 
 def _grid(args: argparse.Namespace) -> Grid:

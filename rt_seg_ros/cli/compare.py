@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from rt_seg_ros.cli.progress import progress
@@ -18,6 +19,7 @@ from rt_seg_ros.errors import UserError
 from rt_seg_ros.evaluation.comparison import Comparison, common_space, compare, difference_picture, open_side
 from rt_seg_ros.evaluation.comparison_page import camera_images, comparison_page
 from rt_seg_ros.evaluation.matching import DEFAULT_TOLERANCE
+from rt_seg_ros.evaluation.report import check_apart
 from rt_seg_ros.files import check_file, check_folder, json_keys, write_bytes, write_json, write_text
 
 SUMMARY = "compare two results, or two streams of labels: agreement, where they differ, which classes flip"
@@ -25,7 +27,7 @@ EPILOG = """\
 A and B are each one of
   a result      folder that rt-seg evaluate --report has written
   a recording   rosbag2 with a topic of label images: a result bag, or what a node was recorded to publish
-  a folder      of label images (ids as grey values), with its subfolders
+  a folder      of label images (ids as grey values), with its subfolders; of one that rt-seg segment wrote, its label/
 Labels that do not tell their classes are taken for those of camvid11; ids outside a label space are refused.
 Frames of recordings and of results on drives belong together by stamp, those of folders by name.
 
@@ -39,6 +41,7 @@ exit status: 0 compared; 2 nothing could be compared
 """
 
 _FLIPS = 8
+_PICTURE = "difference.png"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,12 +67,13 @@ def run(args: argparse.Namespace) -> int:
     """Compare, print the tables, write what was asked for; return the exit status."""
     if not 0 <= args.tolerance < 3600:
         raise UserError(f"--tolerance is {args.tolerance}; give seconds, from 0")
-    if args.out is not None:
-        check_folder(args.out)
     if args.json is not None:
         check_file(args.json, lambda path: {"a", "b", "agreement"} <= json_keys(path))
     models, topics = _two("--models", args.models), _two("--topics", args.topics)
     a, b = (open_side(path, m, t) for path, m, t in zip((args.a, args.b), models, topics, strict=True))
+    if args.out is not None:
+        check_apart(args.out / _PICTURE, [a.stream.path, b.stream.path])
+        check_folder(args.out)
     space = common_space(a, b, args.label_space)
     assumed = not (args.label_space or a.classes() or b.classes())
     comparison = compare(a, b, space, args.tolerance, progress, assumed)
@@ -81,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
         images = camera_images(comparison, args.images, args.image_topic)
         command = shlex.join(["rt-seg", "compare", *sys.argv[2:]]) if sys.argv[1:2] == ["compare"] else ""
         write_json(args.out / "comparison.json", comparison.to_dict())
-        write_bytes(args.out / "difference.png", cv2.imencode(".png", difference_picture(comparison))[1].tobytes())
+        write_bytes(args.out / _PICTURE, cv2.imencode(".png", difference_picture(comparison))[1].tobytes())
         write_text(args.out / "compare.html", comparison_page(comparison, images, command))
         print(f"comparison: {args.out / 'compare.html'}")
     return 0
@@ -106,7 +110,7 @@ def _print(console: Console, comparison: Comparison) -> None:
         red, green, blue = entry.color
         value = "-" if np.isnan(share) else f"{100 * share:.1f}"
         counts = [f"{100 * n[entry.id] / total:.1f}" for n in (in_a, in_b)]
-        table.add_row(f"[on rgb({red},{green},{blue})]  [/] {entry.name}", value, *counts)
+        table.add_row(f"[on rgb({red},{green},{blue})]  [/] {escape(entry.name)}", value, *counts)
     console.print(table)
     flips = comparison.flips()
     if flips:
@@ -118,11 +122,11 @@ def _print(console: Console, comparison: Comparison) -> None:
         wrong = sum(pixels for _, _, pixels in flips)
         for i, j, pixels in flips[:_FLIPS]:
             shares = f"{100 * pixels / total:.2f}", f"{100 * pixels / wrong:.1f}"
-            listed.add_row(comparison.name_of(i), comparison.name_of(j), *shares)
+            listed.add_row(escape(comparison.name_of(i)), escape(comparison.name_of(j)), *shares)
         console.print(listed)
     lines = [
-        f"A: {comparison.a.name}",
-        f"B: {comparison.b.name}",
+        escape(f"A: {comparison.a.name}"),
+        escape(f"B: {comparison.b.name}"),
         f"[bold]agreement {100 * comparison.agreement:.2f} %[/] of the pixels of {comparison.frames} frames",
     ]
     if comparison.assumed:
@@ -135,7 +139,7 @@ def _print(console: Console, comparison: Comparison) -> None:
         lines.append(f"of another size, resized to A's: {comparison.resized}")
     for name, side in (("A", comparison.a), ("B", comparison.b)):
         if side.stream.damage:
-            lines.append(f"{name} is not whole: {side.stream.damage}")
+            lines.append(escape(f"{name} is not whole: {side.stream.damage}"))
     figures = comparison.to_dict()["figures"]
     for name, values in figures.items():
         if isinstance(values["a"], (int, float)) and isinstance(values["b"], (int, float)):
@@ -144,6 +148,6 @@ def _print(console: Console, comparison: Comparison) -> None:
             over = comparison.frames_of(name)
             lines.append(f"{name}: A {one:.2f}, B {other:.2f} ({other - one:+.2f}){over and f', over {over} frames'}")
     for difference in comparison.worst[:1]:
-        lines.append(f"most in frame {difference.key}: {100 * difference.share:.1f} % of its pixels")
+        lines.append(f"most in frame {escape(str(difference.key))}: {100 * difference.share:.1f} % of its pixels")
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from rt_seg_ros.cli.console import unbounded_console
@@ -94,20 +95,21 @@ def run(args: argparse.Namespace) -> int:
         watch=lambda items, what, total: progress(items, what, total),
     )  # fmt: skip
     write_json(out / _MARK, {"drive": drive.name, **_stamp(drive)})
-    console.print(f"[bold]2[/]  the node ({card.name}) and a player, over DDS, at {args.rate * 10:g} frames a second")
+    console.print(
+        f"[bold]2[/]  the node ({escape(card.name)}) and a player, over DDS, at {args.rate * 10:g} frames a second"
+    )
     frames = open_frames(drive, space, truth=LABEL_TOPIC)
     job = Job(frames, {args.model: (config, card)}, live=True, rate=args.rate, report=out)
     (evaluation,), _ = evaluate_models(job)
     console.print("[bold]3[/]  what the node published, scored against the truth")
     picture = _draw(out, job)
     _tell(console, evaluation)
-    console.print(
-        f"\n[bold]report     {out / 'report.html'}[/]\nvideo      {out / 'overlay.mp4'}\npicture    {picture}\n"
-        f"recording  {out / 'result.mcap'}\nnode's log {out / 'node.log'}",
-        highlight=False,
-    )
+    places = {"video": "overlay.mp4", "picture": picture.name, "recording": "result.mcap", "node's log": "node.log"}
+    console.print(f"\n[bold]report     {escape(str(out / 'report.html'))}[/]", highlight=False)
+    for what, name in places.items():
+        console.print(f"{what:<10} {escape(str(out / name))}", highlight=False)
     for problem in evaluation.problems:
-        console.print(f"[red]{problem}[/]")
+        console.print(f"[red]{escape(problem)}[/]")
     counts = evaluation.counts
     if counts.unaccounted or counts.lost:
         console.print(f"[bold red]{counts.unaccounted} frames unaccounted for, {counts.lost} lost on the way[/]")
@@ -167,7 +169,7 @@ def _tell(console: Console, evaluation: Evaluation) -> None:
     iou.add_column("IoU %", justify="right")
     for c, value in zip(evaluation.space.classes, scores.matrix.per_class_iou(), strict=True):
         red, green, blue = c.color
-        iou.add_row(f"[on rgb({red},{green},{blue})]  [/] {c.name}", f"{value * 100:.1f}")
+        iou.add_row(f"[on rgb({red},{green},{blue})]  [/] {escape(c.name)}", f"{value * 100:.1f}")
     iou.add_section()
     iou.add_row("[bold]mIoU[/]", f"[bold]{scores.matrix.miou() * 100:.1f}[/]")
     console.print(iou)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 from rt_seg_ros.bags.writer import STORAGES
@@ -120,7 +121,8 @@ def _told(drive: Drive) -> str:
     space = drive.space
     labelled = max(1, int(drive.pixels[: space.num_classes].sum()))
     shares = ", ".join(f"{c.name} {100 * drive.pixels[c.id] / labelled:.1f} %" for c in space.classes)
-    evaluate = f"rt-seg evaluate {drive.path}"
+    path = shlex.quote(str(drive.path))
+    evaluate = f"rt-seg evaluate {path}"
     if space.name == DEFAULT_LABEL_SPACE:
         evaluate += "       score a model against its labels"
     else:
@@ -131,7 +133,7 @@ at {drive.rate:g} Hz, {drive.bytes / 1e6:.0f} MB
   {shares}
 
 next:
-  rt-seg segment {drive.path}        labels and overlay of it
+  rt-seg segment {path}        its overlay as a video; --labels: label images as well
   {evaluate}
-  rt-seg play {drive.path}           publish it over ROS 2, as a camera would
-  ros2 bag info {drive.path}         with a full ROS 2: info, play, RViz, Foxglove"""
+  rt-seg play {path}           publish it over ROS 2, as a camera would
+  ros2 bag info {path}         with a full ROS 2: info, play, RViz, Foxglove"""

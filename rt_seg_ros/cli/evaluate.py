@@ -350,7 +350,7 @@ def _live(job: Job, name: str, folder: ReportFolder | None) -> Evaluation:
         else:
             out = folder.path if len(job.models) == 1 else folder.path / f"live_{file_name(name)}"
         console = Console(file=sys.stderr)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
             task = bar.add_task(f"labels of {name}", total=frames.total)
             live = run_live(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from rt_seg_ros.cli.console import UNBOUNDED
@@ -73,10 +74,10 @@ def print_comparison(console: Console, evaluations: Sequence[Evaluation]) -> Non
     scored = any(evaluation.is_scored for evaluation in evaluations)
     names = ["mIoU\n%", "pixel\nacc. %", "bound.\nF %", "flicker\n%"] if scored else []
     names += ["frames\n/s", "p50\nms", "p95\nms", "memory\nMiB", *(["\ndropped"] if live else [])]
-    grid = _Grid(f"models on {evaluations[0].data}", ["\nmodel", *names])
+    grid = _Grid(escape(f"models on {evaluations[0].data}"), ["\nmodel", *names])
     for evaluation in evaluations:
         scores = evaluation.scores
-        row = [evaluation.name]
+        row = [escape(evaluation.name)]
         if scored:
             known = evaluation.is_scored
             row += [
@@ -97,7 +98,7 @@ def print_comparison(console: Console, evaluations: Sequence[Evaluation]) -> Non
 def _classes(evaluation: Evaluation) -> _Grid:
     matrix = evaluation.scores.matrix
     truth = matrix.matrix.sum(axis=1) + matrix.missed
-    title = f"{evaluation.card.name} on {evaluation.data}"
+    title = escape(f"{evaluation.card.name} on {evaluation.data}")
     grid = _Grid(title, ["class", "IoU %", "accuracy %", "boundary F %", "pixels %"])
     rows = zip(
         evaluation.space.classes,
@@ -109,7 +110,7 @@ def _classes(evaluation: Evaluation) -> _Grid:
     )
     for entry, iou, accuracy, edge, share in rows:
         red, green, blue = entry.color
-        name = f"[on rgb({red},{green},{blue})]  [/] {entry.name}"
+        name = f"[on rgb({red},{green},{blue})]  [/] {escape(entry.name)}"
         grid.rows.append([name, f"{100 * iou:.1f}", f"{100 * accuracy:.1f}", _percent(edge), f"{share:.1f}"])
     boundary = _percent(evaluation.scores.boundary.mean())
     grid.mean = ["mean", f"{100 * matrix.miou():.2f}", f"{100 * matrix.class_accuracy():.2f}", boundary, ""]
@@ -144,7 +145,7 @@ def _lines(evaluation: Evaluation) -> list[str]:
         lines.append(f"labels change from frame to frame in {_percent(changed, 2)} % of the pixels")
     if scores.coverage is not None and scores.coverage < 1:
         lines.append(f"coverage {_percent(scores.coverage, 2)} % of the pixels have a label")
-    runs = f"({evaluation.backend}, {evaluation.device}, {evaluation.precision})"
+    runs = escape(f"({evaluation.backend}, {evaluation.device}, {evaluation.precision})")
     lines.append(
         f"{counts.processed} frames, {evaluation.frames_per_second:.1f} frames/s {runs}; "
         f"with reading{', scoring' if evaluation.is_scored else ''} and writing {evaluation.throughput:.1f} frames/s"
@@ -169,7 +170,7 @@ def _lines(evaluation: Evaluation) -> list[str]:
     if taken:
         whose = "the node" if evaluation.mode == "live" else "this process"
         lines.append(f"{whose} took {', '.join(taken)}; ready after {evaluation.load_seconds:.1f} s")
-    lines.append(f"protocol: {evaluation.protocol}")
+    lines.append(escape(f"protocol: {evaluation.protocol}"))
     left_out = []
     if evaluation.truth and matching.frames_without_truth:
         left_out.append(f"{matching.frames_without_truth} images without truth")
@@ -186,7 +187,7 @@ def _lines(evaluation: Evaluation) -> list[str]:
     if matching.largest_offset_ns:
         lines.append(f"truth and image lay up to {matching.largest_offset_ns / 1e6:.1f} ms apart")
     if evaluation.damage:
-        lines.append(f"[bold]not whole:[/] {evaluation.damage}")
+        lines.append(f"[bold]not whole:[/] {escape(evaluation.damage)}")
     return lines
 
 

@@ -30,7 +30,7 @@ def progress(items: Iterable[T], description: str, total: int | None = None) -> 
         total = len(items)
     console = Console(file=sys.stderr)
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
@@ -53,7 +53,7 @@ def progress_share(description: str) -> Iterator[Callable[[float], bool]]:
     :return: what takes the share; it returns True, for work that asks whether to go on
     """
     console = Console(file=sys.stderr)
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task(description, total=1.0)
 

@@ -7,7 +7,7 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,11 @@ from rt_seg_ros.cli.progress import progress
 from rt_seg_ros.drawing import Painter, colourise
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.files import check_folder, write_bytes
-from rt_seg_ros.images import ImageRejected
+from rt_seg_ros.images import Frame, ImageRejected
 from rt_seg_ros.labels import LabelSpace
 from rt_seg_ros.overlap import Background, prefetch
 from rt_seg_ros.pipeline import Segmentation, Segmenter
-from rt_seg_ros.sources import RESULT_ENDING, RESULT_SUFFIXES, Source, SourceFrame, open_source
+from rt_seg_ros.sources import RESULT_ENDING, RESULT_SUFFIXES, Source, SourceFrame, open_source, stem_of
 from rt_seg_ros.video import VideoWriter
 
 SUMMARY = "segment an image, a folder of images, a video or a recorded drive"
@@ -55,6 +55,7 @@ Picture = Callable[[Image, Segmentation], "Image | None"]
 _LINGER = 15
 _MESSAGES_SHOWN = 10
 _JPEG_QUALITY = 95
+_JPEG_LARGEST = 65500  # pixels a side, by libjpeg
 #: What can be written, by its name in file names, and the option that asks for it.
 _KINDS = {"label": "labels", "color": "color", "overlay": "overlay", "confidence": "confidence"}
 
@@ -89,19 +90,20 @@ def run(args: argparse.Namespace) -> int:
     out = args.out if args.out is not None else _default_out(args.source)
     source = open_source(args.source, args.topic, leave_out=[out / kind for kind in _KINDS])
     segmenter = Segmenter(segmenter_config(args))  # refused before a folder is made
-    _check_outputs(args, source, out)
-    if source.left_out:
-        print(f"left out: {source.left_out} images that an earlier rt-seg segment wrote", file=sys.stderr)
-
     skipped: list[str] = []
     clock = _Clock(warm_up=source.total != 1)
     with ExitStack() as stack:
+        stack.callback(_remove_empty, [folder for folder in (out, *out.parents) if not folder.exists()])
+        _check_outputs(args, source, out)
+        if source.left_out:
+            print(f"left out: {source.left_out} images that an earlier rt-seg segment wrote", file=sys.stderr)
         sinks = _open_sinks(args, source, out, segmenter.label_space, stack)
         encoder = stack.enter_context(Background(workers=1, depth=4))
         for item in progress(prefetch(source), f"segment {source.path.name}", source.total):
             problem = item.problem
             if item.frame is not None:
                 try:
+                    _check_size(args, source, item.frame)
                     result = clock.run(segmenter, item, args.confidence)
                     image = item.frame.bgr()
                     for sink in sinks:
@@ -127,7 +129,7 @@ def run(args: argparse.Namespace) -> int:
 def _default_out(source: Path) -> Path:
     """Where results go by default: a folder here, or beside the source where "here" is in it."""
     source = source.resolve()
-    out = Path(f"{source.stem}{RESULT_ENDING}")
+    out = Path(f"{stem_of(source)}{RESULT_ENDING}")
     here = Path.cwd()
     return source.parent / out if source == here or source in here.parents else out
 
@@ -150,6 +152,23 @@ def _check_outputs(args: argparse.Namespace, source: Source, out: Path) -> None:
         if not args.overwrite and target.exists() and not (target.is_dir() and not any(target.iterdir())):
             raise UserError(f"{target} exists: add --overwrite to replace it, or choose another name")
     check_folder(out)
+
+
+def _remove_empty(made: list[Path]) -> None:
+    """Remove the folders that were made for results and got none, the innermost first."""
+    for folder in made:
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def _check_size(args: argparse.Namespace, source: Source, frame: Frame) -> None:
+    """Refuse an image whose overlay no JPEG holds; one such is no reason to end a folder's run."""
+    if args.overlay and source.kind in ("image", "folder") and max(frame.height, frame.width) > _JPEG_LARGEST:
+        raise ImageRejected(
+            "too_large",
+            f"{frame.width}x{frame.height} pixels are more than the {_JPEG_LARGEST} a side that an overlay can have "
+            "(--no-overlay: labels alone)",
+        )
 
 
 def _target(source: Source, out: Path, kind: str) -> Path:
@@ -322,8 +341,10 @@ class _Bag(_Sink):
 def _write_image(path: Path, picture: Image) -> None:
     """Write an image as it befits its ending.
 
-    :raises UserError: if the disk does not take it.
+    :raises UserError: if its format or the disk does not take it.
     """
     options = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if path.suffix == ".jpg" else [cv2.IMWRITE_PNG_COMPRESSION, 1]
-    _, encoded = cv2.imencode(path.suffix, picture, options)
+    done, encoded = cv2.imencode(path.suffix, picture, options)
+    if not done:
+        raise UserError(f"{path} cannot be written: OpenCV cannot encode {picture.shape[1]}x{picture.shape[0]} pixels")
     write_bytes(path, encoded.tobytes(), wait=False)  # there are many

@@ -228,7 +228,7 @@ class Display(Watcher):
         self._console = Console(file=Output(sys.stderr))  # type: ignore[arg-type]
         self._live = self._console.is_terminal
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             TextColumn("{task.fields[state]}"),
             TimeElapsedColumn(),

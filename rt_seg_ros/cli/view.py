@@ -99,13 +99,7 @@ Prepare = Callable[[argparse.Namespace, Board, ExitStack], Feed]
 def _kind(args: argparse.Namespace) -> Prepare:
     """Decide what SOURCE is, and refuse what cannot be shown before anything is loaded."""
     if not args.source:
-        default = SegmenterConfig()
-        for option in ("model", "weights"):
-            if getattr(args, option) != getattr(default, option):
-                raise UserError(
-                    f"--{option} says what runs here, but without SOURCE a node that runs is shown: give a SOURCE, "
-                    "or choose the node's model in the page"
-                )
+        _refuse_options_of_a_source(args)
         _need_ros("a node that runs")
         return _watch_node
     config = segmenter_config(args)
@@ -115,6 +109,20 @@ def _kind(args: argparse.Namespace) -> Prepare:
         print(f"{args.source} is no file: taken for a camera topic", file=sys.stderr)
         return _watch_camera
     return _play
+
+
+def _refuse_options_of_a_source(args: argparse.Namespace) -> None:
+    """Refuse what says how frames are played and segmented here, where a node does it somewhere else."""
+    default = SegmenterConfig()
+    names = ("model", "weights", "backend", "device", "precision", "downsampling_ratio", "confidence_threshold")
+    defaults = {name: getattr(default, name) for name in (*names, "threads")}
+    for option, value in (defaults | {"size": None, "topic": "", "rate": 1.0, "loop": False}).items():
+        if getattr(args, option) != value:
+            there = ", or choose the node's model in the page" if option in ("model", "weights") else ""
+            raise UserError(
+                f"--{option.replace('_', '-')} says what runs here and how, but without SOURCE a node that runs is "
+                f"shown: give a SOURCE{there}"
+            )
 
 
 def _need_ros(what: str) -> None:

@@ -12,9 +12,11 @@ A picture is uint8 (height, width, 3) in BGR; its labels are uint8 (height, widt
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -22,13 +24,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt_seg_ros.errors import UserError
-from rt_seg_ros.images import ImageRejected, read_label_image
+from rt_seg_ros.images import ImageRejected, frame_from_compressed, read_label_image
 from rt_seg_ros.labels import UNLABELLED, LabelSpace, load_label_space
 from rt_seg_ros.overlap import map_ahead
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 LABEL_ENDINGS = (".png", ".bmp", ".tif", ".tiff")
 SHOWN_OFFENDERS = 5
+
+_log = logging.getLogger(__name__)
 
 # Cityscapes' 34 label ids that have a train id (the data set's published definition).
 _CITYSCAPES_TRAIN_IDS = {
@@ -80,10 +84,12 @@ class Dataset:
     def image(self, index: int) -> NDArray[np.uint8]:
         """Read picture ``index``: BGR uint8 (H, W, 3)."""
         path = self.pairs[index].image
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-        if image is None:
-            raise UserError(f"{path} cannot be read as a picture: it is missing, damaged or of an unknown format")
-        return np.asarray(image, np.uint8)
+        try:
+            return frame_from_compressed(path.read_bytes(), max_pixels=None).pixels
+        except (OSError, ImageRejected) as error:
+            raise UserError(
+                f"{path} cannot be read as a picture: it is missing, damaged or of an unknown format"
+            ) from error
 
     def labels(self, index: int) -> NDArray[np.uint8]:
         """Read the labels of picture ``index``: uint8 (H, W), 255 = no label.
@@ -179,7 +185,7 @@ Visit = Callable[[int, NDArray[np.uint8], NDArray[np.uint8]], object]
 def check_dataset(
     dataset: Dataset, indices: Sequence[int] | None = None, visit: Visit | None = None, threads: int = 1
 ) -> None:
-    """Read every pair once and refuse what would spoil a training run.
+    """Read every pair once and refuse what would spoil a training run; warn of classes that no pixel has.
 
     :param indices: which pairs; none: all
     :param visit: is handed each pair that is good, in order: its index, and what ``dataset[index]`` gives
@@ -188,7 +194,7 @@ def check_dataset(
         that are void in all pairs.
     """
     problems: list[str] = []
-    labelled = False
+    present = np.zeros(256, bool)
     indices = range(len(dataset)) if indices is None else indices
     for i, (image, labels, found) in zip(
         indices, map_ahead(lambda i: _examined(dataset, i), indices, threads), strict=False
@@ -196,18 +202,33 @@ def check_dataset(
         problems += found
         if len(problems) > SHOWN_OFFENDERS:
             break
-        labelled = labelled or (labels is not None and bool((labels != UNLABELLED).any()))
+        if labels is not None:
+            present |= cv2.calcHist([labels], [0], None, [256], [0, 256]).reshape(-1) > 0
         if visit is not None and image is not None and labels is not None and not found:
             visit(i, image, labels)
     if problems:
         raise UserError(_listed(f"data set {dataset.name} cannot be used", problems))
-    if not labelled and len(indices) == len(dataset):  # a share of it may well have none
-        space = dataset.label_space
+    if len(indices) < len(dataset):  # a share of it may well have none
+        return
+    space = dataset.label_space
+    if not present[:UNLABELLED].any():
         void = ", ".join(str(v) for v in sorted({*space.void_ids, UNLABELLED}))
         raise UserError(
             f"data set {dataset.name} cannot be used: no pixel of its {len(dataset)} label images has a class, all are "
             f"void ({void} in label space '{space.name}'); are these the labels, and in that label space?"
         )
+    missing = [c.name for c in space.classes if not present[c.id]]
+    if missing:
+        names = ", ".join(missing[:SHOWN_OFFENDERS]) + (", ..." if len(missing) > SHOWN_OFFENDERS else "")
+        black_and_white = present[UNLABELLED] and present.sum() == 2
+        hint = "; in a mask of 0 and 255 the latter means unlabelled: write 0 and 1" if black_and_white else ""
+        _warn(f"warning: data set {dataset.name}: no pixel of its {len(dataset)} label images is {names}{hint}")
+
+
+@cache
+def _warn(text: str) -> None:
+    """Say it once, however often the data set is read."""
+    _log.warning("%s", text)
 
 
 def _examined(dataset: Dataset, index: int) -> tuple[NDArray[np.uint8] | None, NDArray[np.uint8] | None, list[str]]:
@@ -225,7 +246,12 @@ def _examined(dataset: Dataset, index: int) -> tuple[NDArray[np.uint8] | None, N
 
 
 def _folders(path: Path) -> list[str]:
-    return sorted(p.name for p in path.iterdir() if p.is_dir()) if path.is_dir() else []
+    return sorted(p.name for p in path.iterdir() if p.is_dir() and not _is_hidden(p)) if path.is_dir() else []
+
+
+def _is_hidden(path: Path) -> bool:
+    """Return whether a name begins with a dot, as macOS puts beside every file that it copies to a foreign disk."""
+    return path.name.startswith(".")
 
 
 def _known_split(root: Path, split: str | None, there: list[str]) -> str:
@@ -241,7 +267,7 @@ def _known_split(root: Path, split: str | None, there: list[str]) -> str:
 def _files(folder: Path, endings: tuple[str, ...]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in endings:
+        if path.suffix.lower() in endings and not _is_hidden(path):
             if path.stem in found:
                 raise UserError(f"{found[path.stem]} and {path} have one name: keep one of them")
             found[path.stem] = path
@@ -275,7 +301,7 @@ def _pair_folder(root: Path, split: str | None, space: LabelSpace) -> Dataset:
 
 def _cityscapes(root: Path, split: str, space: LabelSpace) -> Dataset:
     image_root, label_root = root / "leftImg8bit" / split, root / "gtFine" / split
-    images = sorted(image_root.glob("*/*_leftImg8bit.png"))
+    images = sorted(p for p in image_root.glob("*/*_leftImg8bit.png") if not _is_hidden(p))
     if not images:
         raise UserError(f"{image_root} holds no <city>/*_leftImg8bit.png")
     pairs: list[Pair] = []

@@ -82,10 +82,11 @@ def lines(
     right = max(right, left + 1e-6)
     bottom = min(p[2] for s in drawn for p in s.points) if low is None else low
     top = max(p[3] for s in drawn for p in s.points) if high is None else high
+    if top - bottom < 1e-6:  # all are one: figures beside a scale of millionths would say nothing
+        top = bottom + 1
     if low is None and high is None:
-        margin = 0.08 * max(top - bottom, 1e-6)
+        margin = 0.08 * (top - bottom)
         bottom, top = bottom - margin, top + margin
-    top = max(top, bottom + 1e-6)
     marks = ticks(bottom, top)
 
     def x(place: float) -> float:

@@ -16,11 +16,11 @@ from rt_seg_ros.data.datasets import ids_outside
 from rt_seg_ros.drawing import colourise
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.evaluation.confusion import ConfusionMatrix
-from rt_seg_ros.evaluation.frames import resize_labels
 from rt_seg_ros.evaluation.matching import DEFAULT_TOLERANCE, Matcher, Matching, Truth
 from rt_seg_ros.evaluation.stored import LabelStream, StoredLabels, file_name
 from rt_seg_ros.images import ImageRejected
-from rt_seg_ros.labels import UNLABELLED, LabelSpace, list_label_spaces, load_label_space
+from rt_seg_ros.labels import UNLABELLED, LabelSpace, label_space_of_names, list_label_spaces, load_label_space
+from rt_seg_ros.resampling import resize_labels
 from rt_seg_ros.zoo import DEFAULT_LABEL_SPACE
 
 Labels = NDArray[np.uint8]
@@ -99,7 +99,7 @@ def _result(path: Path, metrics: Path, model: str) -> Side:
 
 
 def common_space(a: Side, b: Side, wanted: str = "") -> LabelSpace:
-    """Return the label space that both speak.
+    """Return the label space that both speak; of one that does not come with the package, what they tell of it.
 
     :param wanted: name or YAML file, where neither tells
     :raises UserError: two different ones, another than wanted, or none that is known
@@ -121,9 +121,11 @@ def common_space(a: Side, b: Side, wanted: str = "") -> LabelSpace:
         for known in map(load_label_space, list_label_spaces()):
             if known.names == names:
                 return known
-    if told or said:
-        name = f"label space '{said[0]}'" if said else "the classes of these labels"
-        raise UserError(f"{name} is none that comes with the package: give its file (--label-space FILE)")
+        return label_space_of_names(said[0] if said else "unnamed", names)
+    if said:
+        raise UserError(
+            f"label space '{said[0]}' is none that comes with the package: give its file (--label-space FILE)"
+        )
     return load_label_space(DEFAULT_LABEL_SPACE)
 
 

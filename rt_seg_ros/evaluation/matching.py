@@ -81,7 +81,8 @@ class FolderTruth:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder
-        files = sorted(f for f in folder.iterdir() if f.suffix.lower() in LABEL_ENDINGS)
+        # Names that begin with a dot: macOS leaves such beside the files that it copies.
+        files = sorted(f for f in folder.iterdir() if f.suffix.lower() in LABEL_ENDINGS and not f.name.startswith("."))
         if not files:
             raise UserError(f"{folder} holds no label images ({', '.join(LABEL_ENDINGS)})")
         stamped = [(stamp, f) for f in files if (stamp := stamp_of_name(f.stem)) is not None]

@@ -23,6 +23,7 @@ Image = NDArray[np.uint8]
 
 _ALPHA = 0.7
 _WIDEST = 720  # pixels; a page with twenty pictures is still a megabyte or two
+_HIGHEST = 4 * _WIDEST
 _QUALITY = 84
 
 
@@ -175,9 +176,11 @@ def make_pictures(
 
 
 def encode(image: Image) -> str:
-    """Return an image as a data URI: JPEG, no wider than a page needs."""
-    if image.shape[1] > _WIDEST:
-        height = max(1, round(image.shape[0] * _WIDEST / image.shape[1]))
-        image = cv2.resize(image, (_WIDEST, height), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+    """Return an image as a data URI: JPEG, no larger than a page needs."""
+    height, width = image.shape[:2]
+    scale = min(_WIDEST / width, _HIGHEST / height)
+    if scale < 1:
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
     _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
     return f"data:image/jpeg;base64,{base64.b64encode(data.tobytes()).decode('ascii')}"

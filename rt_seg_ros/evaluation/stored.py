@@ -31,6 +31,7 @@ from rt_seg_ros.files import remove_leftovers
 from rt_seg_ros.images import read_label_image
 from rt_seg_ros.labels import LabelSpace
 from rt_seg_ros.recordings import is_recording
+from rt_seg_ros.sources import RESULT_SUFFIXES
 
 Labels = NDArray[np.uint8]
 
@@ -80,7 +81,7 @@ class LabelFolder:
     @staticmethod
     def wrote(path: Path) -> bool:
         """Return whether everything in a folder was written by this class."""
-        return path.is_dir() and all(_is_marked(file) for file in path.iterdir())
+        return path.is_dir() and all(is_marked(file, _MARK) for file in path.iterdir())
 
     def __enter__(self) -> LabelFolder:
         if self.path.exists() and not self.wrote(self.path):
@@ -111,7 +112,7 @@ class LabelFolder:
         """
         del stamp_ns, recorded_ns, frame_id
         try:
-            (self._made / f"{name}.png").write_bytes(_marked(_png(labels)))
+            (self._made / f"{name}.png").write_bytes(marked(_png(labels), _MARK))
         except OSError as error:
             raise UserError(f"{self.path} cannot be written: {error.strerror}") from error
 
@@ -121,24 +122,27 @@ def file_name(model: str) -> str:
     return re.sub(r"[^\w.-]+", "-", model)
 
 
-def _marked(png: bytes) -> bytes:
-    """Put a text chunk behind the header by which the file is known again."""
-    return png[:_PNG_HEADER] + _MARK + png[_PNG_HEADER:]
+def marked(png: bytes, software: str) -> bytes:
+    """Return a PNG with a text chunk behind its header by which the file is known again."""
+    return png[:_PNG_HEADER] + _mark(software) + png[_PNG_HEADER:]
 
 
-def _is_marked(file: Path) -> bool:
+def is_marked(file: Path, software: str) -> bool:
+    """Return whether a file is a PNG that :func:`marked` has marked with the same."""
     if not file.is_file():
         return False
+    mark = _mark(software)
     with file.open("rb") as png:
-        return png.read(_PNG_HEADER + len(_MARK))[_PNG_HEADER:] == _MARK
+        return png.read(_PNG_HEADER + len(mark))[_PNG_HEADER:] == mark
 
 
-def _chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+def _mark(software: str) -> bytes:
+    chunk = b"tEXt" + b"Software\0" + software.encode("ascii")
+    return struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
 
 
 _PNG_HEADER = 33  # bytes: the signature and the first chunk
-_MARK = _chunk(b"tEXt", b"Software\0rt_seg_ros evaluate")
+_MARK = "rt_seg_ros evaluate"
 
 
 def _png(labels: Labels) -> bytes:
@@ -156,7 +160,8 @@ class StoredLabels:
 class LabelStream:
     """Labels frame by frame: a rosbag2's topic of label images, or a folder of them with its subfolders.
 
-    ``by_stamp`` says whether keys are stamps; ``class_names`` are those that a recording tells, empty where none.
+    ``path`` is where they lie: label/ of what ``rt-seg segment`` wrote of a folder. ``by_stamp`` says whether keys are
+    stamps; ``class_names`` are those that a recording tells, empty where none.
 
     :param topic: of a rosbag2 with several topics of label images
     :raises UserError: nothing there, or no label images
@@ -184,6 +189,9 @@ class LabelStream:
         elif path.is_dir():
             if topic:
                 raise UserError(f"topic '{topic}' was given, but {path} is a folder of images")
+            kinds = {f.name for f in path.iterdir() if f.is_dir() and not f.name.startswith(".")}
+            if "label" in kinds and kinds <= RESULT_SUFFIXES.keys():
+                self.path = path = path / "label"
             self._files = sorted(
                 f
                 for f in path.rglob("*")

@@ -16,6 +16,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from rt_seg_ros.drawing import colourise, panel
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.files import write_aside, write_text
 from rt_seg_ros.labels import LabelSpace, is_label_file, load_label_space
@@ -25,6 +26,7 @@ from rt_seg_ros.training.recipe import Recipe
 METRICS, RECIPE, ABOUT, CURVES, DATA = "metrics.csv", "recipe.yaml", "about.yaml", "curves.png", "data.txt"
 LABELS = "labels.yaml"  # the label space, where it is one of the user's own
 Row = Mapping[str, float]
+_LARGEST_SAMPLE = 2048  # pixels a side: JPEG has an end, and a disk too
 
 
 class RunFolder:
@@ -77,7 +79,7 @@ class RunFolder:
         """
         write_text(self.path / RECIPE, recipe.to_yaml())
         if is_label_file(recipe.label_space):
-            space = load_label_space(recipe.label_space).to_document()
+            space = label_space_of(self.path, recipe).to_document()
             write_text(self.path / LABELS, yaml.safe_dump(space, sort_keys=False, width=110, allow_unicode=True))
         write_text(self.path / ABOUT, yaml.safe_dump(dict(about), sort_keys=False, width=110, allow_unicode=True))
         if root is not None:
@@ -127,10 +129,9 @@ class RunFolder:
         """Write a picture of (BGR image, truth, prediction) rows, each uint8 of one height and width."""
         if not samples:
             return
-        palette = space.palette[:, ::-1]
-        rows = [np.concatenate([image, palette[truth], palette[guess]], axis=1) for image, truth, guess in samples]
-        width = min(row.shape[1] for row in rows)
-        picture = np.concatenate([row[:, :width] for row in rows])
+        rows = [[image, colourise(truth, space), colourise(guess, space)] for image, truth, guess in samples]
+        height, width = (min(_LARGEST_SAMPLE, max(image.shape[axis] for image, *_ in rows)) for axis in (0, 1))
+        picture = panel(rows, ("picture", "truth", "prediction"), cell=(height, width))
         folder = self.path / "samples"
         with _told(folder):
             folder.mkdir(exist_ok=True)

@@ -82,12 +82,14 @@ class Feed:
 class Arrival:
     """A frame and when it came (``time.monotonic()``, seconds); ``again``: it was there before, and is not counted.
 
-    ``read`` gives the frame: one that is dropped is not decoded.
+    ``read`` gives the frame: one that is dropped is not decoded. ``position`` is its place in its source, from 0; -1
+    where it has none.
     """
 
     read: Callable[[], SourceFrame]
     time: float
     again: bool = False
+    position: int = -1
 
 
 class SegmentingFeed(Feed):
@@ -108,6 +110,7 @@ class SegmentingFeed(Feed):
         self._wanted = chosen
         self._preparing = False
         self._last: SourceFrame | None = None
+        self._last_position = -1
         self._warm = (0, 0, 0)
         self._problem, self._problem_time = "", 0.0
         self._received = self._rejected = self._processed = self._dropped = 0
@@ -135,14 +138,15 @@ class SegmentingFeed(Feed):
 
     # --- frames ---------------------------------------------------------------------------------------------------
 
-    def take(self, read: Callable[[], SourceFrame]) -> None:
+    def take(self, read: Callable[[], SourceFrame], position: int = -1) -> None:
         """Take a frame in; one that still waits gives way. Called from any thread.
 
         :param read: gives the frame when its turn comes; may raise :class:`~rt_seg_ros.images.ImageRejected`
+        :param position: its place in its source, from 0; -1 where it has none
         """
         with self._lock:
             self._received += 1
-            self._put(Arrival(read, time.monotonic()))
+            self._put(Arrival(read, time.monotonic(), position=position))
 
     def _reject(self, arrival: Arrival, problem: str) -> None:
         if not arrival.again:
@@ -190,9 +194,8 @@ class SegmentingFeed(Feed):
         begin = time.monotonic()
         result = segmenter.segment(frame)
         end = time.monotonic()
-        self._last = item
+        self._last, self._last_position = item, arrival.position
         space = self.board.use_label_space(segmenter.label_space)
-        position = int(item.name) if item.name.isdecimal() else -1
         self.board.update(size=size_in_words((frame.height, frame.width), result.working_size))
         if self._problem and end - self._problem_time > _PROBLEM_SHOWN:
             if self.board.state.message == self._problem:
@@ -204,7 +207,7 @@ class SegmentingFeed(Feed):
                 counts = self._received, self._processed, self._dropped, self._rejected
             network = result.timings.get("network", 0.0)
             self.board.record((end - arrival.time) * 1e3, network, (begin - arrival.time) * 1e3, counts)
-        self.board.show(Picture(frame, result.labels, item.name, item.stamp_ns, space, position))
+        self.board.show(Picture(frame, result.labels, item.name, item.stamp_ns, space, arrival.position))
 
     # --- models ---------------------------------------------------------------------------------------------------
 
@@ -258,7 +261,7 @@ class SegmentingFeed(Feed):
     def _show_again(self, item: SourceFrame) -> None:
         with self._lock:
             if self._waiting is None:
-                self._put(Arrival(lambda: item, time.monotonic(), again=True))
+                self._put(Arrival(lambda: item, time.monotonic(), True, self._last_position))
 
     def _tell_model(self) -> None:
         segmenter = self._segmenter
@@ -359,7 +362,7 @@ class FileFeed(SegmentingFeed):
         due, last_stamp, played = time.monotonic(), 0, False
         items = prefetch(self._source)
         try:
-            for item in items:
+            for position, item in enumerate(items):
                 if played:
                     due += self._distance(last_stamp, item.stamp_ns) / self._rate
                 last_stamp = item.stamp_ns
@@ -369,7 +372,7 @@ class FileFeed(SegmentingFeed):
                 # Frames that are long due are not made up for: time begins anew where the reading is slow.
                 due = max(shown, time.monotonic() - _CATCH_UP)
                 played = played or item.frame is not None
-                self.take(partial(_given, item))
+                self.take(partial(_given, item), position)
         finally:
             items.close()  # type: ignore[attr-defined]
         return played

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import colorsys
 from typing import Protocol
 
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.images import Frame
-from rt_seg_ros.labels import LabelSpace, load_label_space
+from rt_seg_ros.labels import LabelSpace, colour_of_its_own, load_label_space
 from rt_seg_ros.resampling import Size
 from rt_seg_ros.web.board import Board
 from rt_seg_ros.web.feed import Feed, size_in_words
@@ -144,11 +143,5 @@ class RelayFeed(Feed):
         try:
             self.board.use_label_space(load_label_space(name))
         except UserError:
-            self.board.use_space(name, [(i, f"class {i}", _colour(i)) for i in range(_UNKNOWN_CLASSES)])
+            self.board.use_space(name, [(i, f"class {i}", colour_of_its_own(i)) for i in range(_UNKNOWN_CLASSES)])
             self.board.update(message=f"label space '{name}' is not known here: give its file with --label-space")
-
-
-def _colour(class_id: int) -> tuple[int, int, int]:
-    """Return a colour of its own for a class whose own is not known (RGB)."""
-    red, green, blue = colorsys.hsv_to_rgb(class_id * 0.618034 % 1.0, 0.55, 0.85)
-    return round(red * 255), round(green * 255), round(blue * 255)

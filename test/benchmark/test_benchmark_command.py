@@ -9,15 +9,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 import cv2
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from rt_seg_ros import cli
 from rt_seg_ros.benchmark.cases import Case, Plan
 from rt_seg_ros.benchmark.report import notes, table
 from rt_seg_ros.benchmark.run import Effort, Row, measure
+from rt_seg_ros.cli.benchmark import _is_picture, _save_picture
 from rt_seg_ros.errors import UserError
 
 QUICK = ["--size", "96x128", "--seconds", "0.05", "--warm-up", "0", "--device", "cpu"]
@@ -148,7 +151,10 @@ def test_only_earlier_figures_are_replaced(outcome, capsys, monkeypatch, tmp_pat
         assert f"{arguments[1]} is not replaced" in capsys.readouterr().err
     assert cli.main(["benchmark", "--source", str(photo), "--picture", str(photo)]) == 2
     assert "would replace the source" in capsys.readouterr().err
+    assert cli.main(["benchmark", "--picture", str(photo)]) == 2
+    assert "photo.png is not replaced" in capsys.readouterr().err
     files = ["--csv", str(outcome[0] / "b.csv"), "--json", str(outcome[0] / "b.json")]
+    files += ["--picture", str(outcome[0] / "b.png")]
     assert cli.main(["benchmark", *files]) == 2
     assert "work was begun" in capsys.readouterr().err
 
@@ -262,3 +268,20 @@ def test_a_node_with_two_cameras_answers_both(tmp_path):
     (row,) = json.loads((tmp_path / "b.json").read_text())["rows"]
     assert row["case"]["cameras"] == 2 and row["frames"] >= 5 and row["lost"] == 0
     assert row["node"] > 0
+
+
+@pytest.mark.parametrize("ending", [".png", ".svg", ".pdf"])
+def test_a_picture_is_known_again_as_one_that_was_drawn_here(tmp_path, monkeypatch, ending):
+    def draw(path, result):
+        Figure().savefig(path)
+
+    monkeypatch.setattr("rt_seg_ros.cli.benchmark.save_picture", draw)
+    path = tmp_path / f"b{ending}"
+    draw(path, None)
+    assert not _is_picture(path)
+    _save_picture(path, None)
+    assert _is_picture(path)
+    if ending == ".png":
+        assert cv2.imread(str(path)) is not None
+    if ending == ".svg":
+        ElementTree.parse(path)

@@ -10,6 +10,7 @@ import pytest
 
 from rt_seg_ros.data.datasets import check_dataset, open_dataset
 from rt_seg_ros.errors import UserError
+from rt_seg_ros.labels import LabelClass, LabelSpace
 
 
 def write(path: Path, pixels: np.ndarray) -> None:
@@ -136,3 +137,36 @@ def test_labels_that_are_all_void_are_refused(camvid):
     check_dataset(open_dataset(camvid, "val"), [0])  # a share of them
     write(camvid / "valannot/2.png", labels(3))
     check_dataset(open_dataset(camvid, "val"))
+
+
+def test_12_bit_pictures_are_as_bright_as_others(camvid):
+    bright = np.full((6, 8, 3), 200, np.uint8)
+    write(camvid / "val/0.png", bright.astype(np.uint16) * 16)
+    assert np.array_equal(open_dataset(camvid, "val").image(0), bright)
+
+
+def test_classes_that_no_pixel_has_are_named_once(tmp_path, caplog):
+    space = LabelSpace("yard", (LabelClass(0, "other", (0, 0, 0)), LabelClass(1, "road", (1, 1, 1))))
+    for i in range(2):
+        write(tmp_path / f"images/{i}.png", picture(i))
+        write(tmp_path / f"labels/{i}.png", labels(255, 255))  # a mask as image editors have it
+    for _ in range(2):
+        check_dataset(open_dataset(tmp_path, None, space))
+    check_dataset(open_dataset(tmp_path, None, space), [0])
+    (said,) = caplog.messages  # of the whole, and once
+    assert f"{tmp_path.name}: no pixel of its 2 label images is road" in said and "write 0 and 1" in said
+    caplog.clear()
+    write(tmp_path / "labels/1.png", labels(1))
+    check_dataset(open_dataset(tmp_path, None, space))
+    assert not caplog.messages
+
+
+def test_what_macos_puts_beside_files_is_no_part_of_a_data_set(camvid, tmp_path_factory):
+    for folder in ("val", "valannot"):
+        (camvid / folder / "._0.png").write_bytes(b"\0\5\x16\7 Mac OS X")
+    check_dataset(open_dataset(camvid, "val"))
+    city = tmp_path_factory.mktemp("city")
+    write(city / "leftImg8bit/val/town/town_1_leftImg8bit.png", picture(7))
+    write(city / "gtFine/val/town/town_1_gtFine_labelIds.png", labels(7))
+    (city / "leftImg8bit/val/town/._town_1_leftImg8bit.png").write_bytes(b"\0\5\x16\7 Mac OS X")
+    assert len(open_dataset(city, "val")) == 1

@@ -16,7 +16,7 @@ from sklearn.metrics import confusion_matrix
 from rt_seg_ros.bags import BagWriter
 from rt_seg_ros.cli import main
 from rt_seg_ros.evaluation.stored import LabelBag
-from rt_seg_ros.labels import load_label_space
+from rt_seg_ros.labels import label_space_of_names, load_label_space
 
 
 @pytest.fixture(scope="module")
@@ -266,3 +266,63 @@ def test_a_recording_that_was_cut_off_says_so(tmp_path, pairs, capsys):
     found = compared(tmp_path, a, b)
     assert 0 < found["frames"] < 120 and found["only_in_a"] == 120 - found["frames"]
     assert "B is not whole" in capsys.readouterr().out
+
+
+def test_what_segment_wrote_of_a_folder_is_compared_by_its_labels(tmp_path, pairs):
+    for side, name in enumerate(("a_segmented", "b_segmented")):
+        (tmp_path / name).mkdir()
+        write_folder(tmp_path / name / "label", [pair[side] for pair in pairs])
+        for kind in ("color", "confidence") if side else ():
+            write_folder(tmp_path / name / kind, [np.zeros((*pair[0].shape, 3), np.uint8) for pair in pairs])
+        (tmp_path / name / "overlay").mkdir()
+        (tmp_path / name / "overlay" / "000.jpg").write_bytes(b"")
+    found = compared(tmp_path, tmp_path / "a_segmented", tmp_path / "b_segmented")
+    np.testing.assert_array_equal(found["matrix"]["counts"], expected(pairs))
+    plain = write_folder(tmp_path / "plain", [one for one, _ in pairs])
+    assert compared(tmp_path, plain, tmp_path / "a_segmented")["agreement"] == 1.0
+
+
+def test_classes_of_ones_own_are_compared_under_their_names(tmp_path, pairs):
+    names = [f"[kind] {i}" for i in range(11)]
+    for side, name in enumerate(("one", "two")):
+        (tmp_path / name).mkdir()
+        write_folder(tmp_path / name / "labels", [pair[side] for pair in pairs])
+        figures = {"name": name, "label_space": "yard", "classes": {c: {"iou": 0.5} for c in names}}
+        (tmp_path / name / "metrics.json").write_text(json.dumps(figures))
+    found = compared(tmp_path, tmp_path / "one", tmp_path / "two", "--out", str(tmp_path / "out"))
+    assert found["label_space"] == "yard" and list(found["classes"]) == names
+    np.testing.assert_array_equal(found["matrix"]["counts"], expected(pairs))
+    space = label_space_of_names("yard", names)
+    assert len({c.color for c in space.classes}) == 11
+    # A name alone is not enough.
+    for name in ("one", "two"):
+        (tmp_path / name / "metrics.json").write_text(json.dumps({"name": name, "label_space": "yard"}))
+    assert main(["compare", str(tmp_path / "one"), str(tmp_path / "two")]) == 2
+
+
+def test_names_in_brackets_are_shown_whole(tmp_path, pairs, capsys):
+    names = ["[red]wall", "[/]", *(f"class {i}" for i in range(9))]
+    for side, name in enumerate(("[1] one", "two [b]")):
+        (tmp_path / name).mkdir()
+        write_folder(tmp_path / name / "labels", [pair[side] % 3 for pair in pairs])
+        figures = {"name": name, "label_space": "yard", "classes": dict.fromkeys(names, 1)}
+        (tmp_path / name / "metrics.json").write_text(json.dumps(figures))
+    compared(tmp_path, tmp_path / "[1] one", tmp_path / "two [b]")
+    said = capsys.readouterr().out
+    assert "[red]wall" in said and "[/]" in said and "A: [1] one (" in said and "B: two [b] (" in said
+
+
+def test_the_picture_is_not_put_among_the_labels_that_are_compared(tmp_path, pairs, capsys):
+    a = write_folder(tmp_path / "a", [one for one, _ in pairs])
+    b = write_folder(tmp_path / "b", [other for _, other in pairs])
+    for out in (a, b, b / "new"):
+        assert main(["compare", str(a), str(b), "--out", str(out)]) == 2
+        assert "would lie in the source's folder" in capsys.readouterr().err
+    assert not (b / "new").exists() and len(list(a.iterdir())) == len(pairs)
+
+
+def test_the_graph_of_equal_labels_has_a_scale_that_can_be_read(tmp_path, pairs):
+    a = write_folder(tmp_path / "a", [one for one, _ in pairs])
+    compared(tmp_path, a, a, "--out", str(tmp_path / "out"))
+    axis = re.search(r'<div class="chart-y">(.*?)</div>', (tmp_path / "out" / "compare.html").read_text())[1]
+    assert re.findall(r">([^<]+)</span>", axis) == ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]

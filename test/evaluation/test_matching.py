@@ -97,6 +97,7 @@ def test_a_folder_is_read_in_the_order_of_its_stamps(tmp_path):
             cv2.imwrite(str(tmp_path / name), np.full((4, 5), i, np.uint8))
         else:
             (tmp_path / name).write_text("no labels")
+    (tmp_path / "._1.5.png").write_bytes(b"what macOS leaves beside a file")
     folder = FolderTruth(tmp_path)
     assert [t.stamp_ns for t in folder] == [10**9, 1_500_000_000, 2 * 10**9]
     assert [int(t.load()[0, 0]) for t in folder] == [2, 1, 0] and folder.left_out == 1

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import html
+import io
 import json
 import re
 import shutil
@@ -10,14 +12,18 @@ import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 
+import cv2
 import numpy as np
 import pytest
+from rich.console import Console
 
 from rt_seg_ros.cli import main
+from rt_seg_ros.cli.demo import _tell
+from rt_seg_ros.cli.evaluation_tables import print_comparison, print_evaluation
 from rt_seg_ros.evaluation import charts
 from rt_seg_ros.evaluation.evaluation import Evaluation
 from rt_seg_ros.evaluation.page import Content, report_page
-from rt_seg_ros.evaluation.pictures import choose, read_rows
+from rt_seg_ros.evaluation.pictures import choose, encode, read_rows
 from rt_seg_ros.evaluation.scores import Scores
 from rt_seg_ros.labels import LabelClass, LabelSpace
 from rt_seg_ros.zoo import ModelCard
@@ -206,3 +212,31 @@ def test_nothing_overflows_in_a_browser(reports, tmp_path, name):
     assert sorted(one["width"] for one in told) == sorted(widths)
     for one in told:
         assert one["failed"] == "" and one["wide"] == [] and one["scroll"] <= one["width"], one
+
+
+def test_names_in_brackets_are_shown_whole_in_the_terminal():
+    space = LabelSpace("own", (LabelClass(0, "[red]wall", (1, 2, 3)), LabelClass(1, "[/]", (200, 0, 0))))
+    card = ModelCard("x", "cgnet", "own", 2)
+    evaluation = Evaluation("x [b]", card, space, "[bold]d", "d", "offline", Scores(2, True))
+    evaluation.scores.update(np.zeros((4, 4), np.uint8), np.zeros((4, 4), np.uint8))
+    evaluation.counts.processed = evaluation.counts.played = 1
+    evaluation.count_size((4, 4), (4, 4))
+    evaluation.damage = "[/run] is torn"
+    console = Console(width=200, file=io.StringIO())
+    print_evaluation(console, evaluation)
+    print_comparison(console, [evaluation, evaluation])
+    said = console.file.getvalue()
+    _tell(console, evaluation)
+    assert "[red]wall" in console.file.getvalue()[len(said) :]
+    said = console.file.getvalue()
+    for text in ("[red]wall", "[/]", "x on [bold]d", "models on [bold]d", "x [b]", "[/run] is torn"):
+        assert text in said
+
+
+def test_a_picture_is_no_larger_than_a_page_needs():
+    for shape in ((66_000, 4), (4, 66_000), (300, 400)):
+        uri = encode(np.zeros((*shape, 3), np.uint8))
+        data = np.frombuffer(base64.b64decode(uri.split(",")[1]), np.uint8)
+        height, width = cv2.imdecode(data, cv2.IMREAD_COLOR).shape[:2]
+        assert height <= 2880 and width <= 720
+    assert (height, width) == (300, 400)

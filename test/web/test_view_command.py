@@ -64,6 +64,11 @@ def test_it_ends_whole_while_another_model_is_loaded(drive):
         (["{drive}", "--host", "no.such.host.invalid"], "no such address"),
         (["{drive}", "--device", "cuda:99"], "device 'cuda:99'"),
         (["--model", "frfnet"], "without SOURCE a node that runs is shown"),
+        (["--ratio", "0.5"], "--downsampling-ratio says what runs here and how, but without SOURCE"),
+        (["--size", "96x128"], "--size says what runs here"),
+        (["--rate", "2"], "--rate says what runs here"),
+        (["--loop"], "--loop says what runs here"),
+        (["--device", "cpu"], "--device says what runs here"),
     ],
 )
 def test_errors_name_what_is_wrong_and_the_remedy(drive, capsys, arguments, message):

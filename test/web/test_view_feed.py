@@ -384,3 +384,18 @@ def test_a_relay_names_the_classes_of_a_node(tmp_path):
     assert board.state.model == "mine" and board.state.classes[3]["name"] == "class 3"
     assert "--label-space" in board.state.message
     assert board.next(Seen(), 0).samples[-1].age == 20
+
+
+def test_a_frames_place_is_told_by_its_turn_not_by_its_name(make_feed, tmp_path):
+    for number, name in enumerate(("0700", "0800", "street")):
+        cv2.imwrite(str(tmp_path / f"{name}.png"), np.full((HEIGHT, WIDTH, 3), 50 * number, np.uint8))
+    feed = make_feed(source=tmp_path)
+    feed.start()
+    updates = watch(feed.board, is_status("ended"))
+    wait(lambda: feed._processed + feed._dropped == 3, "all frames")
+    updates.append(feed.board.next(Seen(), 5))
+    shown = {u.picture.name: u.picture.position for u in updates if u.picture is not None}
+    assert shown["street"] == 2 and shown.items() <= {"0700": 0, "0800": 1, "street": 2}.items()
+    feed._show_again(feed._last)
+    wait(lambda: feed._waiting is None, "the last once more")
+    assert feed._last_position == 2
