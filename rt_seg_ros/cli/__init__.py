@@ -19,7 +19,7 @@ from difflib import get_close_matches
 from types import ModuleType
 
 from rt_seg_ros import __version__
-from rt_seg_ros.cli.output import let_go
+from rt_seg_ros.cli.output import Output, let_go
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.memory import keep_freed_memory
 
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = f" (did you mean '{near[0]}'?)" if near else ""
         print(f"rt-seg: no command '{name}'{hint}; there are: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=Output(sys.stderr))
     keep_freed_memory()
     try:
         module, command = command_parser(name)
