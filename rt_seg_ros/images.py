@@ -269,18 +269,19 @@ def _shown(text: str) -> str:
 
 
 def frame_from_compressed(data: Any, max_pixels: int | None = MAX_PIXELS) -> Frame:
-    """Decode a JPEG or PNG image into a BGR frame; one of 16 bits whose values take only 12 is taken for one of 12.
+    """Decode a JPEG or PNG image into a BGR frame.
 
     :param data: bytes-like
     :param max_pixels: refuse a header that promises more, before memory is taken for it; None, for files of one's
-        own: no limit, whatever other format OpenCV reads, and upright as EXIF says, as viewers show them
+        own: no limit, whatever other format OpenCV reads, upright as EXIF says, as viewers show them, and of 16 bits
+        whose values take only 12 taken for one of 12, which in a stream would flicker
     :raises ImageRejected: no data, too large, another format, or data that do not decode
     """
     buffer = np.frombuffer(data, np.uint8)
     if buffer.size == 0:
         raise ImageRejected("empty", "no data")
     # OpenCV's own way to 8 bits takes every 16-bit image for one that uses them all.
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
+    flags = cv2.IMREAD_COLOR | (cv2.IMREAD_ANYDEPTH if max_pixels is None else 0)
     if max_pixels is not None:
         # As the sensor has it: turned by EXIF, it would fit neither its calibration nor other topics.
         flags |= cv2.IMREAD_IGNORE_ORIENTATION

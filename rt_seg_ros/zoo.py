@@ -413,4 +413,5 @@ def save_weights(
     document = {**header, "sha256": hashlib.sha256(content).hexdigest(), **dict(card)}
     text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=110)
     write_together({path: content, card_path: text.encode("utf-8")})
+    path.chmod(0o644)  # for whoever runs the node
     return read_card(card_path)

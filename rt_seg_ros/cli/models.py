@@ -117,6 +117,8 @@ def _describe(row: _Row) -> dict[str, Any]:
             "weights_bytes": card.weights.stat().st_size if there and card.weights else None,
             "sha256": card.sha256,
             "input_size": list(card.input_size) if card.input_size else None,
+            "frame_size": list(card.frame_size) if card.frame_size else None,
+            "resized": card.resized,
             "score": score.miou if score else None,
             "score_on": score.data if score else None,
             "score_before_the_last_part": score.of_start if score else None,

@@ -155,12 +155,13 @@ def _run_aside(order: Mapping[str, Any], log: Path) -> tuple[int, str]:
     return status, log.read_text(encoding="utf-8", errors="replace")
 
 
-def abandon_graphs(thread: threading.Thread | None = None) -> None:
+def abandon_graphs(thread: threading.Thread | None = None, later: bool = True) -> None:
     """End what is being made now, as nobody waits for it any more; who asked for it gets a :class:`UserError`.
 
-    :param thread: end only what this thread asked for, and what it will yet ask for
+    :param thread: end only what this thread asked for
+    :param later: and what it will yet ask for
     """
-    if thread is not None:
+    if thread is not None and later:
         _abandoned.add(thread)
     for process, waiting in list(_processes.items()):
         if thread in (None, waiting):

@@ -66,8 +66,17 @@ def _in_turn(
 
     @wraps(method)
     def waiting(self: SegmentationNode, *args: _P.args, **kwargs: _P.kwargs) -> _R:
-        with self._turn, logs.working_for(self.get_logger()):
-            return method(self, *args, **kwargs)
+        this = threading.current_thread()
+        try:
+            with self._turn, logs.working_for(self.get_logger()):
+                former, self._at_turn = self._at_turn, this
+                try:
+                    return method(self, *args, **kwargs)
+                finally:
+                    self._at_turn = former
+        finally:
+            if self._at_turn is not this and (self._start_is_due or self._apply_is_due or self._prepared):
+                self._due.trigger()  # the executor may have found no turn to be had meanwhile
 
     return waiting
 
@@ -82,6 +91,9 @@ class SegmentationNode(LifecycleNode):
         super().__init__(name, **kwargs)
         # No thread that is waited for may take it: neither the worker's nor the preparation's does.
         self._turn = threading.RLock()
+        self._at_turn: threading.Thread | None = None
+        self._applied: Values | None = None  # what the parameters said when they were last carried out
+        self._start_is_due = False
         self._segmenter: Segmenter | None = None
         self._target: SegmenterConfig | None = None  # what is served, or prepared to be
         self._serving: Serving | None = None
@@ -114,7 +126,7 @@ class SegmentationNode(LifecycleNode):
             _DIAGNOSTICS_PERIOD, self._on_timer, clock=Clock(clock_type=ClockType.STEADY_TIME)
         )
         self._guard_transitions()
-        self._start_is_due: bool = self.get_parameter("autostart").value
+        self._start_is_due = self.get_parameter("autostart").value
         if self._start_is_due:
             self._due.trigger()
         logs.add(self.get_logger())  # last: what fails before leaves nothing behind
@@ -163,6 +175,8 @@ class SegmentationNode(LifecycleNode):
 
     def destroy_node(self) -> None:
         """Let go of everything, the node itself too."""
+        if (at_turn := self._at_turn) is not None:
+            abandon_graphs(at_turn, later=False)  # or what it configures would have to be waited for
         with self._turn:
             self._unload()
         logs.remove(self.get_logger())
@@ -201,6 +215,7 @@ class SegmentationNode(LifecycleNode):
         self._create_cameras(layout)
         if messages.label_info_type() is None:
             self.get_logger().info("vision_msgs is not installed: ~/label_info is not published")
+        self._applied = values
         self._serve(segmenter, values)
 
     def _activate(self) -> None:
@@ -356,9 +371,16 @@ class SegmentationNode(LifecycleNode):
         self._prepared.append((config, result))
         self._due.trigger()
 
-    @_in_turn
     def _catch_up(self) -> None:
-        """Do what is due; called by the executor."""
+        """Do what is due; called by the executor, which waits for nobody: whoever has the turn calls for it again."""
+        if self._turn.acquire(blocking=False):
+            try:
+                self._do_all_that_is_due()
+            finally:
+                self._turn.release()
+
+    @_in_turn
+    def _do_all_that_is_due(self) -> None:
         if self._start_is_due:
             self._start_is_due = False
             if self._state() == "unconfigured":  # nobody was faster
@@ -390,9 +412,11 @@ class SegmentationNode(LifecycleNode):
         self.get_logger().info(f"changed over to model '{result.card.name}', {size}")
 
     def _working_size_in_words(self, segmenter: Segmenter) -> str:
-        config = segmenter.config
+        config, card = segmenter.config, segmenter.card
         if config.input_height:
             return f"working at {config.input_width}x{config.input_height}"
+        if config.downsampling_ratio == 1 and card.resized and card.frame_size:
+            return f"working at {card.frame_size[1]}x{card.frame_size[0]}, as it learnt"
         return f"working at {config.downsampling_ratio:g} of the image's size"
 
     def _revert(self, reason: Exception) -> None:
@@ -485,7 +509,7 @@ class SegmentationNode(LifecycleNode):
         self._apply_is_due = False
         if self._segmenter is None or self._target is None:
             return
-        values = parameters.read(self)
+        values = self._applied = parameters.read(self)
         config = self._config_of(values)
         if bool(values["input_height"]) != bool(values["input_width"]):
             self.get_logger().info(
@@ -509,8 +533,17 @@ class SegmentationNode(LifecycleNode):
 
     # --- diagnostics ----------------------------------------------------------------------------------------------
 
-    @_in_turn
     def _on_timer(self) -> None:
+        if self._turn.acquire(blocking=False):  # the executor is not to wait while a thread of the host's loads a model
+            try:
+                self._report()
+            finally:
+                self._turn.release()
+
+    @_in_turn
+    def _report(self) -> None:
+        if self._segmenter is not None and parameters.read(self) != self._applied:
+            self._apply()  # rclpy stores values after they were accepted, and a thread may have come between
         if self._active:
             for camera in self._cameras:
                 camera.rematch()

@@ -15,13 +15,14 @@ from rt_seg_ros.errors import UserError
 from rt_seg_ros.labels import list_label_spaces, load_label_space
 from rt_seg_ros.pickles import SAFE_SUFFIX, check_tensors, read_pickle, tensors_in
 from rt_seg_ros.training.checkpoint import BEST
+from rt_seg_ros.training.run_folder import ABOUT, LABELS, label_space_of, read_about
 from rt_seg_ros.zoo import DEFAULT_LABEL_SPACE, DEFAULT_MEAN, DEFAULT_STD, save_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _CONVERTED = Cache("pickles", keep=16)
-_FORMAT = 1
+_FORMAT = 2
 _USUAL_SIZE = (360, 480)
 
 
@@ -44,6 +45,7 @@ def weights_from_pickle(
         "format": _FORMAT,
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "file": path.name,
+        "beside": [_hash_of(path.parent / name) for name in (LABELS, ABOUT)],
         "network": network,
         "label_space": label_space,
         "options": dict(options or {}),
@@ -66,10 +68,13 @@ def weights_from_pickle(
     return _CONVERTED.path(network, key) / name
 
 
+def _hash_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+
+
 def _of_run(content: Mapping[str, Any], network: str, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return what a checkpoint of a training run holds, and what its recipe says of it."""
     from rt_seg_ros.training.recipe import parse_recipe
-    from rt_seg_ros.training.run_folder import label_space_of, read_about
 
     where = f"weights {path}"
     recipe = parse_recipe(yaml.safe_load(str(content["recipe"])), f"recipe in {where}")

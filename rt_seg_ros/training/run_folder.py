@@ -157,7 +157,8 @@ def label_space_of(run: Path, recipe: Recipe) -> LabelSpace:
 
     :raises UserError: it cannot be loaded
     """
-    return load_label_space(run / LABELS if (run / LABELS).is_file() else recipe.label_space)
+    kept = is_label_file(recipe.label_space) and (run / LABELS).is_file()
+    return load_label_space(run / LABELS if kept else recipe.label_space)
 
 
 def read_about(run: Path) -> dict[str, Any]:

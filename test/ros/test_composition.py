@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 
+import rclpy
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.msg import Log
@@ -22,6 +23,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.graphs import store
+from rt_seg_ros.ros import node as node_module
 from rt_seg_ros.ros import qos
 from rt_seg_ros.ros.node import FAILURE, SUCCESS, SegmentationNode
 from rt_seg_ros.zoo import find_model
@@ -149,6 +151,31 @@ def test_a_transition_waits_for_a_change_that_is_carried_out(graph, compose, by)
         assert spinning.ended is None
 
 
+def test_an_executor_does_not_wait_for_a_thread_that_configures(graph, compose, monkeypatch):
+    node, ticks, loading, go_on = compose(), [], threading.Event(), threading.Event()
+    load = node_module.Segmenter
+
+    def slowly(*args, **kwargs):
+        loading.set()
+        assert go_on.wait(60)
+        return load(*args, **kwargs)
+
+    monkeypatch.setattr(node_module, "Segmenter", slowly)
+    other = rclpy.create_node("beside")
+    other.create_timer(0.1, lambda: ticks.append(time.monotonic()))
+    with Spinning(SingleThreadedExecutor(), node, other):
+        host = threading.Thread(target=configure, args=(node,))
+        host.start()
+        assert loading.wait(60)
+        begin = time.monotonic()
+        time.sleep(2.5)  # the node reports once a second
+        count = sum(tick > begin for tick in ticks)
+        go_on.set()
+        host.join(60)
+    other.destroy_node()
+    assert count > 10
+
+
 def test_what_the_library_tells_is_in_the_log_of_the_node_that_it_is_about_and_once(graph, compose):
     said = graph.collect(Log, "/rosout", QoSProfile(depth=100, reliability=qos.RELIABLE))
     first, second = compose(), compose()
@@ -272,3 +299,12 @@ def test_what_goes_with_a_remapped_camera_follows_it_or_goes_its_own_way(graph, 
 
         camera.send = lambda image=None: camera.send_message(compressed(camera, picture()))
         graph.feed(camera, lambda: label, "a label")
+
+
+def test_a_value_that_rclpy_stores_late_takes_effect(graph, compose):
+    """Whoever sets it on a thread of his own may be overtaken between the node's check and that."""
+    node = compose()
+    configure(node)
+    with Spinning(SingleThreadedExecutor(), node):
+        node._parameters["max_rate"] = Parameter("max_rate", value=7.0)  # as rclpy does, after an _apply
+        graph.wait(lambda: node._applied["max_rate"] == 7.0, "the next report")

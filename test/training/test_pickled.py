@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,6 +56,14 @@ def test_a_runs_checkpoint_gives_what_its_export_gives(ended, cache):
     assert cache in converted.parents and converted.parent.stat().st_mode & 0o077 == 0
     made = converted.stat().st_mtime_ns
     assert weights_from_pickle(ended / "best.pt", "cgnet").stat().st_mtime_ns == made, "made once"
+
+
+def test_a_label_file_that_only_lies_beside_a_checkpoint_is_none_of_its(ended, tmp_path):
+    shutil.copy(ended / "best.pt", tmp_path / "best.pt")
+    classes = "".join(f"- {{id: {i}, name: plant{i}, color: [{i}, 0, 0]}}\n" for i in range(11))
+    (tmp_path / "labels.yaml").write_text(f"name: garden\nclasses:\n{classes}")
+    card = zoo.find_model("cgnet", weights=weights_from_pickle(tmp_path / "best.pt", "cgnet"))
+    assert card.label_space == "camvid11"
 
 
 def test_segment_takes_a_checkpoint_only_when_told_to(ended, tmp_path, capsys):
