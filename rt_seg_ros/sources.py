@@ -28,9 +28,9 @@ RESULT_ENDING = "_segmented"
 class SourceFrame:
     """One frame of a source, or what kept it from being one.
 
-    ``name`` is unique in the source: the file's path in its folder, without suffix where that is
-    no other's, or a running number. ``stamp_ns`` is the recording's stamp, or the time from the start of a video, in
-    nanoseconds; 0 for images. Either ``frame`` is there, or ``problem`` says why not.
+    ``name`` is unique in the source: the file's path in its folder, without suffix where that is no other's, or a
+    running number. ``stamp_ns`` is the recording's stamp, or the time from the start of a video, in nanoseconds; 0 for
+    images. Either ``frame`` is there, or ``problem`` says why not.
     """
 
     name: str

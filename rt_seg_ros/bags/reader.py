@@ -19,7 +19,8 @@ from rosbags.serde import SerdeError
 
 from rt_seg_ros.bags import torn_sqlite
 from rt_seg_ros.bags.cdr import stamp_of
-from rt_seg_ros.bags.torn_mcap import Channel, TornMcap
+from rt_seg_ros.bags.torn import Channel
+from rt_seg_ros.bags.torn_mcap import TornMcap
 from rt_seg_ros.bags.torn_sqlite import TornSqlite
 from rt_seg_ros.bags.types import COMPRESSED_IMAGE, IMAGE, typestore_for
 from rt_seg_ros.errors import UserError

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import struct
 import sys
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from rosbags.interfaces import MessageDefinition, MessageDefinitionFormat, Qos
-from rosbags.rosbag2.metadata import parse_qos
+from rosbags.interfaces import MessageDefinition, MessageDefinitionFormat
+
+from rt_seg_ros.bags.torn import Channel, Torn, qos_profiles
 
 MAGIC = b"\x89MCAP0\r\n"
 
@@ -22,18 +22,7 @@ _FOOTER, _SCHEMA, _CHANNEL, _MESSAGE, _CHUNK, _DATA_END = 0x02, 0x03, 0x04, 0x05
 _LARGEST = 1 << 32  # bytes of one record: more is damage
 
 
-@dataclass(frozen=True)
-class Channel:
-    """A topic as a storage file has it; ``qos``: the profiles under which it was recorded."""
-
-    topic: str
-    type: str
-    definition: MessageDefinition
-    encoding: str
-    qos: Collection[Qos] = ()
-
-
-class TornMcap:
+class TornMcap(Torn):
     """An MCAP file without its end: ``channels`` by id, ``counts`` by topic, first and last log time."""
 
     def __init__(self, path: Path) -> None:
@@ -43,27 +32,9 @@ class TornMcap:
         """
         self.path = path
         self.channels: dict[int, Channel] = {}
-        self.counts: dict[str, int] = {}
-        self.first_ns, self.last_ns = 0, 0
-        first = last = None
-        for topic, _, stamp, _ in self.messages():
-            self.counts[topic] = self.counts.get(topic, 0) + 1
-            first = stamp if first is None else min(first, stamp)
-            last = stamp if last is None else max(last, stamp)
-        if first is not None and last is not None:
-            self.first_ns, self.last_ns = first, last
+        self._survey()
 
-    def messages(self, topics: Collection[str] | None = None) -> Iterator[tuple[str, str, int, bytes]]:
-        """Yield (topic, type, log time in ns, serialised message) until the file breaks off.
-
-        :param topics: those wanted; None yields all
-        """
-        for number, stamp, data in self._messages():
-            channel = self.channels.get(number)
-            if channel is not None and channel.encoding == "cdr" and (topics is None or channel.topic in topics):
-                yield channel.topic, channel.type, stamp, data
-
-    def _messages(self) -> Iterator[tuple[int, int, bytes]]:
+    def rows(self) -> Iterator[tuple[int, int, bytes]]:
         """Yield (channel, log time in ns, serialised message), and note the channels on the way."""
         schemas: dict[int, tuple[str, str, str]] = {}
         with self.path.open("rb") as file:
@@ -105,14 +76,6 @@ class TornMcap:
                 yield number, stamp, content[22:]
         except (struct.error, UnicodeDecodeError):
             return  # one damaged record; the next may be whole
-
-
-def qos_profiles(text: str) -> Collection[Qos]:
-    """Return the QoS profiles that a storage file has as YAML; none where they make no sense."""
-    try:
-        return parse_qos(text)
-    except Exception:  # it fails in many ways, and the messages can be read without
-        return ()
 
 
 def _unpack(form: str, content: bytes, at: int) -> tuple[int, int]:

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import sqlite3
 import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO
 
 from rosbags.interfaces import MessageDefinition, MessageDefinitionFormat
 
-from rt_seg_ros.bags.torn_mcap import Channel, qos_profiles
+from rt_seg_ros.bags.torn import Channel, Torn, qos_profiles
 
 MAGIC = b"SQLite format 3\0"
 _HEADER = 100  # bytes; the first page's tree begins after them
@@ -25,7 +25,7 @@ _TABLE_LEAF = 0x0D
 _FORMATS = {"ros2msg": MessageDefinitionFormat.MSG, "ros2idl": MessageDefinitionFormat.IDL}
 
 
-class TornSqlite:
+class TornSqlite(Torn):
     """A SQLite recording without its end: ``channels`` by id, ``counts`` by topic, first and last time."""
 
     def __init__(self, path: Path) -> None:
@@ -36,25 +36,7 @@ class TornSqlite:
         self.path = path
         self._journal = has_journal(path)
         self.channels = self._read_channels()
-        self.counts: dict[str, int] = {}
-        self.first_ns, self.last_ns = 0, 0
-        first = last = None
-        for topic, _, stamp, _ in self.messages():
-            self.counts[topic] = self.counts.get(topic, 0) + 1
-            first = stamp if first is None else min(first, stamp)
-            last = stamp if last is None else max(last, stamp)
-        if first is not None and last is not None:
-            self.first_ns, self.last_ns = first, last
-
-    def messages(self, topics: Collection[str] | None = None) -> Iterator[tuple[str, str, int, bytes]]:
-        """Yield (topic, type, time of recording in ns, serialised message) in the order of recording.
-
-        :param topics: those wanted; None yields all
-        """
-        for number, stamp, data in self._message_rows():
-            channel = self.channels.get(number)
-            if channel is not None and channel.encoding == "cdr" and (topics is None or channel.topic in topics):
-                yield channel.topic, channel.type, stamp, data
+        self._survey()
 
     def _read_channels(self) -> dict[int, Channel]:
         topics: dict[int, tuple[str, str, str, str]] = {}
@@ -99,7 +81,8 @@ class TornSqlite:
             except sqlite3.Error:
                 return  # Humble's recordings have no definitions
 
-    def _message_rows(self) -> Iterator[tuple[int, int, bytes]]:
+    def rows(self) -> Iterator[tuple[int, int, bytes]]:
+        """See :meth:`Torn.rows`; in the order of recording."""
         if not self._journal:
             for _, record in _records(self.path):
                 row = _message_row(record)

@@ -14,7 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import rclpy
@@ -109,7 +109,7 @@ class SegmentationNode(LifecycleNode):
         # the node's callbacks by one that has several threads.
         self._apply_is_due = False
         self._prepared: deque[tuple[SegmenterConfig, Segmenter | Exception]] = deque()
-        self._due = self.create_guard_condition(self._catch_up)
+        self._due = self.create_guard_condition(partial(self._unless_busy, self._catch_up))
         self._preparation: Preparation[SegmenterConfig, Segmenter] = Preparation(self._prepare, self._on_prepared)
 
         self._problems = parameters.declare(self)
@@ -123,7 +123,9 @@ class SegmentationNode(LifecycleNode):
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         # By the steady clock: simulated time may stand still, and then most of all the node must be heard.
         self._timer = self.create_timer(
-            _DIAGNOSTICS_PERIOD, self._on_timer, clock=Clock(clock_type=ClockType.STEADY_TIME)
+            _DIAGNOSTICS_PERIOD,
+            partial(self._unless_busy, self._on_timer),
+            clock=Clock(clock_type=ClockType.STEADY_TIME),
         )
         self._guard_transitions()
         self._start_is_due = self.get_parameter("autostart").value
@@ -371,16 +373,20 @@ class SegmentationNode(LifecycleNode):
         self._prepared.append((config, result))
         self._due.trigger()
 
-    def _catch_up(self) -> None:
-        """Do what is due; called by the executor, which waits for nobody: whoever has the turn calls for it again."""
+    def _unless_busy(self, action: Callable[[], None]) -> None:
+        """Do it, unless a thread of the host's has the turn, which may be loading a model: the executor is not to wait.
+
+        What is due then is called for again by whoever has it.
+        """
         if self._turn.acquire(blocking=False):
             try:
-                self._do_all_that_is_due()
+                action()
             finally:
                 self._turn.release()
 
     @_in_turn
-    def _do_all_that_is_due(self) -> None:
+    def _catch_up(self) -> None:
+        """Do what is due."""
         if self._start_is_due:
             self._start_is_due = False
             if self._state() == "unconfigured":  # nobody was faster
@@ -533,15 +539,8 @@ class SegmentationNode(LifecycleNode):
 
     # --- diagnostics ----------------------------------------------------------------------------------------------
 
-    def _on_timer(self) -> None:
-        if self._turn.acquire(blocking=False):  # the executor is not to wait while a thread of the host's loads a model
-            try:
-                self._report()
-            finally:
-                self._turn.release()
-
     @_in_turn
-    def _report(self) -> None:
+    def _on_timer(self) -> None:
         if self._segmenter is not None and parameters.read(self) != self._applied:
             self._apply()  # rclpy stores values after they were accepted, and a thread may have come between
         if self._active:

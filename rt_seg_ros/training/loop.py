@@ -191,7 +191,7 @@ class Trainer:
             remove_leftovers(self.folder.path)
             start = self._start or read_about(self.folder.path).get("start")
             about = describe_run(self.recipe, root, sources, self.validation, self.world, self.space, start)
-            self.folder.begin(self.recipe, about, root)
+            self.folder.begin(self.recipe, self.space, about, root)
             self.watcher.on_message(f"licence of the weights, by the recipe: {about['licence']}")
             if anew := (self._start or {}).get("begun_anew"):
                 more = f" and {len(anew) - 4} more" if len(anew) > 4 else ""

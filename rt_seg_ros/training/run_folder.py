@@ -70,17 +70,18 @@ class RunFolder:
             # A run that is continued from an earlier checkpoint measures the rest again.
             self._rows = [row for row in read_metrics(path / METRICS) if row["step"] <= continued_at]
 
-    def begin(self, recipe: Recipe, about: Mapping[str, Any], root: Path | None) -> None:
+    def begin(self, recipe: Recipe, space: LabelSpace, about: Mapping[str, Any], root: Path | None) -> None:
         """Write down what the run is.
 
+        :param space: the label space that is learnt
         :param about: what :func:`rt_seg_ros.training.about.describe_run` says of it
         :param root: the folder that --data names
         :raises UserError: a file cannot be written
         """
         write_text(self.path / RECIPE, recipe.to_yaml())
         if is_label_file(recipe.label_space):
-            space = label_space_of(self.path, recipe).to_document()
-            write_text(self.path / LABELS, yaml.safe_dump(space, sort_keys=False, width=110, allow_unicode=True))
+            document = space.to_document()
+            write_text(self.path / LABELS, yaml.safe_dump(document, sort_keys=False, width=110, allow_unicode=True))
         write_text(self.path / ABOUT, yaml.safe_dump(dict(about), sort_keys=False, width=110, allow_unicode=True))
         if root is not None:
             write_text(self.path / DATA, f"{root.expanduser().resolve()}\n")
