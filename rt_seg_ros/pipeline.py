@@ -20,15 +20,13 @@ from rt_seg_ros.backends.fallback import FallbackBackend
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.images import Frame, Order, as_frame, blank_frame
 from rt_seg_ros.labels import LabelSpace
-from rt_seg_ros.resampling import Size, drop_uncertain
+from rt_seg_ros.resampling import drop_uncertain
+from rt_seg_ros.working_size import Size, check_side, working_size
 from rt_seg_ros.zoo import ModelCard, find_model
 
 _log = logging.getLogger(__name__)
 
 OUTPUT_RESOLUTIONS = ("input", "network")
-#: Networks divide by up to 32; below this a side leaves them nothing to work on.
-MIN_WORKING_SIDE = 64
-MAX_WORKING_SIDE = 8192
 MAX_THREADS = 1024  # runtimes crash on what no machine has
 _TOO_LARGE = 2.0  # times the frames that a network learnt from: beyond, its labels are worth little (README.md)
 
@@ -45,8 +43,8 @@ class SegmenterConfig:
     :param precision: ``fp32``, ``bf16``, ``fp16``, or ``int8`` of a file that ``rt-seg export`` made
     :param input_height: working height in pixels; 0: from the frame and ``downsampling_ratio``
     :param input_width: working width in pixels; 0 likewise (both or neither)
-    :param downsampling_ratio: working size over the frame's, in (0, 1]: the gamma of CSRNet and Cross-CBAM; 1: that of
-        the frame, or where the weights' card says ``resized``, the size that it learnt at
+    :param downsampling_ratio: working size over the frame's, up to 1: the gamma of CSRNet and Cross-CBAM; 0: such that
+        the network sees things no larger than it learnt them (:func:`rt_seg_ros.working_size.working_size`)
     :param confidence_threshold: labels below this probability, 0..1, become unlabelled
     :param output_resolution: ``input``: labels at the frame's size; ``network``: at the working size
     :param threads: CPU threads; 0: the runtime's own choice
@@ -61,7 +59,7 @@ class SegmenterConfig:
     precision: str = "fp32"
     input_height: int = 0
     input_width: int = 0
-    downsampling_ratio: float = 1.0
+    downsampling_ratio: float = 0.0
     confidence_threshold: float = 0.0
     output_resolution: str = "input"
     threads: int = 0
@@ -77,8 +75,10 @@ class SegmenterConfig:
             raise UserError(
                 f"input_height is {self.input_height} and input_width {self.input_width}; give both, or neither (0)"
             )
-        if not 0.0 < self.downsampling_ratio <= 1.0:
-            raise UserError(f"downsampling_ratio is {self.downsampling_ratio}; use more than 0 and at most 1")
+        if not 0.0 <= self.downsampling_ratio <= 1.0:
+            raise UserError(
+                f"downsampling_ratio is {self.downsampling_ratio}; use 0 (as the network learnt), or up to 1"
+            )
         if not 0.0 <= self.confidence_threshold <= 1.0:
             raise UserError(f"confidence_threshold is {self.confidence_threshold}; use 0 to 1")
         if self.output_resolution not in OUTPUT_RESOLUTIONS:
@@ -92,9 +92,8 @@ class SegmenterConfig:
         :raises UserError: naming the one that is out of range
         """
         for name in ("input_height", "input_width"):
-            value = getattr(self, name)
-            if value and not MIN_WORKING_SIDE <= value <= MAX_WORKING_SIDE:
-                raise UserError(f"{name} is {value}; use {MIN_WORKING_SIDE} to {MAX_WORKING_SIDE} pixels, or 0")
+            if value := getattr(self, name):
+                check_side(name, value)
 
     def same_network(self, other: SegmenterConfig) -> bool:
         """Return whether the loaded network, its runtime and label space serve both: only their use differs."""
@@ -180,20 +179,17 @@ class Segmenter:
         """Return the (height, width) at which the network sees a frame of this size."""
         if self.config.input_height:
             return self.config.input_height, self.config.input_width
-        ratio = self.config.downsampling_ratio
-        if ratio == 1.0 and self.card.resized and self.card.frame_size:
-            return self.card.frame_size
-        return max(MIN_WORKING_SIDE, round(height * ratio)), max(MIN_WORKING_SIDE, round(width * ratio))
+        ratio, card = self.config.downsampling_ratio, self.card
+        return working_size((height, width), ratio, card.frame_size, card.resized)
 
     def size_remark(self, height: int, width: int) -> str:
         """Say that the network sees frames of this size much larger than what it learnt from; "" where it does not."""
         learnt, working = self.card.frame_size, self.working_size(height, width)
         if learnt is None or working[0] * working[1] <= _TOO_LARGE**2 * learnt[0] * learnt[1]:
             return ""
-        ratio = min(1.0, (learnt[0] * learnt[1] / (height * width)) ** 0.5)
         return (
             f"the network works at {working[1]}x{working[0]} and learnt from frames of {learnt[1]}x{learnt[0]}: it is "
-            f"slow so, and often wrong; with a downsampling ratio of {ratio:.2g} it sees what it knows"
+            "slow so, and often wrong; with a downsampling ratio of 0 it sees things as large as it knows them"
         )
 
     def warm_up(self, height: int, width: int, order: Order = "bgr", confidence: bool = False) -> None:

@@ -9,6 +9,7 @@ from rt_seg_ros.errors import UserError
 from rt_seg_ros.images import Frame
 from rt_seg_ros.labels import UNLABELLED
 from rt_seg_ros.pipeline import Segmenter, SegmenterConfig
+from rt_seg_ros.working_size import in_steps
 
 RANDOM = SegmenterConfig(model="cgnet", weights="", label_space="cityscapes19", allow_random_weights=True)
 
@@ -38,7 +39,7 @@ def test_labels_have_the_frame_s_size_whatever_it_is(segmenter, size):
     result = segmenter.segment(picture(*size), confidence=True)
     assert result.labels.shape == size and result.labels.dtype == np.uint8
     assert result.confidence.shape == size and result.confidence.dtype == np.uint8
-    assert result.working_size == size
+    assert result.working_size == in_steps(*size)
     assert set(result.timings) == {"preprocess", "network", "postprocess"}
 
 
@@ -65,7 +66,7 @@ def test_agrees_with_the_network_run_plainly(segmenter):
 
     from rt_seg_ros.zoo import build_network
 
-    bgr = picture(100, 140, seed=5)
+    bgr = picture(104, 144, seed=5)
     network, card = build_network(segmenter.card), segmenter.card
     x = (bgr[:, :, ::-1].astype(np.float32) - card.mean) / card.std
     with torch.inference_mode():
@@ -78,8 +79,9 @@ def test_agrees_with_the_network_run_plainly(segmenter):
 @pytest.mark.parametrize(
     ("changes", "working"),
     [
-        ({"downsampling_ratio": 0.5}, (180, 240)),
-        ({"downsampling_ratio": 0.75}, (270, 360)),
+        ({"downsampling_ratio": 0.5}, (184, 240)),  # whole steps of 8
+        ({"downsampling_ratio": 0.75}, (272, 360)),
+        ({"downsampling_ratio": 1.0}, (360, 480)),
         ({"input_height": 256, "input_width": 512}, (256, 512)),
         ({"downsampling_ratio": 0.01}, (64, 64)),
     ],
@@ -100,18 +102,32 @@ def test_a_network_that_learnt_from_resized_frames_sees_them_so(segmenter):
     result = other.segment(picture(200, 300))
     assert result.working_size == (96, 128) and result.labels.shape == (200, 300)
     half = other.reconfigured(replace(RANDOM, downsampling_ratio=0.5))
-    assert half.working_size(200, 300) == (100, 150)
+    assert half.working_size(200, 300) == (104, 152)
+    full = other.reconfigured(replace(RANDOM, downsampling_ratio=1.0))
+    assert full.working_size(200, 304) == (200, 304)
+
+
+def test_frames_larger_than_what_was_learnt_from_are_seen_as_large_as_that(segmenter):
+    other = segmenter.reconfigured(RANDOM)
+    other.card = replace(segmenter.card, frame_size=(360, 480))
+    assert other.segment(picture(720, 960)).working_size == (360, 480)
+    assert other.working_size(1080, 1920) == (312, 552), "as many pixels, in the frame's own proportions"
+    assert other.working_size(240, 320) == (240, 320), "small ones are not blown up"
+    full = other.reconfigured(replace(RANDOM, downsampling_ratio=1.0))
+    full.card = other.card
+    assert full.working_size(1080, 1920) == (1080, 1920)
 
 
 def test_frames_far_larger_than_what_was_learnt_from_are_remarked_on(segmenter, caplog):
-    other = segmenter.reconfigured(RANDOM)
+    other = segmenter.reconfigured(replace(RANDOM, downsampling_ratio=1.0))
     assert not other.size_remark(3000, 4000), "nobody knows what random weights learnt from"
     other.card = replace(segmenter.card, frame_size=(360, 480))
     assert not other.size_remark(720, 960)
     assert "works at 1920x1080 and learnt from frames of 480x360" in other.size_remark(1080, 1920)
-    assert "ratio of 0.29 " in other.size_remark(1080, 1920)
-    small = other.reconfigured(replace(RANDOM, downsampling_ratio=0.3))
-    assert not small.size_remark(1080, 1920)
+    for ratio in (0.0, 0.3):
+        small = other.reconfigured(replace(RANDOM, downsampling_ratio=ratio))
+        small.card = other.card
+        assert not small.size_remark(1080, 1920)
     for _ in range(2):
         other.segment(picture(900, 1200))
     assert [record.levelname for record in caplog.records if "learnt from" in record.message] == ["WARNING"]
@@ -158,7 +174,8 @@ def test_uncertain_pixels_are_unlabelled(segmenter):
         ({"precision": "fp16", "device": "cpu", "backend": "torch"}, "fp16"),
         ({"input_height": 360}, "give both"),
         ({"input_height": 8, "input_width": 8}, "input_height is 8"),
-        ({"downsampling_ratio": 0.0}, "downsampling_ratio is 0.0"),
+        ({"input_height": 100, "input_width": 160}, "input_height is 100; use a multiple of 8, such as 96 or 104"),
+        ({"downsampling_ratio": -0.5}, "downsampling_ratio is -0.5"),
         ({"downsampling_ratio": float("nan")}, "downsampling_ratio is nan"),
         ({"confidence_threshold": 1.5}, "confidence_threshold is 1.5"),
         ({"output_resolution": "full"}, "output_resolution is 'full'"),

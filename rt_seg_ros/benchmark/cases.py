@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from rt_seg_ros.backends import check_backend
 from rt_seg_ros.errors import UserError
-from rt_seg_ros.pipeline import MAX_WORKING_SIDE, MIN_WORKING_SIDE, SegmenterConfig
-from rt_seg_ros.resampling import Size
+from rt_seg_ros.pipeline import SegmenterConfig
+from rt_seg_ros.working_size import MAX_SIDE, MIN_SIDE, Size
 from rt_seg_ros.zoo import ModelCard, find_model
 
 Mode = Literal["pipeline", "network", "node"]
@@ -176,8 +176,8 @@ def _check_values(grid: Grid) -> None:
         if not getattr(grid, name):
             raise UserError(f"there is nothing to measure: the list of {name} is empty")
     for height, width in grid.sizes:
-        if not all(MIN_WORKING_SIDE <= side <= MAX_WORKING_SIDE for side in (height, width)):
-            raise UserError(f"size is {height}x{width}; use {MIN_WORKING_SIDE} to {MAX_WORKING_SIDE} pixels each way")
+        if not all(MIN_SIDE <= side <= MAX_SIDE for side in (height, width)):
+            raise UserError(f"size is {height}x{width}; use {MIN_SIDE} to {MAX_SIDE} pixels each way")
     for batch in grid.batches:
         if not 1 <= batch <= MAX_BATCH:
             raise UserError(f"batch is {batch}; use 1 to {MAX_BATCH}")

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from rt_seg_ros.working_size import working_size
 from rt_seg_ros.zoo import ModelCard, build_network
 
 Image = NDArray[np.uint8]
@@ -45,15 +46,15 @@ class NaiveNode:
         torch.backends.cudnn.allow_tf32 = False  # fp32 is to mean fp32, as in what it is compared with
         self._torch = torch
         self._network = build_network(card).eval().to(device)
-        self._ratio = ratio
+        self._card, self._ratio = card, ratio
         self._mean = np.array(card.mean, np.float32)
         self._std = np.array(card.std, np.float32)
         self._palette = np.ascontiguousarray(card.load_label_space().palette[:, ::-1])  # BGR
         self.network_ms = 0.0
 
     def working_size(self, height: int, width: int) -> tuple[int, int]:
-        """Size at which the network sees an image of this size."""
-        return round(height * self._ratio), round(width * self._ratio)
+        """Size at which the network sees an image of this size: the same as in what it is compared with."""
+        return working_size((height, width), self._ratio, self._card.frame_size, self._card.resized)
 
     def decode(self, jpeg: bytes) -> Image:
         """Decode a JPEG to BGR."""

@@ -62,7 +62,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rate", type=float, default=1.0, metavar="R", help="of playing, 1: 10 Hz (default: %(default)s)"
     )
-    parser.add_argument("--downsampling-ratio", type=float, default=1.0, metavar="G", help="default: %(default)s")
+    parser.add_argument(
+        "--downsampling-ratio", type=float, default=0.0, metavar="G", help="0: as the network learnt (the default)"
+    )
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda (default: %(default)s)")
     parser.add_argument("--allow-random-weights", action="store_true", help="run a model that has no weights yet")
 

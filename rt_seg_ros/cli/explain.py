@@ -134,8 +134,8 @@ def _out(args: argparse.Namespace) -> Path:
 
 def _image(args: argparse.Namespace) -> Image:
     """Return the image at the size at which the networks work."""
-    from rt_seg_ros.pipeline import MIN_WORKING_SIDE
     from rt_seg_ros.resampling import resize_pixels
+    from rt_seg_ros.working_size import MIN_SIDE, check_size, in_steps
 
     source = open_source(args.image)
     if source.kind != "image":
@@ -144,13 +144,16 @@ def _image(args: argparse.Namespace) -> Image:
     if item.frame is None:
         raise UserError(item.problem)
     image = item.frame.bgr()
-    height, width = args.size or image.shape[:2]
-    if min(height, width) < MIN_WORKING_SIDE:
+    if args.size:
+        check_size("--size", args.size)
+        return resize_pixels(image, args.size)
+    height, width = image.shape[:2]
+    if min(height, width) < MIN_SIDE:
         raise UserError(
             f"{args.image}: {width}x{height} pixels leave a network nothing to work on; use at least "
-            f"{MIN_WORKING_SIDE} each way (--size HxW)"
+            f"{MIN_SIDE} each way (--size HxW)"
         )
-    return resize_pixels(image, (height, width))
+    return resize_pixels(image, in_steps(height, width))
 
 
 def _input(card: ModelCard, image: Image, device: str) -> Tensor:

@@ -10,6 +10,7 @@ from rt_seg_ros.cli.options import add_weights_options, chosen_weights, size
 from rt_seg_ros.cli.progress import progress
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.graphs.options import OPSETS, OUTPUTS, GraphOptions
+from rt_seg_ros.working_size import check_size
 from rt_seg_ros.zoo import find_model
 
 SUMMARY = "export a model to ONNX, OpenVINO or TensorRT, also quantised to int8"
@@ -18,6 +19,7 @@ EPILOG = (
 what the file takes and gives:
   --outputs logits   image: float32 (N, 3, H, W), RGB, normalised by the mean and std in the file's metadata
                      logits: float32 (N, classes, h, w) at the network's own resolution (1/8 or 1/4)
+                     Give it sides that are multiples of 8: others shift the labels, by up to 7 pixels.
   --outputs labels   pixels: uint8 (N, H, W, 3), BGR, as OpenCV reads it
                      labels: uint8 (N, H, W), class ids
 The file says of itself, under rt_seg_ros, what it is: network, classes with their colours, mean, std, hash of the
@@ -37,7 +39,7 @@ examples:
   rt-seg export --model cgnet --out cgnet.xml --precision fp16               OpenVINO, half the size on the disk
   rt-seg export --model cgnet --format openvino --precision int8 --calibration drive.mcap
   rt-seg export --model cgnet --out cgnet.onnx --precision int8 --calibration camvid --split train
-  rt-seg export --model cgnet --format tensorrt --precision fp16 --size 480x640
+  rt-seg export --model cgnet --format tensorrt --precision fp16 --size 360x480
 """
 )
 
@@ -64,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="file to write: .onnx, or .xml with .bin beside it (default: here, named after the model)",
     )  # fmt: skip
     what.add_argument(
-        "--size", type=_size_or_dynamic, metavar="HxW", help="size of the images; dynamic: any (the default)"
+        "--size", type=_size_or_dynamic, metavar="HxW", help="size of the images, multiples of 8; dynamic: any (the default)"
     )
     what.add_argument("--batch", type=int, default=1, metavar="N", help="images at once, with --size (default: 1)")
     what.add_argument("--outputs", choices=OUTPUTS, default="logits", help="what it gives (default: %(default)s)")
@@ -116,6 +118,8 @@ def run(args: argparse.Namespace) -> int:
     if export_tensorrt.is_meant(args):
         return export_tensorrt.run(args)
     export_tensorrt.check_absent(args)
+    if args.size is not None:
+        check_size("--size", args.size)
     options = GraphOptions(size=args.size, batch=args.batch, outputs=args.outputs, opset=args.opset)
     options.check()
     card = find_model(args.model, args.label_space, chosen_weights(args, args.model), args.allow_random_weights)

@@ -7,6 +7,7 @@ import argparse
 from rt_seg_ros.cli.options import chosen_weights, size
 from rt_seg_ros.cli.progress import progress, progress_share
 from rt_seg_ros.errors import UserError
+from rt_seg_ros.working_size import check_size
 from rt_seg_ros.zoo import find_model
 
 SUFFIX = ".engine"
@@ -49,8 +50,8 @@ def run(args: argparse.Namespace) -> int:
     """Build an engine, and tell how it compares with PyTorch."""
     if args.size is None and (args.label_size or args.confidence or args.batch > 1):
         raise UserError("--label-size, --confidence and --batch take an engine of a fixed size: give --size")
-    if args.size is not None and not all(64 <= side <= 8192 for side in args.size):
-        raise UserError(f"--size {args.size[0]}x{args.size[1]}: each side must be 64 to 8192 pixels")
+    if args.size is not None:
+        check_size("--size", args.size)
     if not 1 <= args.batch <= 8:
         raise UserError(f"--batch {args.batch}: 1 to 8 frames go together")
     if args.out is not None and args.out.suffix != SUFFIX:

@@ -9,7 +9,8 @@ from pathlib import Path
 from rt_seg_ros.backends import BACKENDS, PRECISIONS
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.pickles import is_pickle
-from rt_seg_ros.pipeline import MAX_WORKING_SIDE, MIN_WORKING_SIDE, SegmenterConfig
+from rt_seg_ros.pipeline import SegmenterConfig
+from rt_seg_ros.working_size import check_size
 from rt_seg_ros.zoo import find_model
 
 ALLOW_PICKLE = "take --weights of another form too, a run's best.pt or a state dict; only tensors are read of it"
@@ -77,13 +78,14 @@ def add_model_options(parser: argparse.ArgumentParser, several_models: bool = Fa
         type=float,
         default=default.downsampling_ratio,
         metavar="G",
-        help="let the network work at this fraction of the image's size, above 0 and up to 1 (default: %(default)s)",
+        help="let the network work at this fraction of the image's size, up to 1; 0: at which it sees things no larger "
+        "than it learnt them (default: %(default)s)",
     )
     group.add_argument(
         "--size",
         type=size,
         metavar="HxW",
-        help="let the network work at this size, as in 360x480, whatever the image's",
+        help="let the network work at this size, as in 360x480, whatever the image's; multiples of 8",
     )
     group.add_argument(
         "--confidence-threshold",
@@ -108,9 +110,9 @@ def segmenter_config(args: argparse.Namespace, model: str | None = None) -> Segm
     :raises UserError: for a value out of range.
     """
     height, width = args.size or (0, 0)
-    if args.size and not MIN_WORKING_SIDE <= min(args.size) <= max(args.size) <= MAX_WORKING_SIDE:
-        raise UserError(f"--size is {height}x{width}; use {MIN_WORKING_SIDE} to {MAX_WORKING_SIDE} pixels a side")
-    if args.size and args.downsampling_ratio != 1:
+    if args.size:
+        check_size("--size", args.size)
+    if args.size and args.downsampling_ratio:
         raise UserError(f"--size {height}x{width} and --ratio {args.downsampling_ratio:g} both name a size; give one")
     config = SegmenterConfig(
         model=model if model is not None else args.model,

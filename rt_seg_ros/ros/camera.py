@@ -13,11 +13,12 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from rt_seg_ros.images import MAX_PIXELS, Frame, ImageRejected, Order
 from rt_seg_ros.msg import SegmentationStats
-from rt_seg_ros.pipeline import MIN_WORKING_SIDE, Segmentation, Segmenter
+from rt_seg_ros.pipeline import Segmentation, Segmenter
 from rt_seg_ros.ros import conversions, mailbox, qos
 from rt_seg_ros.ros.diagnostics import Health, Throttle
 from rt_seg_ros.ros.mailbox import Letter, Mailbox
 from rt_seg_ros.ros.outputs import Drawing, Outputs, Wanted
+from rt_seg_ros.working_size import MIN_SIDE
 
 if TYPE_CHECKING:
     from rclpy.node import Node
@@ -402,7 +403,7 @@ def _check_working_size(frame: Frame, serving: Serving) -> None:
     :raises ImageRejected: such a one
     """
     height, width = serving.segmenter.working_size(frame.height, frame.width)
-    limit = max(serving.max_image_pixels, MIN_WORKING_SIDE**2)
+    limit = max(serving.max_image_pixels, MIN_SIDE**2)
     if not serving.segmenter.config.input_height and height * width > limit:
         raise ImageRejected(
             "too_large",

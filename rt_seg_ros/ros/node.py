@@ -421,9 +421,12 @@ class SegmentationNode(LifecycleNode):
         config, card = segmenter.config, segmenter.card
         if config.input_height:
             return f"working at {config.input_width}x{config.input_height}"
-        if config.downsampling_ratio == 1 and card.resized and card.frame_size:
-            return f"working at {card.frame_size[1]}x{card.frame_size[0]}, as it learnt"
-        return f"working at {config.downsampling_ratio:g} of the image's size"
+        if config.downsampling_ratio:
+            return f"working at {config.downsampling_ratio:g} of the image's size"
+        if card.frame_size is None:
+            return "working at the image's size"
+        height, width = card.frame_size
+        return f"working at {'' if card.resized else 'no more than '}{width}x{height}, as it learnt"
 
     def _revert(self, reason: Exception) -> None:
         """Put the parameters back to what is served."""

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from rt_seg_ros.backends import BACKENDS, PRECISIONS
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.images import MAX_PIXELS
-from rt_seg_ros.pipeline import MAX_THREADS, MAX_WORKING_SIDE, OUTPUT_RESOLUTIONS, SegmenterConfig
+from rt_seg_ros.pipeline import MAX_THREADS, OUTPUT_RESOLUTIONS, SegmenterConfig
+from rt_seg_ros.working_size import MAX_SIDE, STEP
 
 if TYPE_CHECKING:
     from rclpy.node import Node
@@ -36,8 +37,8 @@ IMAGE_TRANSPORTS = ("raw", "compressed")
 class Parameter:
     """One parameter of the node.
 
-    ``minimum`` and ``maximum`` are allowed themselves; ``above`` must be exceeded. A text that must match
-    ``pattern`` has a description that says what matches.
+    ``minimum`` and ``maximum`` are allowed themselves; whole numbers must be multiples of ``step``. A text that must
+    match ``pattern`` has a description that says what matches.
     """
 
     name: str
@@ -47,7 +48,7 @@ class Parameter:
     description: str
     minimum: float | None = None
     maximum: float | None = None
-    above: float | None = None
+    step: int = 1
     choices: tuple[str, ...] = ()
     pattern: str = ""
 
@@ -68,7 +69,7 @@ class Parameter:
         number = float(value) if self.kind == "float" else value
         low = self.minimum is not None and number < self.minimum
         high = self.maximum is not None and number > self.maximum
-        if low or high or (self.above is not None and number <= self.above) or not math.isfinite(number):
+        if low or high or not math.isfinite(number) or (self.kind == "int" and number % self.step):
             raise self._refusal(value)
         return number
 
@@ -110,8 +111,8 @@ class Parameter:
             "string": "text",
             "strings": "a list of texts",
         }[self.kind]
-        if self.above is not None:
-            words += f" above {_number(self.above)}"
+        if self.step > 1:
+            words += f" (a multiple of {self.step})"
         if self.minimum is not None and self.maximum is not None:
             return f"{words} from {_number(self.minimum)} to {_number(self.maximum)}"
         if self.minimum is not None:
@@ -159,19 +160,19 @@ PARAMETERS: tuple[Parameter, ...] = (
     ),
     Parameter(
         "input_height", "int", _CONFIG.input_height, "prepared",
-        "Height at which the network works (pixels); 0: the image's, times downsampling_ratio. "
-        "Takes effect together with input_width.", minimum=0, maximum=MAX_WORKING_SIDE,
+        "Height at which the network works (pixels); 0: as downsampling_ratio says. "
+        "Takes effect together with input_width.", minimum=0, maximum=MAX_SIDE, step=STEP,
     ),
     Parameter(
         "input_width", "int", _CONFIG.input_width, "prepared",
-        "Width at which the network works (pixels); 0: the image's, times downsampling_ratio. "
-        "Takes effect together with input_height.", minimum=0, maximum=MAX_WORKING_SIDE,
+        "Width at which the network works (pixels); 0: as downsampling_ratio says. "
+        "Takes effect together with input_height.", minimum=0, maximum=MAX_SIDE, step=STEP,
     ),
     Parameter(
         "downsampling_ratio", "float", _CONFIG.downsampling_ratio, "prepared",
-        "Working size over image size, where input_height and input_width are 0. Best where the network sees things as "
-        "large as it learnt them: see Models.",
-        above=0.0, maximum=1.0,
+        "Working size over image size, where input_height and input_width are 0; 0: such that the network sees things "
+        "no larger than it learnt them.",
+        minimum=0.0, maximum=1.0,
     ),
     Parameter(
         "output_resolution", "string", _CONFIG.output_resolution, "prepared",
@@ -293,9 +294,10 @@ def declare(node: Node) -> dict[str, str]:
             dynamic_typing=dynamic,
         )
         if parameter.maximum is not None:
-            low = parameter.minimum if parameter.minimum is not None else parameter.above or 0.0
+            low = parameter.minimum or 0.0
             if parameter.kind == "int":
-                descriptor.integer_range = [IntegerRange(from_value=int(low), to_value=int(parameter.maximum))]
+                steps = {"step": parameter.step} if parameter.step > 1 else {}
+                descriptor.integer_range = [IntegerRange(from_value=int(low), to_value=int(parameter.maximum), **steps)]
             else:
                 descriptor.floating_point_range = [FloatingPointRange(from_value=low, to_value=parameter.maximum)]
         empty = parameter.kind == "strings" and not value

@@ -19,6 +19,7 @@ from rt_seg_ros.training.distributed import World
 from rt_seg_ros.training.recipe import Recipe, SourceSection, load_recipe
 from rt_seg_ros.training.run_folder import RECIPE, commit
 from rt_seg_ros.training.sources import Source
+from rt_seg_ros.working_size import Size
 
 _SCORING = (
     "single scale, labels at their own size; one confusion matrix over all frames, void ignored, a class without a "
@@ -48,13 +49,21 @@ def describe_run(
         "data": described_sources(recipe.data.train, train),
         "validation": described_sources(recipe.data.val, val, shares=False),
         "protocol": _protocol(recipe, val, space),
-        "frame_size": [int(v) for v in np.median(train[0].sizes, axis=0)],
+        "frame_size": list(frame_size(recipe, train)),
         "licence": licence(recipe, start),
         "hardware": _hardware(world),
         "versions": {"rt_seg_ros": __version__, "torch": str(torch.__version__)},
         "commit": commit(),
         **({"start": dict(start)} if start else {}),
     }
+
+
+def frame_size(recipe: Recipe, train: Sequence[Source]) -> Size:
+    """Return the (height, width) of the frames learnt from: the first source's, or what all are resized to."""
+    if recipe.data.size is not None:
+        return recipe.data.size
+    height, width = np.median(train[0].sizes, axis=0)
+    return int(height), int(width)
 
 
 def licence(recipe: Recipe, start: Mapping[str, Any] | None = None) -> str:

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from rt_seg_ros.errors import UserError
 from rt_seg_ros.files import remove_leftovers
 from rt_seg_ros.labels import load_label_space
 from rt_seg_ros.networks import SegmentationNetwork
-from rt_seg_ros.training.about import describe_run
+from rt_seg_ros.training.about import describe_run, frame_size
 from rt_seg_ros.training.checkpoint import BEST, LAST, write_checkpoint, write_last
 from rt_seg_ros.training.distributed import Decision, FailedElsewhere, World, choose_device
 from rt_seg_ros.training.ema import WeightAverage
@@ -48,6 +49,7 @@ from rt_seg_ros.training.sources import OpenSource, Source, load_sources, open_s
 from rt_seg_ros.training.start import check_network, describe_start, make_networks
 from rt_seg_ros.training.validation import validate
 from rt_seg_ros.training.watcher import Progress, Watcher
+from rt_seg_ros.working_size import working_size
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _SAMPLES_SHOWN = 4
@@ -145,6 +147,8 @@ class Trainer:
     def _set_up(self, sources: Sequence[Source]) -> None:
         recipe, data = self.recipe, self.recipe.data
         weights = self._class_weights(sources)
+        learnt, resized = frame_size(recipe, sources), data.size is not None
+        self._seen = partial(working_size, learnt=learnt, resized=resized)  # as who uses the weights shows it frames
         self.mixture = Mixture([s.to(self.device) for s in sources], [s.weight for s in data.train], recipe.run.seed)
         self.steps = self._total_steps()
         self.feed = Feed(self.mixture, recipe.schedule.batch, self.steps, self.world, recipe.run.workers)
@@ -446,7 +450,9 @@ class Trainer:
         precision = _DTYPES[self.recipe.run.precision]
         data = self.recipe.data
         scores = [
-            validate(network, source, self.space.num_classes, data.mean, data.std, data.size, precision, _SAMPLES_SHOWN)
+            validate(
+                network, source, self.space.num_classes, data.mean, data.std, self._seen, precision, _SAMPLES_SHOWN
+            )
             for source in self.validation
         ]
         progress = self._progress(loss, speed)

@@ -21,6 +21,7 @@ from rt_seg_ros.documents import yaml_problem
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.labels import is_label_file
 from rt_seg_ros.resources import config_dir
+from rt_seg_ros.working_size import STEP
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -28,6 +29,8 @@ Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
 Jitter = Annotated[float, Field(ge=0.0, lt=1.0)]
 Triple = tuple[float, float, float]
 Size = tuple[Positive, Positive]
+Side = Annotated[int, Field(gt=0, multiple_of=STEP)]
+View = tuple[Side, Side]
 
 
 class _Section(BaseModel):
@@ -111,7 +114,7 @@ class BeginSection(_Section):
 
     share: float = Field(gt=0.0, lt=1.0, description="of the run")
     scale: tuple[float, float] = Field(description="from, to; drawn by scale_law")
-    crop: Size = Field(description="height, width the network sees")
+    crop: View = Field(description="height, width the network sees: multiples of 8")
 
     @field_validator("scale")
     @classmethod
@@ -133,7 +136,7 @@ class AugmentSection(_Section):
         default="log", description="how it is drawn; log: as many views halved as doubled"
     )
     scales: list[float] = Field(default=[], description="draw from these alone, instead of from the range")
-    crop: Size = Field(default=(360, 480), description="height, width the network sees")
+    crop: View = Field(default=(360, 480), description="height, width the network sees: multiples of 8")
     flip: Share = Field(default=0.5, description="share of mirror images")
     brightness: Jitter = 0.5
     contrast: Jitter = 0.5

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +16,7 @@ from rt_seg_ros.networks import SegmentationNetwork
 from rt_seg_ros.overlap import map_ahead, reading_threads
 from rt_seg_ros.resampling import resize_pixels
 from rt_seg_ros.training.sources import Frames, Source
+from rt_seg_ros.working_size import Size, working_size
 
 _BATCH = 4
 _PIXELS = 4_000_000  # at most in a batch: a network's maps of large pictures would not fit the memory
@@ -38,13 +39,13 @@ def validate(
     num_classes: int,
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
-    working_size: tuple[int, int] | None = None,
+    working: Callable[[Size], Size] = working_size,
     precision: torch.dtype = torch.float32,
     samples: int = 0,
 ) -> SplitScore:
     """Score a network, in eval mode, on every frame.
 
-    :param working_size: (height, width) the network sees; none: each frame's own
+    :param working: from a frame's (height, width) to that at which the network sees it
     :param samples: how many frames, evenly spread, to keep with their predictions
     """
     device = next(network.parameters()).device
@@ -56,7 +57,8 @@ def validate(
     for index, (stored, labels) in zip(runs, _gathered(source, runs), strict=True):
         h, w = (int(v) for v in source.sizes[index[0]])
         images = stored[..., :h, :w]
-        seen = images if working_size in (None, (h, w)) else _resized(images, working_size)
+        size = working((h, w))
+        seen = images if size == (h, w) else _resized(images, size)
         x = (seen.to(device, torch.float32) - offset) / spread
         x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, precision, enabled=precision != torch.float32):

@@ -143,7 +143,7 @@ def test_int8_for_tensorrt_is_symmetric_and_leaves_biases_alone(photos):
 
 def test_the_cost_in_miou_is_told_where_there_is_truth(tmp_path, capsys):
     status = cli.main(
-        ["export", "--model", "cgnet", "--out", str(tmp_path / "net.onnx"), "--size", "90x120", "--check-frames", "3"]
+        ["export", "--model", "cgnet", "--out", str(tmp_path / "net.onnx"), "--size", "96x120", "--check-frames", "3"]
     )
     text = capsys.readouterr().out
     assert status == 0 and "3 frames (rendered streets)" in text

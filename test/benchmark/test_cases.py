@@ -60,7 +60,7 @@ def test_a_combination_that_is_not_to_be_had_is_left_out_with_its_reason():
         ({"models": ["cgnet", "frfnet_slim"], "label_space": "cityscapes19"}, "no weights for label space"),
         ({"sizes": [(32, 480)]}, "size is 32x480"),
         ({"sizes": [(360, 480), (360, 9000)]}, "size is 360x9000"),
-        ({"ratios": [0.0]}, "downsampling_ratio is 0.0"),
+        ({"ratios": [-1.0]}, "downsampling_ratio is -1.0"),
         ({"ratios": [1.0, 1.5]}, "downsampling_ratio is 1.5"),
         ({"backends": ["tpu"]}, "no backend 'tpu'"),
         ({"precisions": ["fp8"]}, "no precision 'fp8'"),

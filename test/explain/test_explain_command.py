@@ -72,7 +72,7 @@ def test_layers_are_listed_with_their_stages(photo, capsys):
         (["--class", "car", "--out", "nowhere/figure.png"], "there is no folder"),
         (["--class", "car", "--out", "figure.txt"], "must end in"),
         (["--class", "car", "--batch", "-1"], "--batch is -1"),
-        (["--class", "car", "--size", "20x20"], "leave a network nothing to work on"),
+        (["--class", "car", "--size", "20x20"], "--size is 20x20: its height is 20; use 64 to 8192 pixels"),
         (["--class", "car", "--label-space", "cityscapes"], "no label space 'cityscapes'"),
     ],
 )

@@ -116,7 +116,7 @@ def test_what_is_set_before_there_is_an_executor_takes_effect(graph, compose):
     assert not node._serving.lazy
     assert f"/{node.get_name()}/mask/road" in node._cameras[0].outputs.topics()
     graph.wait(lambda: not node._preparation.busy, "what is prepared")
-    assert node._serving.segmenter.config.downsampling_ratio == 1.0
+    assert node._serving.segmenter.config.downsampling_ratio == 0.0
     with Spinning(SingleThreadedExecutor(), node):
         graph.wait(lambda: node._serving.segmenter.config.downsampling_ratio == 0.5, "the other ratio")
 

@@ -67,14 +67,15 @@ def test_what_people_write_is_understood(name, value, result):
 @pytest.mark.parametrize(
     ("name", "value", "reason"),
     [
-        ("downsampling_ratio", 0.0, "downsampling_ratio is 0.0; expected a number above 0 and at most 1"),
-        ("downsampling_ratio", 1.5, "at most 1"),
+        ("downsampling_ratio", -0.1, "downsampling_ratio is -0.1; expected a number from 0 to 1"),
+        ("downsampling_ratio", 1.5, "from 0 to 1"),
         ("downsampling_ratio", float("nan"), "nan"),
         ("downsampling_ratio", "half", "'half'"),
         ("downsampling_ratio", True, "expected a number"),
         ("confidence_threshold", float("inf"), "from 0 to 1"),
         ("input_height", -1, "from 0 to 8192"),
         ("input_height", 360.5, "a whole number"),
+        ("input_height", 353, r"input_height is 353; expected a whole number \(a multiple of 8\) from 0 to 8192"),
         ("image_transport", "compresed", r"did you mean 'compressed'\?\); expected raw or compressed"),
         ("device", "gpu", "auto, cpu, cuda"),
         ("mask_classes", [1, 2], "a list of texts"),

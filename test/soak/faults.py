@@ -177,7 +177,7 @@ def invalid_changes(bench: Bench) -> None:
     for _ in range(20):
         values = bench.rng.choice(
             (
-                {"downsampling_ratio": bench.rng.choice([0.0, -1.0, 1.5, float("nan"), "half"])},
+                {"downsampling_ratio": bench.rng.choice([-0.1, -1.0, 1.5, float("nan"), "half"])},
                 {"model": bench.rng.choice(["cgnet2", "", 3])},
                 {"weights": "/nowhere/at_all.safetensors"},
                 {"backend": "abacus"},
