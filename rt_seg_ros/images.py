@@ -86,10 +86,17 @@ class Frame:
 def as_frame(image: Frame | NDArray[np.uint8]) -> Frame:
     """Return ``image`` as a frame; an array is taken as OpenCV has it: BGR, BGRA or mono.
 
-    :raises ImageRejected: for an array that is not a uint8 image.
+    :raises ImageRejected: for what is not a uint8 image.
     """
     if isinstance(image, Frame):
+        shape, channels = image.pixels.shape, _CHANNELS[image.order]
+        if image.pixels.dtype != np.uint8 or len(shape) < 2 or shape[2:] != ((channels,) if channels > 1 else ()):
+            raise ImageRejected("encoding", f"expected uint8 of '{image.order}', got {image.pixels.dtype} {shape}")
+        if not image.pixels.size:
+            raise ImageRejected("empty", f"the image is empty: {shape}")
         return image
+    if not isinstance(image, np.ndarray):
+        raise ImageRejected("encoding", f"expected an array, uint8 (H, W[, 1, 3 or 4]), got {type(image).__name__}")
     channels = 1 if image.ndim == 2 else image.shape[2] if image.ndim == 3 else 0
     if image.dtype != np.uint8 or channels not in (1, 3, 4):
         raise ImageRejected("encoding", f"expected uint8 (H, W[, 1, 3 or 4]), got {image.dtype} {image.shape}")

@@ -102,7 +102,7 @@ def check_tensors(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], o
 
     :param owner: whose they are to be, as in ``network 'cgnet'``
     :param where: what the tensors are, as in ``weights FILE``
-    :raises UserError: naming those that are missing, unknown or of another shape
+    :raises UserError: naming those that are missing, unknown, of another shape, or not of finite numbers
     """
     problems = [f"missing {key}" for key in expected if key not in state and not key.endswith("num_batches_tracked")]
     problems += [f"unknown {key}" for key in state if key not in expected]
@@ -111,6 +111,7 @@ def check_tensors(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], o
         for key, value in state.items()
         if key in expected and value.shape != expected[key].shape
     ]
+    problems += [f"{key} has values that are no numbers" for key, value in state.items() if not value.isfinite().all()]
     if problems:
         more = f"; and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
         raise UserError(f"{where} do not fit {owner}: {'; '.join(problems[:_NAMED])}{more}")

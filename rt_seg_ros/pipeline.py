@@ -192,15 +192,19 @@ class Segmenter:
             "slow so, and often wrong; with a downsampling ratio of 0 it sees things as large as it knows them"
         )
 
-    def warm_up(self, height: int, width: int, order: Order = "bgr", confidence: bool = False) -> None:
+    def warm_up(
+        self, height: int, width: int, order: Order = "bgr", confidence: bool = False, most_together: int = 1
+    ) -> None:
         """Run as often at this frame size as the backend needs, so that no real frame pays for it.
 
         :param order: channels of the frames to come
         :param confidence: whether that will be asked for
+        :param most_together: so many of them, and any fewer, may come as one batch
         """
         frame = blank_frame(height, width, order)
-        for _ in range(self.backend.warm_up_calls):
-            self.segment(frame, confidence)
+        for count in range(1, (most_together if self.backend.batches else 1) + 1):
+            for _ in range(self.backend.warm_up_calls):
+                self.segment_batch([frame] * count, confidence)
 
     def segment(self, image: Frame | NDArray[np.uint8], confidence: bool = False) -> Segmentation:
         """Segment one frame.

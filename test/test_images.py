@@ -181,6 +181,25 @@ def test_arrays_are_taken_as_opencv_has_them():
         as_frame(np.zeros((4, 4, 3), np.float32))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    "image",
+    [
+        None,
+        [[0, 0], [0, 0]],
+        Frame(np.zeros((0, 5, 3), np.uint8)),
+        Frame(np.zeros((4, 5, 2), np.uint8)),
+        Frame(np.zeros((4, 5), np.uint8)),
+        Frame(np.zeros((4, 5, 3), np.uint8), "mono"),
+        Frame(np.zeros((4, 5, 3), np.uint8), "rgba"),
+        Frame(np.zeros((4, 5, 3), np.float32)),  # type: ignore[arg-type]
+        Frame(np.zeros(5, np.uint8), "mono"),
+    ],
+)
+def test_what_is_no_image_is_rejected_before_any_runtime_sees_it(image):
+    with pytest.raises(ImageRejected):
+        as_frame(image)
+
+
 def test_agrees_with_cv_bridge_where_it_is_installed():
     pytest.importorskip("cv_bridge", reason="cv_bridge is not installed (it comes with a full ROS 2)")
     from cv_bridge import CvBridge

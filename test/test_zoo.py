@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from rt_seg_ros import zoo
 from rt_seg_ros.errors import UserError
@@ -102,6 +104,18 @@ def test_weights_of_another_network_or_label_space_are_refused(saved):
         zoo.build_network(replace(card, num_classes=19))
     with pytest.raises(UserError, match="do not fit network 'cgnet': missing"):
         zoo.build_network(replace(card, options={"m": 3, "n": 2}))
+
+
+def test_weights_that_are_no_numbers_are_refused(saved, tmp_path):
+    """They would give the first class everywhere."""
+    state = {key: value.clone() for key, value in load_file(saved[1]).items()}
+    name = next(key for key, value in state.items() if value.is_floating_point() and value.numel() > 3)
+    state[name].view(-1)[3] = float("nan")
+    path = tmp_path / "broken.safetensors"
+    with safe_open(saved[1], "pt") as file:
+        save_file(state, path, metadata=file.metadata())
+    with pytest.raises(UserError, match=f"{name} has values that are no numbers"):
+        zoo.build_network(zoo.find_model("cgnet", weights=path))
 
 
 def renamed(folder, count=11):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -69,7 +70,7 @@ class HostBackend(Backend):
     def __init__(self, card: ModelCard) -> None:
         self._normaliser = Normaliser(card.mean, card.std)
         self._upsample = LabelUpsampler()
-        self._inputs: dict[tuple[int, int, int], NDArray[np.float32]] = {}
+        self._input = np.empty(0, np.float32)
         self._lock = threading.Lock()
 
     @abstractmethod
@@ -81,21 +82,28 @@ class HostBackend(Backend):
         """
 
     def run(self, frames: Sequence[Frame], working: Size, sizes: Sequence[Size], confidence: bool) -> BatchResult:
-        """See :meth:`Backend.run`."""
+        """See :meth:`Backend.run`.
+
+        :raises FloatingPointError: the network's scores are not numbers
+        """
+        asked = time.perf_counter()
         self.make_ready(working)
+        made = time.perf_counter() - asked
         with self._lock:
             begin = time.perf_counter()
             batch = self.prepared(frames, working)
             ready = time.perf_counter()
             logits = self.logits(batch)
             done = time.perf_counter()
+            if not math.isfinite(logits.sum()):  # labels of nothing would look like those of the first class
+                raise FloatingPointError(f"the network's scores are not all numbers, in {self.precision}")
             results = [self._upsample(one, size, confidence) for one, size in zip(logits, sizes, strict=True)]
             end = time.perf_counter()
         return BatchResult(
             labels=[labels for labels, _ in results],
             confidences=[c for _, c in results if c is not None] if confidence else None,
             timings={
-                "preprocess": (ready - begin) * 1e3,
+                "preprocess": (made + ready - begin) * 1e3,
                 "network": (done - ready) * 1e3,
                 "postprocess": (end - done) * 1e3,
             },
@@ -106,15 +114,11 @@ class HostBackend(Backend):
 
     def prepared(self, frames: Sequence[Frame], working: Size) -> NDArray[np.float32]:
         """Return frames as :meth:`logits` takes them; overwritten by the next call. Not for several threads at once."""
-        batch = self._input(len(frames), working)
+        shape = len(frames), 3, *working
+        count = math.prod(shape)
+        if self._input.size < count:
+            self._input = np.empty(count, np.float32)
+        batch = self._input[:count].reshape(shape)
         for frame, planes in zip(frames, batch, strict=True):
             self._normaliser.write(frame, planes)
         return batch
-
-    def _input(self, count: int, working: Size) -> NDArray[np.float32]:
-        key = (count, *working)
-        if key not in self._inputs:
-            if len(self._inputs) >= 4:
-                self._inputs.clear()
-            self._inputs[key] = np.empty((count, 3, *working), np.float32)
-        return self._inputs[key]

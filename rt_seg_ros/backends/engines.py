@@ -36,6 +36,8 @@ _log = logging.getLogger(__name__)
 
 #: Modules, the better first where both are installed.
 FLAVOURS = ("tensorrt", "tensorrt_rtx")
+#: Bytes that a way to compute a layer may take; by default all of the GPU's, which on a Jetson are the host's.
+_WORKSPACE = 1 << 30
 _OLDEST = 10
 NOT_INSTALLED = "TensorRT is not installed (pip install tensorrt, or tensorrt_rtx for GeForce and RTX GPUs)"
 _ENGINE, _TIMINGS = "model.engine", "timings.bin"
@@ -301,6 +303,7 @@ def _build(
         raise UserError(f"TensorRT {tensorrt.__version__} does not take the graph: {_first_line(errors)}")
     config = builder.create_builder_config()
     config.clear_flag(tensorrt.BuilderFlag.TF32)  # fp32 is to mean fp32
+    config.set_memory_pool_limit(tensorrt.MemoryPoolType.WORKSPACE, _WORKSPACE)
     if spec.batch > 1 or spec.size is None:
         shapes = ANY_SIZE if spec.size is None else (spec.size,) * 3
         counts = (1, spec.batch, spec.batch)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 from abc import abstractmethod
-from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,62 +14,78 @@ from rt_seg_ros.backends.base import HostBackend
 from rt_seg_ros.resampling import Size
 from rt_seg_ros.zoo import ModelCard
 
-#: (1, 3, h, w) to (1, classes, h', w'), both float32 and contiguous; writes into the second.
-Program = Callable[[NDArray[np.float32], NDArray[np.float32]], None]
+#: (1, 3, h, w) to (1, classes, h', w'), both float32 and contiguous; the second may be overwritten by the next call.
+Program = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
-#: As many cameras of different sizes; each program holds the network's activations.
-_MAX_PROGRAMS = 4
+#: Sizes with a program of their own: as many cameras of different sizes. Each holds the network's activations.
+_OWN = 4
+#: Sizes that are remembered.
+_SIZES = 64
+#: Calls after which a size that did not come again gives its program up.
+_IDLE = 64
+
+
+def in_words(size: Size | None) -> str:
+    """Say for which images a program is."""
+    return f"{size[0]}x{size[1]} (height x width)" if size is not None else "any size"
+
+
+@dataclass
+class _Place:
+    """Where frames of a size go: ``used`` is the number of the last call."""
+
+    program: Program
+    own: bool
+    used: int
 
 
 class GraphBackend(HostBackend):
     """Runs frames one after the other through a program that was compiled for their size.
 
     On a CPU a batch gains nothing (one frame keeps all cores busy), and a program for each number of frames would take
-    its time to compile and its memory.
+    its time to compile and its memory. Where more sizes take turns than there are programs, the rest share one that
+    takes any size: it is a little slower, but compiling anew for each frame would take half a second.
     """
 
     def __init__(self, card: ModelCard) -> None:
         super().__init__(card)
-        self._programs: OrderedDict[Size, tuple[Program, tuple[int, int, int]]] = OrderedDict()
-        self._results: dict[tuple[int, ...], NDArray[np.float32]] = {}
+        self._places: dict[Size, _Place] = {}
+        self._any: Program | None = None
+        self._calls = 0
         self._compiling = threading.Lock()
 
     @abstractmethod
-    def compile(self, size: Size) -> tuple[Program, tuple[int, int, int]]:
-        """Make the program for images of one size; return it with the shape of a result, (classes, h', w')."""
+    def compile(self, size: Size | None) -> Program:
+        """Make the program for images of one size; None: of any."""
 
     def make_ready(self, working: Size) -> None:
         """See :meth:`HostBackend.make_ready`."""
-        size = (working[0], working[1])
-        if size in self._programs:
-            return
-        with self._compiling:
-            if size in self._programs:
-                return
-            program = self.compile(size)
-            with self._lock:
-                self._keep(size, program)
-
-    def _keep(self, size: Size, program: tuple[Program, tuple[int, int, int]]) -> None:
-        if len(self._programs) >= _MAX_PROGRAMS:
-            self._programs.popitem(last=False)
-        self._programs[size] = program
+        self._place((working[0], working[1]))
 
     def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """See :meth:`HostBackend.logits`; the result is overwritten by the next call."""
-        size = (batch.shape[2], batch.shape[3])
-        if size not in self._programs:  # called directly, or more sizes at once than are kept
-            self._keep(size, self.compile(size))
-        self._programs.move_to_end(size)
-        program, shape = self._programs[size]
-        results = self._result((len(batch), *shape))
-        for i in range(len(batch)):
-            program(batch[i : i + 1], results[i : i + 1])
-        return results
+        place = self._place((batch.shape[2], batch.shape[3]))
+        self._calls += 1
+        place.used = self._calls
+        if len(batch) == 1:
+            return place.program(batch)
+        return np.concatenate([place.program(batch[i : i + 1]).copy() for i in range(len(batch))])
 
-    def _result(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        if shape not in self._results:
-            if len(self._results) >= _MAX_PROGRAMS:
-                self._results.clear()
-            self._results[shape] = np.empty(shape, np.float32)
-        return self._results[shape]
+    def _place(self, size: Size) -> _Place:
+        if size not in self._places:
+            with self._compiling:
+                if size not in self._places:
+                    self._places[size] = self._make_place(size)
+        return self._places[size]
+
+    def _make_place(self, size: Size) -> _Place:
+        own = sorted((s for s, place in self._places.items() if place.own), key=lambda s: self._places[s].used)
+        if len(own) < _OWN or self._calls - self._places[own[0]].used > _IDLE:
+            place = _Place(self.compile(size), True, self._calls)
+            if len(own) >= _OWN:
+                del self._places[own[0]]
+            return place
+        self._any = self._any or self.compile(None)
+        if len(self._places) >= _SIZES:
+            del self._places[min((s for s in self._places if s not in own), key=lambda s: self._places[s].used)]
+        return _Place(self._any, False, self._calls)

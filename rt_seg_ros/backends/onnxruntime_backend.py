@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt_seg_ros.backends.base import Backend, Unavailable
-from rt_seg_ros.backends.graph_backend import GraphBackend, Program
+from rt_seg_ros.backends.graph_backend import GraphBackend, Program, in_words
 from rt_seg_ros.backends.telemetry import without_telemetry
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.graphs.store import load_graph, load_quantised
@@ -76,7 +76,7 @@ class OnnxRuntimeBackend(GraphBackend):
         self._graph = graph
         self._threads = threads or _physical_cores()
 
-    def compile(self, size: Size) -> tuple[Program, tuple[int, int, int]]:
+    def compile(self, size: Size | None) -> Program:
         """See :meth:`GraphBackend.compile`."""
         options = self._runtime.SessionOptions()
         options.log_severity_level = 3
@@ -84,28 +84,23 @@ class OnnxRuntimeBackend(GraphBackend):
         options.intra_op_num_threads = self._threads
         # Waiting threads that spin take the cores from whatever runs beside them.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        for axis, length in (("batch", 1), ("height", size[0]), ("width", size[1])):
-            options.add_free_dimension_override_by_name(axis, length)
+        if size is not None:
+            for axis, length in (("batch", 1), ("height", size[0]), ("width", size[1])):
+                options.add_free_dimension_override_by_name(axis, length)
         try:
             session = self._runtime.InferenceSession(self._graph, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions have no common base but this
             reason = (str(error).splitlines() or [""])[0]
             raise UserError(
-                f"ONNX Runtime cannot run this network at {size[0]}x{size[1]} (height x width): {reason}"
+                f"ONNX Runtime cannot run this network at {in_words(size)}: {reason}"
             ) from error
         image_name, result_name = session.get_inputs()[0].name, session.get_outputs()[0].name
-        shape = session.run([result_name], {image_name: np.zeros((1, 3, *size), np.float32)})[0].shape
-        binding = session.io_binding()
 
-        def run(image: NDArray[np.float32], result: NDArray[np.float32]) -> None:
-            for bind, name, array in (
-                (binding.bind_input, image_name, image),
-                (binding.bind_output, result_name, result),
-            ):
-                bind(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
-            session.run_with_iobinding(binding)
+        def run(image: NDArray[np.float32]) -> NDArray[np.float32]:
+            logits: NDArray[np.float32] = session.run([result_name], {image_name: image})[0]
+            return logits
 
-        return run, (shape[1], shape[2], shape[3])
+        return run
 
 
 def _physical_cores() -> int:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt_seg_ros.backends.base import Backend, Unavailable
-from rt_seg_ros.backends.graph_backend import GraphBackend, Program
+from rt_seg_ros.backends.graph_backend import GraphBackend, Program, in_words
 from rt_seg_ros.backends.telemetry import without_telemetry
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.graphs.store import load_graph, load_quantised
@@ -99,26 +99,26 @@ class OpenVinoBackend(GraphBackend):
         if threads:
             self._settings["INFERENCE_NUM_THREADS"] = threads
 
-    def compile(self, size: Size) -> tuple[Program, tuple[int, int, int]]:
+    def compile(self, size: Size | None) -> Program:
         """See :meth:`GraphBackend.compile`."""
         from openvino import Tensor
 
         model = self._model.clone()  # of which reshaping makes one for this size alone
         try:
-            model.reshape([1, 3, *size])
+            model.reshape([1, 3, *(size or (-1, -1))])
             request = _core().compile_model(model, "CPU", self._settings).create_infer_request()
         except RuntimeError as error:
             raise UserError(
-                f"OpenVINO cannot run this network at {size[0]}x{size[1]} (height x width): {_reason(error)}"
+                f"OpenVINO cannot run this network at {in_words(size)}: {_reason(error)}"
             ) from error
-        _, classes, height, width = request.get_output_tensor().shape
 
-        def run(image: NDArray[np.float32], result: NDArray[np.float32]) -> None:
+        def run(image: NDArray[np.float32]) -> NDArray[np.float32]:
             request.set_input_tensor(Tensor(image, shared_memory=True))
-            request.set_output_tensor(Tensor(result, shared_memory=True))
             request.infer()
+            logits: NDArray[np.float32] = request.get_output_tensor().data
+            return logits
 
-        return run, (classes, height, width)
+        return run
 
 
 def _reason(error: Exception) -> str:

@@ -88,25 +88,32 @@ class Session:
         labels: list[Labels] = []
         confidences: list[Labels] = []
         begin = time.perf_counter()
-        staging = network = 0.0
+        staging = network = reached = 0.0
         waiting: deque[tuple[_Slot, Sequence[Size]]] = deque()
+        origin: Event | None = None
 
         def finish() -> None:
-            nonlocal network
+            nonlocal network, reached
             slot, wanted = waiting.popleft()
             try:
-                network += slot.collect(wanted, labels, confidences if confidence else None)
+                started, finished = slot.collect(wanted, labels, confidences if confidence else None, origin)
             finally:
                 self._free.put(slot)
+            # Two contexts compute at the same time: what both do is counted once.
+            network += max(0.0, finished - max(started, reached))
+            reached = max(reached, finished)
 
         with using(self._gpu):
             try:
+                if len(frames) > self.spec.batch:
+                    origin = Event()
                 for at in range(0, len(frames), self.spec.batch):
                     slot = self._take(finish if waiting else None)
                     before = time.perf_counter()
                     try:
-                        slot.launch(frames[at : at + self.spec.batch], working)
+                        slot.launch(frames[at : at + self.spec.batch], working, origin if at == 0 else None)
                     except BaseException:
+                        slot.abandon()
                         self._free.put(slot)
                         raise
                     staging += time.perf_counter() - before
@@ -117,6 +124,8 @@ class Session:
                 for slot, _ in waiting:  # something failed: let what is under way end, and the others go on
                     slot.abandon()
                     self._free.put(slot)
+                if origin is not None:
+                    origin.close()
             if self._kernels:
                 self._kernels.keep_once()
         total = (time.perf_counter() - begin) * 1e3
@@ -168,8 +177,8 @@ class _Slot:
         self._capturable = not is_rtx(tensorrt)  # which has graphs of its own
         self._upsample = LabelUpsampler()
 
-    def launch(self, frames: Sequence[Frame], working: Size) -> None:
-        """Put the whole way of some frames on the stream."""
+    def launch(self, frames: Sequence[Frame], working: Size, origin: Event | None) -> None:
+        """Put the whole way of some frames on the stream, behind ``origin``."""
         shape = (len(frames), *working, 3)
         if self._shapes.get(PIXELS) != shape:
             self._reshape(shape)
@@ -177,6 +186,8 @@ class _Slot:
         pixels = pinned.array[: int(np.prod(shape))].reshape(shape)
         for frame, target in zip(frames, pixels, strict=True):
             np.copyto(target, Frame(resize_pixels(frame.pixels, working), frame.order).bgr())
+        if origin is not None:
+            origin.record(self._stream)
         self._stream.upload(pinned, device, pixels.size)
         self._started.record(self._stream)
         self._compute()
@@ -186,8 +197,13 @@ class _Slot:
             self._stream.download(device, pinned, self._bytes(name))
         self._done.record(self._stream)
 
-    def collect(self, sizes: Sequence[Size], labels: list[Labels], confidences: list[Labels] | None) -> float:
-        """Wait for what was launched, add its results, and return the device's time (ms)."""
+    def collect(
+        self, sizes: Sequence[Size], labels: list[Labels], confidences: list[Labels] | None, origin: Event | None
+    ) -> tuple[float, float]:
+        """Wait for what was launched, add its results, and return when the device began and ended (ms).
+
+        :param origin: since when; None: since it began
+        """
         self._done.synchronize()
         if self._spec.size is None:
             flat = self._buffers[LOGITS][0].array[: self._bytes(LOGITS)]
@@ -201,7 +217,9 @@ class _Slot:
                 if results is not None:
                     maps = self._buffers[name][0].array[: self._bytes(name)].reshape(self._shapes[name])
                     results.extend(one.copy() for one in maps)
-        return self._finished.milliseconds_since(self._started)
+        if origin is None:
+            return 0.0, self._finished.milliseconds_since(self._started)
+        return self._started.milliseconds_since(origin), self._finished.milliseconds_since(origin)
 
     def abandon(self) -> None:
         """Wait for what was launched, whatever came of it."""
@@ -266,7 +284,7 @@ class _Slot:
             self._graph = graph
         except CudaError as error:
             self._capturable = False
-            _log.debug("TensorRT runs without a CUDA graph: %s", error)
+            _log.info("TensorRT runs without a CUDA graph: %s", error)
         finally:
             capturing.release()
 

@@ -43,7 +43,8 @@ def check(device: str, precision: str) -> str:
     import torch
 
     if precision == "int8":
-        raise UserError("precision 'int8' is not to be had with PyTorch; use openvino or onnxruntime")
+        others = "tensorrt" if device.startswith("cuda") else "openvino or onnxruntime"
+        raise UserError(f"precision 'int8' is not to be had with PyTorch; use backend {others}")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, index = device.partition(":")

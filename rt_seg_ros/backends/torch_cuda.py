@@ -25,7 +25,7 @@ from torch import Tensor
 
 from rt_seg_ros.backends.base import Backend, BatchResult
 from rt_seg_ros.backends.cuda_driver import capturing
-from rt_seg_ros.backends.torch_ops import Call, LabelWriter, Program, write_labels
+from rt_seg_ros.backends.torch_ops import Call, LabelWriter, Program, alike_together, put_back, write_labels
 from rt_seg_ros.images import Frame
 from rt_seg_ros.resampling import Size
 from rt_seg_ros.zoo import ModelCard, build_network
@@ -36,8 +36,10 @@ _log = logging.getLogger(__name__)
 #: There are batches of eight sizes, with and without confidence.
 _MAX_GRAPHS = 32
 _MAX_PROGRAMS = 64
-#: Calls for which cuDNN tries its algorithms, in seconds each: the few kinds of frames that cameras have.
-_SEARCHED = 4
+#: Working sizes and numbers of frames for which cuDNN tries its algorithms, in seconds each: those that cameras have.
+_SEARCHED = 8
+#: Captures that may fail, as when other code in the process waits for the device meanwhile, before there are no more.
+_FAILED_CAPTURES = 3
 #: Calls under way at once. Two keep the device busy; more would only wait for it.
 _SLOTS = 2
 
@@ -74,16 +76,19 @@ class TorchCudaBackend(Backend):
             self._graphs = _Graphs(self._compute, _MAX_GRAPHS)
             self._free: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
             for _ in range(_SLOTS):
-                self._free.put(_Slot(self._on))
+                self._free.put(_Slot(self._upload))
             # The weights came on another stream than the one they are used on. (Waiting for the whole device would
             # break off what another backend captures meanwhile.)
             torch.cuda.current_stream().synchronize()
         self._programs: OrderedDict[Call, Program] = OrderedDict()
+        self._searched: set[tuple[int, Size]] = set()
         self._launching = threading.Lock()
 
     def run(self, frames: Sequence[Frame], working: Size, sizes: Sequence[Size], confidence: bool) -> BatchResult:
         """See :meth:`Backend.run`."""
-        call = Call.of(frames, working, sizes, confidence)
+        places = alike_together(frames, sizes)
+        frames = [frames[i] for i in places]
+        call = Call.of(frames, working, [sizes[i] for i in places], confidence)
         slot = self._free.get()
         try:
             begin = time.perf_counter()
@@ -105,8 +110,8 @@ class TorchCudaBackend(Backend):
             self._free.put(slot)
         preprocess, total = (staged - begin) * 1e3, (end - begin) * 1e3
         return BatchResult(
-            labels=labels,
-            confidences=confidences,
+            labels=put_back(labels, places),
+            confidences=put_back(confidences, places) if confidences is not None else None,
             timings={
                 "preprocess": preprocess,
                 "network": network,
@@ -128,7 +133,11 @@ class TorchCudaBackend(Backend):
                 graph.run(slot.input[: call.input_bytes], slot.output[: call.output_bytes])
             else:
                 # What cuDNN takes for a shape when that first comes stays, for this thread.
-                with _numerics(benchmark=not seen and len(self._programs) <= _SEARCHED):
+                kind = len(call.frames), call.working
+                search = not seen and kind not in self._searched and len(self._searched) < _SEARCHED
+                if search:
+                    self._searched.add(kind)
+                with _numerics(benchmark=search):
                     program(slot.input[: call.input_bytes], slot.output[: call.output_bytes])
             slot.finished.record()
         with torch.cuda.stream(self._download):
@@ -164,6 +173,36 @@ def _label_writer(classes: int, dtype: torch.dtype) -> LabelWriter:
     return triton_kernels.fused_write_labels if triton_kernels.works(classes, dtype, "cuda") else write_labels
 
 
+@contextmanager
+def _strict() -> Iterator[None]:
+    """Keep TF32 out of convolutions and products of matrices, and cuDNN's search off."""
+    of: Any = torch.backends
+    switches: list[tuple[Any, str, Any]] = [(of.cudnn, "enabled", True), (of.cudnn, "benchmark", False)]
+    if _has_new_switches():
+        switches += [(of.cudnn.conv, "fp32_precision", "ieee"), (of.cuda.matmul, "fp32_precision", "ieee")]
+    else:
+        switches += [(of.cudnn, "allow_tf32", False), (of.cuda.matmul, "allow_tf32", False)]
+    former = [(owner, name, getattr(owner, name)) for owner, name, value in switches if getattr(owner, name) != value]
+    for owner, name, value in switches:
+        if getattr(owner, name) != value:
+            setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        for owner, name, value in former:
+            setattr(owner, name, value)
+
+
+def _has_new_switches() -> bool:
+    """Whether the process says by PyTorch's newer switches what fp32 is: then the older ones cannot even be read."""
+    of: Any = torch.backends
+    try:
+        _ = of.cudnn.allow_tf32, of.cuda.matmul.allow_tf32
+    except RuntimeError:
+        return True
+    return any(getattr(owner, "fp32_precision", "none") != "none" for owner in (of, of.cudnn, of.cuda.matmul))
+
+
 class _Numerics:
     """PyTorch's switches for cuDNN, which hold for the whole process, set while any backend launches work.
 
@@ -182,10 +221,11 @@ class _Numerics:
         :param benchmark: let cuDNN try its algorithms on shapes that are new to it, and take the fastest
         """
         with self._lock:
+            if not self._users:
+                former = _strict()
+                former.__enter__()
+                self._former = former
             self._users += 1
-            if self._users == 1:
-                self._former = torch.backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=False)
-                self._former.__enter__()
             if benchmark:
                 torch.backends.cudnn.benchmark = True
         try:
@@ -204,10 +244,13 @@ _numerics = _Numerics()
 
 
 class _Slot:
-    """The buffers and events of one call under way. Buffers grow to the largest call and stay."""
+    """The buffers and events of one call under way. Buffers grow to the largest call and stay.
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    :param stream: where they are written first; whatever else works on the device is then done with their memory
+    """
+
+    def __init__(self, stream: torch.cuda.Stream) -> None:
+        self._stream = stream
         self.uploaded = torch.cuda.Event()
         self.started = torch.cuda.Event(enable_timing=True)
         self.finished = torch.cuda.Event(enable_timing=True)
@@ -217,7 +260,8 @@ class _Slot:
 
     def _pair(self, count: int) -> tuple[Tensor, Tensor, NDArray[np.uint8]]:
         pinned = torch.empty(count, dtype=torch.uint8, pin_memory=count > 0)
-        return pinned, torch.empty(count, dtype=torch.uint8, device=self._device), pinned.numpy()
+        with torch.cuda.stream(self._stream):
+            return pinned, torch.empty(count, dtype=torch.uint8, device=self._stream.device), pinned.numpy()
 
     def fit(self, call: Call) -> None:
         """Make room for a call. The slot must be idle."""
@@ -233,6 +277,7 @@ class _Graph:
     def __init__(self, call: Call, program: Callable[[Tensor, Tensor], None], stream: torch.cuda.Stream, pool: Any):
         self._input = torch.zeros(call.input_bytes, dtype=torch.uint8, device=stream.device)
         self._output = torch.zeros(call.output_bytes, dtype=torch.uint8, device=stream.device)
+        self._program = program  # whose means and indices the captured kernels read
         self._graph = torch.cuda.CUDAGraph()
         with _numerics(benchmark=True):
             program(self._input, self._output)  # tries algorithms and compiles kernels, which a capture cannot
@@ -258,7 +303,7 @@ class _Graphs:
         self._limit = limit
         self._pool = torch.cuda.graph_pool_handle()
         self._graphs: OrderedDict[Call, _Graph] = OrderedDict()
-        self._works = True
+        self._failures = 0
 
     def find(self, call: Call, program: Callable[[Tensor, Tensor], None]) -> _Graph | None:
         """Return the graph for a call, captured if need be; None where capturing does not work, or not now."""
@@ -266,7 +311,7 @@ class _Graphs:
         if graph is not None:
             self._graphs.move_to_end(call)
             return graph
-        if not self._works or not capturing.acquire(blocking=False):
+        if self._failures >= _FAILED_CAPTURES or not capturing.acquire(blocking=False):
             return None
         try:
             if len(self._graphs) >= self._limit:
@@ -274,8 +319,9 @@ class _Graphs:
                 self._graphs.popitem(last=False)
             graph = _Graph(call, program, self._stream, self._pool)
         except RuntimeError as error:  # no memory for it, too
-            self._works = False
-            _log.warning("running without CUDA graphs: %s", str(error).split("\n")[0])
+            self._failures += 1
+            left = "tried again" if self._failures < _FAILED_CAPTURES else "no more are tried"
+            _log.warning("a CUDA graph could not be captured (%s): %s", left, str(error).split("\n")[0])
             self._stream.synchronize()
             self._graphs.clear()
             return None

@@ -104,14 +104,32 @@ def write_labels(logits: Tensor, size: Size, labels: Tensor, confidence: Tensor 
     :param labels: uint8 (N, *size), to write
     :param confidence: likewise, in 1/255; None: not wanted
     """
-    full = logits.float()
-    if full.shape[-2:] != size:
-        full = F.interpolate(full, size=size, mode="bilinear", align_corners=False)
-    best, index = full.max(1)
-    labels.copy_(index)
-    if confidence is not None:
-        total = (full - best.unsqueeze(1)).exp_().sum(1)
-        confidence.copy_((255.0 / total).round_())
+    for i in range(len(logits)):  # scores of full size take much memory
+        full = logits[i : i + 1].float()
+        if full.shape[-2:] != size:
+            full = F.interpolate(full, size=size, mode="bilinear", align_corners=False)
+        best, index = full.max(1)
+        labels[i : i + 1].copy_(index)
+        if confidence is not None:
+            total = (full - best.unsqueeze(1)).exp_().sum(1)
+            confidence[i : i + 1].copy_((255.0 / total).round_())
+
+
+def alike_together(frames: Sequence[Frame], sizes: Sequence[Size]) -> list[int]:
+    """Return the frames' indices, those of frames and labels alike together.
+
+    In whatever order several cameras' frames wait, they are then few kinds of calls.
+    """
+
+    def kind(i: int) -> tuple[str, int, int, int, int]:
+        return frames[i].order, frames[i].height, frames[i].width, sizes[i][0], sizes[i][1]
+
+    return sorted(range(len(frames)), key=kind)
+
+
+def put_back(results: Sequence[NDArray[np.uint8]], places: Sequence[int]) -> list[NDArray[np.uint8]]:
+    """Return results, one for each of ``places``, in the order that these were in before :func:`alike_together`."""
+    return [result for _, result in sorted(zip(places, results, strict=True), key=lambda pair: pair[0])]
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def measure(device: str, precision: str, threads: int) -> Peak:
     if threads:
         torch.set_num_threads(threads)
     if device.startswith("cuda"):
-        torch.cuda.set_device(device)
+        torch.cuda.set_device(torch.device(device).index or 0)
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     kind = device.partition(":")[0]
     side = _SIDE[kind]

@@ -39,7 +39,7 @@ from rt_seg_ros.ros.camera import Camera, Serving
 from rt_seg_ros.ros.outputs import Drawing, Outputs
 from rt_seg_ros.ros.parameters import TABLE, Values
 from rt_seg_ros.ros.preparation import Preparation
-from rt_seg_ros.ros.worker import Worker
+from rt_seg_ros.ros.worker import MOST_TOGETHER, Worker
 from rt_seg_ros.zoo import find_model
 
 NODE_NAME = "segmentation"
@@ -355,7 +355,7 @@ class SegmentationNode(LifecycleNode):
         """Run a segmenter on such frames as cameras have, so that none pays for the first run of its kind."""
         kinds = {camera.kind for camera in self._cameras if camera.kind is not None}
         for kind in kinds:
-            segmenter.warm_up(*kind)
+            segmenter.warm_up(*kind, min(len(self._cameras), MOST_TOGETHER))
         if not kinds:
             segmenter.warm_up(*(segmenter.card.input_size or _USUAL_SIZE))
 

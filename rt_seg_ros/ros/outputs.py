@@ -80,7 +80,7 @@ class Outputs:
         self._painter: Painter | None = None
         self._stats: Publisher | None = None
         try:
-            self._stats = self._create(SegmentationStats, "stats")
+            self._stats = self._create(SegmentationStats, "stats", qos.sensor_data(qos.RELIABLE))  # small, and counted
             for name, kind in _TYPES.items():
                 self._publishers[name] = self._create(kind, name)
             info_type = messages.label_info_type()

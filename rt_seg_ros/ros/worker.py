@@ -9,7 +9,7 @@ from rt_seg_ros.ros.camera import Camera, Ready, Serving
 from rt_seg_ros.ros.mailbox import RoundRobin
 
 #: Frames that go through the network in one batch; more would make the first wait too long for the last.
-_MOST_TOGETHER = 8
+MOST_TOGETHER = 8
 
 
 class Worker:
@@ -47,7 +47,7 @@ class Worker:
         serving = self._serving()
         letters = [taken]
         if serving.segmenter.backend.batches:
-            letters += self._robin.take_waiting(_MOST_TOGETHER - 1)
+            letters += self._robin.take_waiting(MOST_TOGETHER - 1)
         ready = []
         for place, letter in letters:
             camera = self._cameras[place]

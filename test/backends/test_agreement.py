@@ -84,7 +84,54 @@ def test_sizes_change_from_frame_to_frame(backend, torch_backend, size):
     """Also odd ones, and more of them than programs are kept."""
     image = cut(*size)
     assert same(labels(backend, image)[0], labels(torch_backend, image)[0]) >= 0.9999
-    assert isinstance(backend, GraphBackend) and len(backend._programs) <= 4
+    assert isinstance(backend, GraphBackend)
+    assert sum(place.own for place in backend._places.values()) <= 4
+
+
+def test_more_sizes_than_programs_share_one_and_what_is_idle_makes_room(card):
+    compiled = []
+
+    class Counting(GraphBackend):
+        name, device, precision = "counting", "cpu", "fp32"
+
+        def compile(self, size):
+            compiled.append(size)
+            return lambda image: np.ones((1, 2, image.shape[2] // 8, image.shape[3] // 8), np.float32)
+
+    backend = Counting(card)
+
+    def run(*sides):
+        for side in sides:
+            backend.run([Frame(np.zeros((side, side, 3), np.uint8))], (side, side), [(side, side)], False)
+
+    run(*[64, 72, 80, 88, 96, 104] * 20)
+    assert compiled == [(64, 64), (72, 72), (80, 80), (88, 88), None]
+    run(*[72] * 100, *[112] * 3, 72)
+    assert compiled[5:] == [(112, 112)], "nothing else had come for long"
+    assert (64, 64) not in backend._places and {(72, 72), (96, 96)} <= set(backend._places)
+    for side in range(200, 900, 8):
+        run(72, 80, 88, 112, side)
+    assert not compiled[6:] and len(backend._places) <= 64
+
+
+def test_scores_that_are_no_numbers_are_an_error_and_no_labels(card):
+    class Broken(GraphBackend):
+        name, device, precision = "broken", "cpu", "fp16"
+
+        def compile(self, size):
+            def run(image):
+                logits = np.zeros((1, 11, 8, 8), np.float32)
+                logits[0, 3, 2, 2] = self.value
+                return logits
+
+            return run
+
+    backend = Broken(card)
+    for backend.value in (np.nan, np.inf, -np.inf):
+        with pytest.raises(FloatingPointError, match="not all numbers, in fp16"):
+            labels(backend, cut(64, 64))
+    backend.value = 1e30
+    assert (labels(backend, cut(64, 64))[0] == 3).any()
 
 
 def test_frames_are_served_while_another_size_is_compiled(card):
@@ -97,7 +144,7 @@ def test_frames_are_served_while_another_size_is_compiled(card):
             if size == (32, 32):
                 compiling.set()
                 assert go.wait(20)
-            return lambda image, result: result.fill(0), (2, *size)
+            return lambda image: np.zeros((1, 2, *size), np.float32)
 
     backend = Slow(card)
 
@@ -114,7 +161,7 @@ def test_frames_are_served_while_another_size_is_compiled(card):
     assert done == 4 * [16]
     go.set()
     waiting.join(20)
-    assert done[-1] == 32 and set(backend._programs) == {(16, 16), (32, 32)}
+    assert done[-1] == 32 and set(backend._places) == {(16, 16), (32, 32)}
 
 
 def test_labels_at_another_size(backend, torch_backend):

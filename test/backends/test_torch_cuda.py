@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 from rt_seg_ros.backends.torch_backend import TorchCpuBackend
-from rt_seg_ros.backends.torch_ops import Call, PixelResizer, Program, taps, write_labels
+from rt_seg_ros.backends.torch_ops import Call, PixelResizer, Program, alike_together, put_back, taps, write_labels
 from rt_seg_ros.data.synth import SyntheticDrive
 from rt_seg_ros.images import Frame
 from rt_seg_ros.resampling import LabelUpsampler, resize_pixels
@@ -221,6 +222,68 @@ def test_calls_of_the_same_shapes_are_equal_and_others_are_not():
     assert (call.input_bytes, call.output_bytes) == (2 * 80 * 100 * 3, 2 * 80 * 100)
 
 
+def test_frames_of_several_cameras_are_one_kind_of_call_in_whatever_order_they_wait(card, street):
+    small = cv2.resize(street, (200, 144), interpolation=cv2.INTER_AREA)
+    frames = [Frame(street), Frame(small), Frame(street[::-1, :, ::-1], "rgb"), Frame(street[:, ::-1])]
+    sizes = [(frame.height, frame.width) for frame in frames]
+    alone = [run_program(card, [frame], (120, 160), [size], False)[0][0] for frame, size in zip(frames, sizes)]
+    calls = set()
+    for waiting in itertools.permutations(range(4)):
+        some, their = [frames[i] for i in waiting], [sizes[i] for i in waiting]
+        places = alike_together(some, their)
+        calls.add(Call.of([some[i] for i in places], (120, 160), [their[i] for i in places], False))
+    assert len(calls) == 1
+    labels, _ = run_program(card, [some[i] for i in places], (120, 160), [their[i] for i in places], False)
+    for i, one in zip(waiting, put_back(labels, places), strict=True):
+        assert one.shape == sizes[i] and (one == alone[i]).mean() > 0.999
+
+
+def test_fp32_means_fp32_by_whichever_switches_the_process_has_set():
+    code = """
+import torch
+from rt_seg_ros.backends.torch_cuda import _numerics
+of = torch.backends
+
+def state():
+    old = [(of.cudnn, "allow_tf32"), (of.cuda.matmul, "allow_tf32"), (of.cudnn, "benchmark")]
+    new = [(owner, "fp32_precision") for owner in (of, of.cudnn, of.cudnn.conv, of.cuda.matmul)]
+    values = []
+    for owner, name in old + new:
+        try:
+            values.append(getattr(owner, name))
+        except RuntimeError:
+            values.append("mixed")
+    return values
+
+def strict():
+    return all(owner.fp32_precision in ("ieee", "none") for owner in (of.cudnn.conv, of.cuda.matmul))
+
+def check():
+    before = state()
+    with _numerics():
+        assert strict() and not of.cudnn.benchmark, state()
+        with _numerics(benchmark=True):
+            assert strict() and of.cudnn.benchmark
+        assert not of.cudnn.benchmark
+    assert state() == before, (state(), before)
+
+check()
+torch.set_float32_matmul_precision("high")
+check()
+torch.set_float32_matmul_precision("highest")
+of.cudnn.conv.fp32_precision = "ieee"
+check()
+of.cudnn.conv.fp32_precision = "tf32"
+of.fp32_precision = "tf32"
+check()
+print("the same")
+"""
+    if not hasattr(torch.backends.cudnn, "conv"):
+        pytest.skip("this PyTorch has only the older switches")
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert ran.stdout.strip() == "the same", ran.stderr
+
+
 # --- on a GPU ------------------------------------------------------------------------------------------------------
 
 
@@ -253,16 +316,38 @@ def test_the_gpu_s_kernel_gives_what_the_plain_way_gives():
 
 
 @pytest.mark.gpu
-def test_graphs_are_bounded_and_shapes_may_come_in_any_order(card, street):
+def test_graphs_are_bounded_and_shapes_may_come_in_any_order(card, street, monkeypatch):
     from rt_seg_ros.backends import torch_cuda
 
+    monkeypatch.setattr(torch_cuda, "_MAX_GRAPHS", 4)
+    monkeypatch.setattr(torch_cuda, "_MAX_PROGRAMS", 6)
     backend = torch_cuda.TorchCudaBackend(card, "cuda", "fp32")
-    sizes = [(64 + 16 * n, 96) for n in range(torch_cuda._MAX_GRAPHS + 3)]
+    sizes = [(64 + 16 * n, 96) for n in range(7)]
     once = {size: backend.run([Frame(street)], size, [size], False).labels[0] for size in sizes}
     for size in sizes * 2:
         again = backend.run([Frame(street)], size, [size], False).labels[0]
         assert (again == once[size]).mean() >= 0.999
-    assert len(backend._graphs._graphs) == torch_cuda._MAX_GRAPHS
+    assert len(backend._graphs._graphs) == 4
+
+
+@pytest.mark.gpu
+def test_a_graph_outlives_the_program_that_it_was_captured_of(card, street, monkeypatch):
+    """Its kernels read the program's tensors, whose memory must not go to others meanwhile."""
+    from rt_seg_ros.backends import torch_cuda
+
+    monkeypatch.setattr(torch_cuda, "_MAX_PROGRAMS", 2)
+    backend = torch_cuda.TorchCudaBackend(card, "cuda", "fp32")
+
+    def run(height):
+        return backend.run([Frame(street)], (height, 96), [(height, 96)], False).labels[0]
+
+    first = [run(64) for _ in range(3)][0]
+    for height in (72, 80, 88):
+        run(height)
+    taken = torch.full((1 << 20,), float("nan"), device="cuda")
+    for _ in range(3):
+        assert (run(64) == first).mean() >= 0.999
+    assert len(taken)
 
 
 @pytest.mark.gpu

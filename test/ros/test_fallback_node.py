@@ -62,7 +62,7 @@ def test_each_frame_is_segmented_by_the_next_backend_until_none_is_left_and_then
         node.break_backend(failing)
         answered_by(next_one)
         _, text, facts = node.wait_status(lambda level, text, facts: level == b"\x01")
-        assert f"{failing} on cpu failed: RuntimeError" in text and f"{next_one} on cpu, fp32 serves instead" in text
+        assert f"{failing} on cpu failed: " in text and f"{next_one} on cpu, fp32 serves instead" in text
         assert facts["backend"] == next_one and facts["last error"]
         said = [line for line in node.log().splitlines() if f"{failing} on cpu failed" in line]
         assert len(said) == 1 and "[WARN]" in said[0]
