@@ -17,6 +17,7 @@ from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, ExecuteProcess, LogInfo, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode, Node
+from launch_ros.utilities import make_namespace_absolute, prefix_namespace
 
 from rt_seg_ros.cache import Cache
 from rt_seg_ros.ros.names import camera_names, topic_token
@@ -78,7 +79,7 @@ def arguments():
             "fastdds_profile",
             default_value=os.path.join(share, "config", "dds", "fastdds.xml"),
             description="Fast DDS profile with room for large images, for the node and the playback; a profile that is "
-            "set already (FASTRTPS_DEFAULT_PROFILES_FILE) goes before it; empty: none",
+            "set already (FASTRTPS_DEFAULT_PROFILES_FILE) goes before it; none: Fast DDS's own settings",
         ),
         DeclareLaunchArgument("log_level", default_value="info", description="debug, info, warn, error or fatal"),
         DeclareLaunchArgument(
@@ -95,6 +96,12 @@ def arguments():
         ),
         DeclareLaunchArgument("bag_rate", default_value="1.0", description="speed of playback, 1.0: as recorded"),
         DeclareLaunchArgument(
+            "bag_delay",
+            default_value="3.0",
+            description="seconds until playback begins, in which it and the node find each other; what is published "
+            "before is lost",
+        ),
+        DeclareLaunchArgument(
             "bag_loop", default_value="false", choices=BOOLEANS, description="play the recording again and again"
         ),
     ]
@@ -105,8 +112,11 @@ def convert(name, text):
     """Return an argument's text in the type of its parameter."""
     kind = PARAMETERS[name][0]
     if kind is list:
-        value = yaml.safe_load(text) if text.lstrip().startswith("[") else text.split(",")
-        return [str(entry).strip() for entry in value]
+        try:
+            value = yaml.safe_load(text) if text.lstrip().startswith("[") else text.split(",")
+        except yaml.YAMLError as error:
+            raise RuntimeError(f"{name}:={text}: expected a YAML list, as in [road, car]") from error
+        return [str(entry).strip() for entry in value] or [""]  # launch_ros passes no empty list on
     if kind is bool:
         if text.lower() not in BOOLEANS:
             raise RuntimeError(f"{name}:={text}: expected true or false")
@@ -138,8 +148,15 @@ def setup(context):
     given["autostart"] = is_true("autostart")
     if value("use_sim_time"):
         given["use_sim_time"] = is_true("use_sim_time")
-    full_name = "/".join(["", *(part.strip("/") for part in (value("namespace"), value("name")) if part.strip("/"))])
-    known = {**(read_parameters(params_file, full_name) if params_file else {}), **given}
+    around = context.launch_configurations
+    # As launch_ros makes it: PushRosNamespace around this file goes before.
+    namespace = make_namespace_absolute(prefix_namespace(around.get("ros_namespace"), value("namespace"))) or "/"
+    full_name = f"{namespace.rstrip('/')}/{value('name').strip('/')}"
+    known = {
+        **of_set_parameter(around.get("global_params") or (), full_name),
+        **(read_parameters(params_file, full_name) if params_file else {}),
+        **given,
+    }
 
     node = LifecycleNode(
         package=PACKAGE,
@@ -162,6 +179,14 @@ def setup(context):
     return actions
 
 
+def of_set_parameter(entries, full_name):
+    """Return what SetParameter and SetParametersFromFile around this file say of a node."""
+    known = {}
+    for entry in entries:  # (name, value), or the path of a parameter file
+        known.update([entry] if isinstance(entry, tuple) else read_parameters(str(entry), full_name).items())
+    return known
+
+
 def read_parameters(path, full_name):
     """Return what a parameter file says of a node, as rcl reads it: the later entry that means it wins."""
     found = {}
@@ -173,6 +198,8 @@ def read_parameters(path, full_name):
                 parts = [part for part in str(key).split("/") if part]
                 look(pattern + "".join(wildcards.get(part, f"/{re.escape(part)}") for part in parts), value)
             elif re.fullmatch(pattern, full_name):
+                if not isinstance(value or {}, dict):
+                    raise RuntimeError(f"params_file:={path}: ros__parameters is {value}, not names with values")
                 found.update(value or {})
 
     with open(path, encoding="utf-8") as file:
@@ -186,15 +213,19 @@ def read_parameters(path, full_name):
 def middleware(profile):
     """Return the environment by which Fast DDS reads the profile, under its older and its newer name."""
     names = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
-    if not profile or any(os.environ.get(name) for name in names):
+    if profile in ("", "none") or any(os.environ.get(name) for name in names):
         return {}
-    return {name: os.path.expanduser(profile) for name in names}
+    path = os.path.expanduser(profile)
+    if not os.path.isfile(path):
+        raise RuntimeError(f"fastdds_profile:={path}: there is no such file (none: Fast DDS's own settings)")
+    return dict.fromkeys(names, path)
 
 
 def playback(value, is_true, full_name, known):
     """Return what plays the recording from when the node is first active."""
     command = [os.path.join(get_package_prefix(PACKAGE), "lib", PACKAGE, "when_active"), full_name]
     command += ["ros2", "bag", "play", os.path.expanduser(value("bag")), "--rate", value("bag_rate")]
+    command += ["--delay", value("bag_delay")]
     if is_true("bag_loop"):
         command.append("--loop")
     if known.get("use_sim_time"):

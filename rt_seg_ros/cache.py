@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import logging
 import os
 import shutil
 import stat
@@ -20,7 +19,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-_log = logging.getLogger(__name__)
+from rt_seg_ros.log import get_logger
+
+_log = get_logger(__name__)
 
 #: Names the folder, in place of the usual one.
 VARIABLE = "RT_SEG_CACHE"

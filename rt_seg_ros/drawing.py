@@ -226,7 +226,8 @@ def _legend(space: LabelSpace, ids: tuple[int, ...], height: int, width: int, le
             # Small letters are about half the font size high: their middle goes to the swatch's middle.
             at = top + round(swatch / 2 + 0.30 * size) - size
             left = pad + swatch + pad if i < len(colors) else pad
-            _lay_text(keep, ink, text, left, at)
+            lettering.lay(keep, text, left, at, (0, 0, 0))
+            lettering.lay(ink, text, left, at, _INK)
         return _Legend(x, y, keep, ink)
     return None
 
@@ -242,17 +243,6 @@ def _swatch(keep: Image, ink: Image, x: int, y: int, side: int, color: tuple[int
     keep[y : y + side, x : x + side] = 0
     ink[y : y + side, x : x + side] = [min(255, 70 + v) for v in color]
     ink[y + rim : y + side - rim, x + rim : x + side - rim] = color
-
-
-def _lay_text(keep: Image, ink: Image, text: Image, x: int, y: int) -> None:
-    clip = max(0, -y)
-    text = text[clip:]
-    y = max(0, y)
-    rows = min(text.shape[0], ink.shape[0] - y)
-    area = (slice(y, y + rows), slice(x, x + text.shape[1]))
-    cover = text[:rows, :, None].astype(np.float32) / 255
-    keep[area] = np.rint(keep[area] * (1 - cover)).astype(np.uint8)
-    ink[area] = np.rint(np.asarray(_INK, np.float32) * cover).astype(np.uint8)
 
 
 def _rounded(height: int, width: int, radius: float) -> Image:

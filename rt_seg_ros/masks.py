@@ -14,15 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rt_seg_ros.labels import LabelSpace
-
-_NO_RUNS = np.zeros(0, np.uint32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,24 +36,6 @@ class ClassMask:
     """Tight bounding box ``(x, y, width, height)`` in pixels."""
     runs: NDArray[np.uint32]
     """Run-length code of the mask over the whole image."""
-
-
-def encode_runs(mask: NDArray[Any]) -> NDArray[np.uint32]:
-    """Run-length code of a mask; any value but 0 is foreground.
-
-    :param mask: ``HxW`` of any boolean or integer type, contiguous or not.
-    :returns: ``uint32`` run lengths, background first (see the module's text); empty for a mask of no pixels.
-    """
-    flat = (np.asarray(mask) != 0).reshape(-1)
-    if flat.size == 0:
-        return _NO_RUNS
-    edges = np.flatnonzero(flat[1:] != flat[:-1])
-    edges += 1
-    lead = int(flat[0])  # a run of no background stands before a mask that begins with foreground
-    bounds = np.zeros(edges.size + 2 + lead, np.int64)
-    bounds[1 + lead : -1] = edges
-    bounds[-1] = flat.size
-    return np.diff(bounds).astype(np.uint32)
 
 
 def decode_runs(runs: ArrayLike, height: int, width: int) -> NDArray[np.uint8]:

@@ -6,7 +6,6 @@ on the robot.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,11 +19,12 @@ from rt_seg_ros.backends.fallback import FallbackBackend
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.images import Frame, Order, as_frame, blank_frame
 from rt_seg_ros.labels import LabelSpace
+from rt_seg_ros.log import get_logger
 from rt_seg_ros.resampling import drop_uncertain
 from rt_seg_ros.working_size import Size, check_side, working_size
 from rt_seg_ros.zoo import ModelCard, find_model
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 OUTPUT_RESOLUTIONS = ("input", "network")
 MAX_THREADS = 1024  # runtimes crash on what no machine has

@@ -6,7 +6,6 @@ no x264, MPEG-4 part 2 takes its place.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterator
 from fractions import Fraction
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt_seg_ros.errors import UserError
+from rt_seg_ros.log import get_logger
 
 Image = NDArray[np.uint8]
 
@@ -33,7 +33,7 @@ _CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 _CLOCK = 60_000  # ticks per second: whole numbers for 24, 25, 30, 30000/1001, 50, 60; MPEG-4 allows up to 65535
 _RGB_MATRIX_BT601 = 5
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 
 class VideoReader:

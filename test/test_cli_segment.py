@@ -302,7 +302,7 @@ def test_a_video_that_breaks_off_is_told(here, video, capsys):
         (["street.png", "--out", "notes.txt"], "is a file"),
         (["street.png", "--size", "96x128", "--ratio", "0.5"], "--size 96x128 and --ratio 0.5 both name a size"),
         (["street.png", "--overlay-alpha", "2"], "--overlay-alpha is 2.0"),
-        (["street.png", "--size", "100x160"], "--size is 100x160: its height is 100; use a multiple of 8, such as 96 or 104"),
+        (["street.png", "--size", "100x160"], "its height is 100; use a multiple of 8, such as 96 or 104"),
         (["street.png", "--size", "2x2"], "use 64 to"),
         (["street.png", "--model", "cgnett"], "did you mean 'cgnet'"),
     ],

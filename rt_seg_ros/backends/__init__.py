@@ -13,13 +13,13 @@ A runtime is one module here, imported only when it is chosen or asked, with
 from __future__ import annotations
 
 import importlib
-import logging
 from collections.abc import Collection, Iterator
 from types import ModuleType
 
 from rt_seg_ros.backends.base import Backend, BatchResult, Unavailable
 from rt_seg_ros.backends.cuda_driver import find_gpu, missing_gpu
 from rt_seg_ros.errors import UserError
+from rt_seg_ros.log import get_logger
 from rt_seg_ros.zoo import ModelCard
 
 __all__ = [
@@ -34,7 +34,7 @@ __all__ = [
     "other_backends",
 ]
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 _MODULES = {
     "torch": "rt_seg_ros.backends.torch_backend",

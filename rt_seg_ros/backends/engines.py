@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
-import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -29,10 +28,11 @@ from rt_seg_ros.errors import UserError
 from rt_seg_ros.graphs.options import GraphOptions, GraphPrecision
 from rt_seg_ros.graphs.pixels import PIXELS, pixels_to_labels, pixels_to_logits, to_bfloat16
 from rt_seg_ros.graphs.store import load_graph, load_quantised, model_key
+from rt_seg_ros.log import get_logger
 from rt_seg_ros.resampling import Size
 from rt_seg_ros.zoo import ModelCard
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 #: Modules, the better first where both are installed.
 FLAVOURS = ("tensorrt", "tensorrt_rtx")

@@ -6,16 +6,16 @@ segmented by another then, and so are those that follow.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 from rt_seg_ros.backends.base import Backend, BatchResult
 from rt_seg_ros.images import Frame, ImageRejected
+from rt_seg_ros.log import get_logger
 from rt_seg_ros.resampling import Size
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 #: Runtime and kind of device ("cpu", "cuda"): what has failed is not tried again as long as there is something else.
 Place = tuple[str, str]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import logging
 import sys
 import threading
 import time
@@ -25,10 +24,11 @@ from rt_seg_ros.backends.engines import ANY_SIZE, NOT_INSTALLED, Engines, Engine
 from rt_seg_ros.backends.tensorrt_session import Session
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.images import Frame
+from rt_seg_ros.log import get_logger
 from rt_seg_ros.resampling import Size
 from rt_seg_ros.zoo import ModelCard
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 _MAX_SESSIONS = 4  # engines that stay loaded: as many cameras of different sizes
 _MAX_BATCH = 8  # engines for more frames at once are not looked for

@@ -6,7 +6,6 @@ up and labels come down. What comes in the same shape again is replayed as a CUD
 
 from __future__ import annotations
 
-import logging
 import queue
 import time
 from collections import deque
@@ -34,9 +33,10 @@ from rt_seg_ros.cache import Cache
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.graphs.pixels import CONFIDENCE, LABELS, LOGITS, PIXELS
 from rt_seg_ros.images import Frame
+from rt_seg_ros.log import get_logger
 from rt_seg_ros.resampling import LabelUpsampler, Size, resize_pixels
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 _CONTEXTS = 2
 _JIT = "kernels.bin"

@@ -9,7 +9,6 @@ and the one before's labels come down, on streams of their own.
 from __future__ import annotations
 
 import importlib.util
-import logging
 import queue
 import threading
 import time
@@ -27,10 +26,11 @@ from rt_seg_ros.backends.base import Backend, BatchResult
 from rt_seg_ros.backends.cuda_driver import capturing
 from rt_seg_ros.backends.torch_ops import Call, LabelWriter, Program, alike_together, put_back, write_labels
 from rt_seg_ros.images import Frame
+from rt_seg_ros.log import get_logger
 from rt_seg_ros.resampling import Size
 from rt_seg_ros.zoo import ModelCard, build_network
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 #: Calls of different shapes that are remembered; a graph holds its own input and output, and shares the rest.
 #: There are batches of eight sizes, with and without confidence.

@@ -6,17 +6,16 @@ up to three times; here each output pixel interpolates its classes in registers,
 
 from __future__ import annotations
 
-import logging
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from rt_seg_ros.backends.torch_ops import write_labels
+from rt_seg_ros.log import get_logger
 from rt_seg_ros.resampling import Size
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 _BLOCK = 128  # output pixels of one row to a program
 

@@ -196,8 +196,17 @@ class BagReader:
         return max(0, end - self.start_ns)
 
     def image_topics(self) -> list[str]:
-        """Return topics of camera images, raw or compressed: all images but label images."""
-        return [name for name, info in self._topics.items() if info.is_image and not _is_label(name)]
+        """Return topics of camera images, raw or compressed: all but label images and what a node made beside them."""
+        made = {
+            f"{name.removesuffix('/compressed').removesuffix('label')}{output}"
+            for name in self.label_topics()
+            for output in ("overlay", "confidence", "mask")
+        }
+        return [
+            name
+            for name, info in self._topics.items()
+            if info.is_image and not _is_label(name) and not made & {name, name.rpartition("/")[0]}
+        ]
 
     def label_topics(self) -> list[str]:
         """Return topics of label images: by convention their last name is ``label``."""
@@ -209,7 +218,7 @@ class BagReader:
         :raises UserError: no such topic, no images on it, none or several to choose from; the message lists the
             topics there are.
         """
-        return self._choose(topic, self.image_topics(), "image")
+        return self._choose(topic, self.image_topics(), "camera")
 
     def label_topic(self, topic: str | None = None) -> str:
         """Return ``topic`` if it is one of label images, or the only one there is.
@@ -232,7 +241,8 @@ class BagReader:
         if not with_messages:
             raise UserError(f"{self.path} has no {what} images; {self._listing()}")
         raise UserError(
-            f"{self.path} has several topics of {what} images ({', '.join(with_messages)}): choose one of them"
+            f"{self.path} has several topics of {what} images ({', '.join(with_messages)}): choose one of them "
+            f"({'--truth, of compare --topics' if what == 'label' else '--topic'})"
         )
 
     def _listing(self) -> str:

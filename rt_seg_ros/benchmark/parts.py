@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ from rich.table import Table
 from rt_seg_ros.backends.base import HostBackend
 from rt_seg_ros.benchmark.cases import Case
 from rt_seg_ros.benchmark.naive import NaiveNode
+from rt_seg_ros.benchmark.report import title
+from rt_seg_ros.benchmark.run import about, busy_remarks, load
 from rt_seg_ros.benchmark.spec import MASK_CLASS
 from rt_seg_ros.drawing import Painter, colourise
 from rt_seg_ros.errors import UserError
@@ -25,6 +27,7 @@ from rt_seg_ros.resampling import LabelUpsampler, Normaliser, Size, resize_pixel
 
 Call = Callable[[], object]
 _AT_ONCE = 0.01  # seconds for which one way is repeated before it is the other's turn
+_FIGURES = frozenset({"ratio", "here ms", "naive ms", "of naive"})
 
 
 @dataclass(frozen=True)
@@ -32,11 +35,19 @@ class Part:
     """One step: median milliseconds of both ways, and the median over rounds of the one over the other."""
 
     name: str
-    size: Size
-    model: str
+    case: Case
     ours: float
     naive: float
-    ratio: float
+    of_naive: float
+
+
+@dataclass
+class Parts:
+    """All steps, and what they were measured on."""
+
+    parts: list[Part]
+    machine: dict[str, Any]
+    remarks: list[str] = field(default_factory=list)
 
 
 def measure_parts(
@@ -44,25 +55,26 @@ def measure_parts(
     frames: Callable[[Size], Sequence[NDArray[np.uint8]]],
     rounds: int,
     watch: Callable[[Iterable[Any], str, int], Iterable[Any]] | None = None,
-) -> list[Part]:
-    """Measure every step for each case's model and size; the two ways take turns.
+) -> Parts:
+    """Measure every step for each case's model, size and ratio; the two ways take turns.
 
     :param frames: gives BGR images, uint8 (H, W, 3), of a size
     :raises UserError: a model that cannot be had, or a runtime that keeps its logits to itself
     """
-    parts = []
+    before, parts = load(), []
     for case in cases:
         image = resize_pixels(frames(case.size)[0], case.size)
         steps = list(_steps(case, np.ascontiguousarray(image)).items())
-        what = f"{case.model} {case.size[0]}x{case.size[1]}"
+        what = f"{case.model} {case.size[0]}x{case.size[1]}" + (f" ratio {case.ratio:g}" if case.ratio != 1 else "")
         for name, ways in watch(steps, what, len(steps)) if watch else steps:
             counts = [_repeats(way) for way in ways]
             turns = [[_time(way, n) for way, n in zip(ways, counts, strict=True)] for _ in range(rounds)]
             times = np.array(turns)
             ours, naive = np.median(times, axis=0).tolist()
             ratio = float(np.median(times[:, 0] / times[:, 1]))
-            parts.append(Part(name, case.size, case.model, ours, naive, ratio))
-    return parts
+            parts.append(Part(name, case, ours, naive, ratio))
+    on = about()
+    return Parts(parts, on, busy_remarks(before, on["cores"]))
 
 
 def _steps(case: Case, image: NDArray[np.uint8]) -> Mapping[str, tuple[Call, Call]]:
@@ -116,27 +128,36 @@ def _time(call: Call, times: int) -> float:
 
 
 def parts_cells(parts: Sequence[Part]) -> tuple[list[str], list[list[str]]]:
-    """Return headings and cells of a table."""
+    """Return headings and cells of a table, the figures last; the ratio only where it is not 1 all along."""
+    shrunk = any(p.case.ratio != 1 for p in parts)
     cells = [
-        [p.model, f"{p.size[0]}x{p.size[1]}", p.name, f"{p.ours:.3f}", f"{p.naive:.3f}", f"{p.ratio:.3f}"]
+        [
+            p.case.model,
+            f"{p.case.size[0]}x{p.case.size[1]}",
+            *([f"{p.case.ratio:g}"] if shrunk else []),
+            p.name,
+            *(f"{figure:.3f}" for figure in (p.ours, p.naive, p.of_naive)),
+        ]
         for p in parts
     ]
-    return ["model", "frame", "step", "here ms", "naive ms", "of naive"], cells
+    return ["model", "frame", *(["ratio"] if shrunk else []), "step", "here ms", "naive ms", "of naive"], cells
 
 
-def parts_table(parts: Sequence[Part]) -> Table:
+def parts_table(found: Parts) -> Table:
     """Return the figures as a table for the terminal."""
-    headings, cells = parts_cells(parts)
-    drawn = Table(box=box.SIMPLE_HEAD)
-    for i, name in enumerate(headings):
-        drawn.add_column(name, justify="right" if i > 2 else "left")
+    headings, cells = parts_cells(found.parts)
+    drawn = Table(box=box.SIMPLE_HEAD, title=title(found.machine), title_justify="left")
+    for name in headings:
+        drawn.add_column(name, justify="right" if name in _FIGURES else "left")
     for row in cells:
         drawn.add_row(*row)
     return drawn
 
 
-def parts_markdown(parts: Sequence[Part]) -> str:
-    """Return the figures as a table in Markdown."""
-    headings, cells = parts_cells(parts)
-    ruler = ["---"] * 3 + ["---:"] * 3
-    return "".join(f"| {' | '.join(row)} |\n" for row in (headings, ruler, *cells))
+def parts_markdown(found: Parts) -> str:
+    """Return title, table and remarks as Markdown."""
+    headings, cells = parts_cells(found.parts)
+    ruler = ["---:" if name in _FIGURES else "---" for name in headings]
+    table = [f"| {' | '.join(row)} |" for row in (headings, ruler, *cells)]
+    remarks = ["", *(f"- {remark}" for remark in found.remarks)] if found.remarks else []
+    return "\n".join([f"{title(found.machine)}.", "", *table, *remarks]) + "\n"

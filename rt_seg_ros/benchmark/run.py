@@ -32,6 +32,7 @@ from rt_seg_ros.errors import UserError
 from rt_seg_ros.evaluation.usage import gpu_number, machine
 from rt_seg_ros.processes import Steps, running_process
 from rt_seg_ros.resampling import Size, resize_pixels
+from rt_seg_ros.working_size import in_steps
 from rt_seg_ros.zoo import ModelCard, card_score
 
 #: Called with the turns to come, what is done, and their number; passes them on, as a progress bar does.
@@ -82,7 +83,8 @@ class Row:
     inside the node; ``of_naive``: this case's time over the naive node's, the median over rounds; ``of_pipeline``: a
     node's own time over the pipeline's alone; ``cpu``: CPU time; ``start``: median seconds from the start of a process
     to its first label; ``memory``: peak in MiB; ``floor``: the least time for the network; ``agreement``: share of the
-    first frame's pixels with the naive node's label; ``miou``: by the model's card, in percent.
+    first frame's pixels with the naive node's label; ``miou``: by the model's card, in percent, where the card's score
+    is of such work; ``unscored``: why it is not.
     """
 
     case: Case
@@ -107,6 +109,7 @@ class Row:
     agreement: float | None = None
     miou: float | None = None
     miou_on: str = ""
+    unscored: str = ""
     trained: bool = True
     error: str = ""
 
@@ -118,7 +121,7 @@ class Row:
 
 @dataclass
 class Result:
-    """All rows, and what they were measured on."""
+    """All rows, and what they were measured on; ``stopped``: whole rounds after which it was interrupted, if it was."""
 
     rows: list[Row]
     effort: Effort
@@ -126,6 +129,7 @@ class Result:
     left_out: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     peaks: list[dict[str, Any]] = field(default_factory=list)
+    stopped: int | None = None
 
 
 @dataclass
@@ -141,42 +145,63 @@ def measure(
 ) -> Result:  # fmt: skip
     """Measure all cases of a plan.
 
-    A case that fails is told as such, and the others go on.
+    A case that fails is told as such, and the others go on. Interrupted after at least one whole round, it ends with
+    what the whole rounds found.
 
     :param frames: gives BGR images, uint8 (H, W, 3), of a size
     :param floor: also find the least time for each network
     :raises UserError: values out of range, or not one case that could be measured
+    :raises KeyboardInterrupt: before the end of the first round
     """
     effort.check()
-    before = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    before = load()
     collected = {case: _Collected() for case in plan.cases}
+    peaks: list[dict[str, Any]] = []
+    trouble = ""
     with tempfile.TemporaryDirectory(prefix="rt_seg_benchmark_") as folder:
         place = Path(folder)
         files = {size: _write_frames(place, size, frames(size)) for size in dict.fromkeys(c.size for c in plan.cases)}
-        turns = [(round_, case) for round_ in range(effort.rounds) for case in plan.cases]
-        for round_, case in watch(turns, "benchmark", len(turns)) if watch else turns:
-            found = collected[case]
-            if found.error:
-                continue
-            answer = _take_turn(place, case, files[case.size], effort, modules[case.mode], first=round_ == 0)
-            found.error = answer.error
-            if not answer.error:
-                found.answers.append(answer)
-            if (stored := place / "labels.npy").exists():
-                found.labels = np.load(stored)
-                stored.unlink()
+        stopped = _take_turns(place, collected, files, effort, modules, watch)
         rows = [_row(case, collected) for case in plan.cases]
         if all(row.error for row in rows):
             raise UserError(f"nothing could be measured: {rows[0].error}")
-        peaks, trouble = _add_floors(place, rows) if floor else ([], "")
-    on = machine(next((n for row in rows if (n := gpu_number(row.device)) is not None), None))
-    result = Result(rows, effort, {**on, "versions": versions()}, plan.left_out, peaks=peaks)
+        if floor and stopped is None:
+            try:
+                peaks, trouble = _add_floors(place, rows)
+            except KeyboardInterrupt:
+                stopped = effort.rounds
+    on = about(next((n for row in rows if (n := gpu_number(row.device)) is not None), None))
+    result = Result(rows, effort, on, plan.left_out, peaks=peaks, stopped=stopped)
     if trouble:
         result.remarks.append(f"no floor could be reckoned: {trouble}")
-    busy = before / max(1, on["cores"])
-    if busy > _BUSY:
-        result.remarks.append(f"the machine was busy when this began (load {before:.1f}): do not trust these figures")
+    if stopped is not None:
+        without = ", and before the floor was reckoned" if floor else ""
+        result.remarks.append(f"stopped after {stopped} of {effort.rounds} rounds{without}")
+    result.remarks += busy_remarks(before, on["cores"])
     return result
+
+
+def load() -> float:
+    """Return the load of the machine over the last minute; 0 where the system does not tell."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+
+
+def busy_remarks(before: float, cores: int) -> list[str]:
+    """Say that the machine had other work, where it had.
+
+    :param before: :func:`load` before the work
+    """
+    if before / max(1, cores) <= _BUSY:
+        return []
+    return [f"the machine was busy when this began (load {before:.1f}): do not trust these figures"]
+
+
+def about(gpu: int | None = None) -> dict[str, Any]:
+    """Return what figures were measured on, and with which versions.
+
+    :param gpu: number of the GPU that took part
+    """
+    return {**machine(gpu), "versions": versions()}
 
 
 def versions() -> dict[str, str]:
@@ -195,6 +220,38 @@ def _write_frames(place: Path, size: Size, images: Sequence[NDArray[np.uint8]]) 
         path.write_bytes(cv2.imencode(".jpg", resize_pixels(image, size), [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes())
         files.append(str(path))
     return files
+
+
+def _take_turns(
+    place: Path, collected: Mapping[Case, _Collected], files: Mapping[Size, list[str]], effort: Effort,
+    modules: Modules, watch: Watch | None,
+) -> int | None:  # fmt: skip
+    """Take all turns, round after round; return after how many whole rounds it was interrupted, None if it was not.
+
+    :raises KeyboardInterrupt: before the end of the first round
+    """
+    turns = [(round_, case) for round_ in range(effort.rounds) for case in collected]
+    done = 0
+    try:
+        for round_, case in watch(turns, "benchmark", len(turns)) if watch else turns:
+            found = collected[case]
+            if not found.error:
+                answer = _take_turn(place, case, files[case.size], effort, modules[case.mode], first=round_ == 0)
+                found.error = answer.error
+                if not answer.error:
+                    found.answers.append(answer)
+                if (stored := place / "labels.npy").exists():
+                    found.labels = np.load(stored)
+                    stored.unlink()
+            done += 1
+    except KeyboardInterrupt:
+        whole = done // len(collected)
+        if not whole:
+            raise
+        for found in collected.values():  # figures of all cases are to be of the same rounds
+            del found.answers[whole:]
+        return whole
+    return None
 
 
 def _take_turn(place: Path, case: Case, files: list[str], effort: Effort, module: str, first: bool) -> Answer:
@@ -272,7 +329,7 @@ def _row(case: Case, collected: Mapping[Case, _Collected]) -> Row:
         row.of_pipeline = _ratio(own.answers, alone.answers if alone else [], "node")
     card = case.card()
     row.trained = card.weights is not None
-    row.miou, row.miou_on = score(card)
+    row.miou, row.miou_on, row.unscored = score(card, row.working, row.precision)
     return row
 
 
@@ -290,10 +347,24 @@ def _ratio(ours: Sequence[Answer], theirs: Sequence[Answer], what: str) -> float
     return float(np.median(pairs)) if pairs else None
 
 
-def score(card: ModelCard) -> tuple[float | None, str]:
-    """Return the mean IoU in percent of a card (:func:`card_score`), and the data it is of; None without any."""
+def score(card: ModelCard, working: Size, precision: str) -> tuple[float | None, str, str]:
+    """Return the mean IoU in percent that a card tells of such work, the data it is of, and why there is none.
+
+    A card's score (:func:`card_score`) is of the size of its frames, and of fp32; bf16 and fp16 cost a few hundredths
+    of a point, another size many points, int8 what only an evaluation tells.
+    """
     found = card_score(card)
-    return (found.miou, found.data) if found is not None else (None, "")
+    if found is None:
+        return None, "", "no score in its card"
+    if card.frame_size is None:
+        return None, "", "its card does not tell at which size it was scored"
+    scored = in_steps(*card.frame_size)
+    if working != scored:
+        sizes = (f"{height}x{width}" for height, width in (working, scored))
+        return None, "", "the network works at {}, and the score in its card is of {}".format(*sizes)
+    if precision == "int8":
+        return None, "", "in int8, and the score in its card is not"
+    return found.miou, found.data, ""
 
 
 def _add_floors(place: Path, rows: Sequence[Row]) -> tuple[list[dict[str, Any]], str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import sys
 from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
@@ -15,7 +16,16 @@ from numpy.typing import NDArray
 from rt_seg_ros.backends import BACKENDS, PRECISIONS
 from rt_seg_ros.benchmark.cases import INPUTS, OUTPUTS, Case, Grid, plan
 from rt_seg_ros.benchmark.parts import measure_parts, parts_markdown, parts_table
-from rt_seg_ros.benchmark.report import check_picture, markdown, notes, save_csv, save_json, save_picture, table
+from rt_seg_ros.benchmark.report import (
+    check_picture,
+    markdown,
+    notes,
+    save_csv,
+    save_json,
+    save_picture,
+    table,
+    undrawn,
+)
 from rt_seg_ros.benchmark.run import Effort, Result, measure
 from rt_seg_ros.cli.console import unbounded_console
 from rt_seg_ros.cli.options import add_weights_options, chosen_weights, size
@@ -61,7 +71,9 @@ examples:
   rt-seg benchmark --node --cameras 1,2,4
   rt-seg benchmark --markdown > speed.md
 
-exit status: 0 done; 1 some cases could not be measured; 2 none could
+Ctrl-C after a whole round ends with what was measured until then; --parts keeps nothing.
+
+exit status: 0 done; 1 some cases could not be measured; 2 none could; 130 interrupted
 """
 
 _MARK = "rt-seg benchmark"
@@ -69,6 +81,12 @@ _MARK = "rt-seg benchmark"
 _COMMENTS = {".svg": f"<!-- {_MARK} -->\n".encode(), ".pdf": f"% {_MARK}\n".encode()}
 _FRAMES = 8
 _SEED = 2026  # the demo's street
+
+#: Options that mean nothing to --parts, and those of which it takes one value.
+_NOT_FOR_PARTS = (
+    "batch", "cameras", "input", "outputs", "naive", "seconds", "warm_up", "csv", "json", "picture",
+)  # fmt: skip
+_ONE_FOR_PARTS = ("backend", "precision", "threads")
 
 _WORDS: dict[object, str] = {int: "whole number", float: "number"}
 
@@ -140,14 +158,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     out = parser.add_argument_group("what to make of it, besides the table")
     out.add_argument("--csv", type=Path, metavar="FILE", help="figures, a line for each case")
     out.add_argument("--json", type=Path, metavar="FILE", help="figures, and what they were measured on")
-    out.add_argument("--picture", type=Path, metavar="FILE", help="accuracy against speed (.png, .svg, .pdf)")
+    out.add_argument("--picture", type=Path, metavar="FILE",
+                     help="accuracy against speed, of what the models' scores are of (.png, .svg, .pdf)")  # fmt: skip
     out.add_argument("--markdown", action="store_true", help="print the table as Markdown")
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
+    if args.parts:
+        _check_for_parts(args)
     effort = Effort(args.rounds, args.warm_up, args.seconds)
     effort.check()
+    _check_one_file_each(args)
     planned = plan(_grid(args))
     for path, replaceable in ((args.csv, _is_csv), (args.json, _is_json), (args.picture, _is_picture)):
         if path is not None:
@@ -167,28 +189,74 @@ def run(args: argparse.Namespace) -> int:
         "node": "rt_seg_ros.ros.roundtrip",
     }
     result = measure(planned, frames, effort, modules, progress, floor=not args.node)  # type: ignore[arg-type]
-    if args.markdown:
-        print(markdown(result), end="")
-    else:
-        console = unbounded_console()
-        console.print(table(result, console.width))
-        for note in notes(result):
-            console.print(note, highlight=False, soft_wrap=True)
-    for path, save in ((args.csv, save_csv), (args.json, save_json), (args.picture, _save_picture)):
-        if path is not None:
-            save(path, result)
+    if args.picture is not None:
+        result.remarks += undrawn(result)
+    try:
+        _print(result, args.markdown)
+    finally:  # Ctrl-C also ends what this may be piped into
+        for path, save in ((args.csv, save_csv), (args.json, save_json), (args.picture, _save_picture)):
+            if path is not None:
+                save(path, result)
+    if result.stopped is not None:
+        print(f"rt-seg benchmark: interrupted after {result.stopped} of {effort.rounds} rounds", file=sys.stderr)
+        return 130
     return 1 if any(row.error for row in result.rows) else 0
 
 
-def _parts(args: argparse.Namespace, cases: Sequence[Case], frames: Frames, rounds: int) -> int:
+def _print(result: Result, as_markdown: bool) -> None:
+    if as_markdown:
+        print(markdown(result), end="", flush=True)
+        return
+    console = unbounded_console()
+    console.print(table(result, console.width))
+    for note in notes(result):
+        console.print(note, highlight=False, soft_wrap=True)
+
+
+def _check_one_file_each(args: argparse.Namespace) -> None:
+    """Refuse one file for two things, of which the second would replace the first.
+
+    :raises UserError: naming both options
+    """
+    taken: dict[Path, str] = {}
     for name in ("csv", "json", "picture"):
-        if getattr(args, name) is not None:
-            raise UserError(f"--{name} is not for --parts; it has --markdown")
-    parts = measure_parts([case for case in cases if not case.naive], frames, 10 * rounds, progress)
+        path = getattr(args, name)
+        if path is None:
+            continue
+        other = taken.setdefault(path.resolve(), name)
+        if other != name:
+            raise UserError(f"--{other} and --{name} are the same file, {path}: choose another for one of them")
+
+
+def _check_for_parts(args: argparse.Namespace) -> None:
+    """Refuse what --parts would ignore.
+
+    :raises UserError: naming the options
+    """
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    ignored = [name for name in _NOT_FOR_PARTS if getattr(args, name) != parser.get_default(name)]
+    if ignored:
+        options = ", ".join("--no-naive" if name == "naive" else f"--{name.replace('_', '-')}" for name in ignored)
+        are, them = ("is", "it") if len(ignored) == 1 else ("are", "them")
+        raise UserError(
+            f"{options} {are} not for --parts, which shows steps by themselves, as a table or --markdown: "
+            f"leave {them} out"
+        )
+    for name in _ONE_FOR_PARTS:
+        if len(getattr(args, name)) > 1:
+            raise UserError(f"--{name} has several values; with --parts only --model, --size and --ratio may have")
+
+
+def _parts(args: argparse.Namespace, cases: Sequence[Case], frames: Frames, rounds: int) -> int:
+    found = measure_parts([case for case in cases if not case.naive], frames, 10 * rounds, progress)
     if args.markdown:
-        print(parts_markdown(parts), end="")
-    else:
-        unbounded_console().print(parts_table(parts))
+        print(parts_markdown(found), end="")
+        return 0
+    console = unbounded_console()
+    console.print(parts_table(found))
+    for remark in found.remarks:
+        console.print(remark, highlight=False, soft_wrap=True)
     return 0
 
 

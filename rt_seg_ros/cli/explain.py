@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a picture that is there already")
     parser.add_argument(
-        "--size", type=size, metavar="HxW", help="let the networks work at this size (default: IMAGE's)"
+        "--size", type=size, metavar="HxW", help="let the networks work at this size (default: as segment does)"
     )
     add_weights_options(parser)
     parser.add_argument(
@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
         for card in cards:
             card.load_label_space().id_of(args.class_name)
     out = _out(args)
-    image = _image(args)
+    image = _image(args, cards[0])
 
     from rt_seg_ros.backends.torch_backend import check
 
@@ -132,10 +132,10 @@ def _out(args: argparse.Namespace) -> Path:
     return out
 
 
-def _image(args: argparse.Namespace) -> Image:
-    """Return the image at the size at which the networks work."""
+def _image(args: argparse.Namespace, card: ModelCard) -> Image:
+    """Return the image at the size at which the networks work: as the pipeline shows it to the first."""
     from rt_seg_ros.resampling import resize_pixels
-    from rt_seg_ros.working_size import MIN_SIDE, check_size, in_steps
+    from rt_seg_ros.working_size import MIN_SIDE, check_size, working_size
 
     source = open_source(args.image)
     if source.kind != "image":
@@ -153,7 +153,7 @@ def _image(args: argparse.Namespace) -> Image:
             f"{args.image}: {width}x{height} pixels leave a network nothing to work on; use at least "
             f"{MIN_SIDE} each way (--size HxW)"
         )
-    return resize_pixels(image, in_steps(height, width))
+    return resize_pixels(image, working_size((height, width), learnt=card.frame_size, resized=card.resized))
 
 
 def _input(card: ModelCard, image: Image, device: str) -> Tensor:

@@ -27,8 +27,8 @@ weights, licence.
 
 Before it is written it runs on frames, those of --calibration or rendered streets, and must give PyTorch's labels.
 int8 takes its scales from such frames, so give it frames like those that it will see; where they have labels, the cost
-in mIoU is measured on others than those it was calibrated on. The backends find their int8 models in the cache
-(~/.cache/rt_seg_ros), where export puts them: backend:=openvino precision:=int8 then runs what was exported last.
+in mIoU is measured on others than those it was calibrated on. What takes any size and gives logits is also kept in the
+cache (~/.cache/rt_seg_ros), where the backends find it: backend:=openvino precision:=int8 runs what was exported last.
 
 """
     + export_tensorrt.EPILOG
@@ -66,10 +66,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="file to write: .onnx, or .xml with .bin beside it (default: here, named after the model)",
     )  # fmt: skip
     what.add_argument(
-        "--size", type=_size_or_dynamic, metavar="HxW", help="size of the images, multiples of 8; dynamic: any (the default)"
-    )
+        "--size", type=_size_or_dynamic, metavar="HxW",
+        help="size of the images, multiples of 8; dynamic: any (the default)",
+    )  # fmt: skip
     what.add_argument("--batch", type=int, default=1, metavar="N", help="images at once, with --size (default: 1)")
-    what.add_argument("--outputs", choices=OUTPUTS, default="logits", help="what it gives (default: %(default)s)")
+    what.add_argument("--outputs", choices=OUTPUTS, help=f"what it gives (default: {GraphOptions.outputs})")
     what.add_argument(
         "--precision",
         choices=("fp32", "fp16", "bf16", "int8"),
@@ -77,8 +78,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the network (default: %(default)s)",
     )
     what.add_argument(
-        "--opset", type=int, default=GraphOptions.opset, metavar="N",
-        help=f"version of ONNX's operators, {OPSETS[0]} to {OPSETS[-1]} (default: %(default)s)",
+        "--opset", type=int, metavar="N",
+        help=f"version of ONNX's operators, {OPSETS[0]} to {OPSETS[-1]} (default: {GraphOptions.opset})",
     )  # fmt: skip
     what.add_argument("--overwrite", action="store_true", help="replace a file that is there already")
     export_tensorrt.add_arguments(parser)
@@ -98,12 +99,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def _default_out(args: argparse.Namespace, name: str, suffix: str) -> Path | None:
-    """Return the file that is written where none is named; None for what is kept for the node anyway."""
-    if args.precision == "int8" and args.size is None and args.outputs == "logits":
-        return None
-    parts = [name, f"{args.size[0]}x{args.size[1]}" if args.size else "", args.outputs.replace("logits", "")]
-    parts.append(args.precision if args.precision != "fp32" else "")
+def _default_out(options: GraphOptions, precision: str, name: str, suffix: str) -> Path:
+    """Return the file that is written where none is named."""
+    size = f"{options.size[0]}x{options.size[1]}" if options.size else ""
+    parts = [name, size, options.outputs.replace("logits", ""), precision.replace("fp32", "")]
     return Path("_".join(filter(None, parts)) + suffix)
 
 
@@ -115,12 +114,15 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--calibration-frames and --check-frames must be 1 or more")
     if args.split is not None and args.calibration is None:
         raise UserError("--split names a part of --calibration, which is not given")
+    if args.precision != "int8":
+        args.calibration_frames = 0  # all are there to check on
     if export_tensorrt.is_meant(args):
         return export_tensorrt.run(args)
     export_tensorrt.check_absent(args)
     if args.size is not None:
         check_size("--size", args.size)
-    options = GraphOptions(size=args.size, batch=args.batch, outputs=args.outputs, opset=args.opset)
+    given = {name: value for name in ("outputs", "opset") if (value := getattr(args, name)) is not None}
+    options = GraphOptions(size=args.size, batch=args.batch, **given)
     options.check()
     card = find_model(args.model, args.label_space, chosen_weights(args, args.model), args.allow_random_weights)
 
@@ -129,28 +131,16 @@ def run(args: argparse.Namespace) -> int:
     from rt_seg_ros.export.samples import open_samples
 
     form = format_of(args.format, args.out)
-    out = args.out or _default_out(args, card.name, form.suffix)
-    if out is not None:
-        check_out(out, args.overwrite)
-    calibration = args.calibration_frames if args.precision == "int8" else 0
-    samples = open_samples(args.calibration, args.split, card.load_label_space(), calibration, args.check_frames)
-    done = export_model(card, args.format, options, args.precision, samples, out, progress)
+    out = args.out or _default_out(options, args.precision, card.name, form.suffix)
+    check_out(out, args.overwrite)
+    samples = open_samples(
+        args.calibration, args.split, card.load_label_space(), args.calibration_frames, args.check_frames
+    )
+    done = export_model(card, form, options, args.precision, samples, out, progress)
     for path in done.files:
         print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
     if done.kept is not None:
         print(f"kept for precision:=int8 in {done.kept}")
     print(f"{card.name}: {done.about}")
-    agreement = done.agreement
-    print(
-        f"PyTorch's label (fp32) on {100 * agreement.share:.3f} % of the pixels of {agreement.frames} frames "
-        f"({samples.name})"
-    )
-    if agreement.miou is not None and agreement.reference_miou is not None:
-        cost = round(100 * (agreement.miou - agreement.reference_miou), 2) + 0.0  # never -0.00
-        print(
-            f"mIoU on them: {100 * agreement.miou:.2f} %, PyTorch in fp32 {100 * agreement.reference_miou:.2f} % "
-            f"({cost:+.2f} points)"
-        )
-    if agreement.pace is not None:
-        print(f"time of a frame, next to the same in fp32 on this machine: {agreement.pace:.2f}")
+    print(done.agreement)
     return 0

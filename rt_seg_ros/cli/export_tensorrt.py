@@ -7,10 +7,11 @@ import argparse
 from rt_seg_ros.cli.options import chosen_weights, size
 from rt_seg_ros.cli.progress import progress, progress_share
 from rt_seg_ros.errors import UserError
-from rt_seg_ros.working_size import check_size
+from rt_seg_ros.working_size import MAX_SIDE, check_size
 from rt_seg_ros.zoo import find_model
 
 SUFFIX = ".engine"
+_ANY_GPU = "auto"
 EPILOG = """\
 TensorRT's engines are built on the GPU that will run them (TensorRT for RTX builds without one) and go into the cache,
 where backend:=tensorrt finds them; --out writes one to a file besides. With --size an engine takes uint8 pixels of that
@@ -26,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="size of the labels: the camera's, where --size is less (default: --size)",
     )  # fmt: skip
     group.add_argument("--confidence", action="store_true", help="give the labels' probabilities too")
-    group.add_argument("--device", default="auto", metavar="NAME", help="GPU to build on: cuda or cuda:N")
+    group.add_argument("--device", default=_ANY_GPU, metavar="NAME", help="GPU to build on: cuda or cuda:N")
 
 
 def is_meant(args: argparse.Namespace) -> bool:
@@ -39,8 +40,9 @@ def check_absent(args: argparse.Namespace) -> None:
 
     :raises UserError: naming it
     """
-    for name, given in (("label-size", args.label_size), ("confidence", args.confidence)):
-        if given:
+    given = {"label-size": args.label_size, "confidence": args.confidence, "device": args.device != _ANY_GPU}
+    for name, value in given.items():
+        if value:
             raise UserError(f"--{name} is for --format tensorrt alone")
     if args.precision == "bf16":
         raise UserError("--precision bf16 is for --format tensorrt alone; other files take fp32, fp16 or int8")
@@ -48,10 +50,17 @@ def check_absent(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Build an engine, and tell how it compares with PyTorch."""
+    if args.opset is not None:
+        raise UserError("--opset is for files of ONNX and OpenVINO: leave it out")
+    if args.outputs is not None:
+        raise UserError("--outputs is for files of ONNX and OpenVINO: an engine with --size gives labels, else logits")
     if args.size is None and (args.label_size or args.confidence or args.batch > 1):
         raise UserError("--label-size, --confidence and --batch take an engine of a fixed size: give --size")
     if args.size is not None:
         check_size("--size", args.size)
+    if args.label_size is not None and max(args.label_size) > MAX_SIDE:
+        height, width = args.label_size
+        raise UserError(f"--label-size is {height}x{width}; each side must be 1 to {MAX_SIDE} pixels")
     if not 1 <= args.batch <= 8:
         raise UserError(f"--batch {args.batch}: 1 to 8 frames go together")
     if args.out is not None and args.out.suffix != SUFFIX:
@@ -78,15 +87,6 @@ def run(args: argparse.Namespace) -> int:
         print(f"wrote {args.out}")
     if done.kept is not None:
         print(f"kept for backend:=tensorrt in {done.kept}")
-    for what, agreement in (("graph, by ONNX Runtime", done.graph), ("engine", done.engine)):
-        if agreement is None:
-            print(f"{what}: has not run, there is no GPU here")
-            continue
-        print(
-            f"{what}: PyTorch's label (fp32) on {100 * agreement.share:.3f} % of the pixels of {agreement.frames} "
-            f"frames ({samples.name})"
-        )
-        if agreement.miou is not None and agreement.reference_miou is not None:
-            cost = 100 * (agreement.miou - agreement.reference_miou)
-            print(f"mIoU on them: {100 * agreement.miou:.2f} % ({cost:+.2f} points)")
+    print(f"graph, by ONNX Runtime: {done.graph}")
+    print(f"engine: {done.engine or 'has not run, there is no GPU here'}")
     return 0

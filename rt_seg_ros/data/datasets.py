@@ -12,7 +12,6 @@ A picture is uint8 (height, width, 3) in BGR; its labels are uint8 (height, widt
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,13 +25,14 @@ from numpy.typing import NDArray
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.images import ImageRejected, frame_from_compressed, read_label_image
 from rt_seg_ros.labels import UNLABELLED, LabelSpace, load_label_space
+from rt_seg_ros.log import get_logger
 from rt_seg_ros.overlap import map_ahead
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 LABEL_ENDINGS = (".png", ".bmp", ".tif", ".tiff")
 SHOWN_OFFENDERS = 5
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 # Cityscapes' 34 label ids that have a train id (the data set's published definition).
 _CITYSCAPES_TRAIN_IDS = {

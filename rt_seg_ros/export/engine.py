@@ -6,7 +6,7 @@ the CPU, before minutes are spent on building; and then the engine itself, where
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +15,6 @@ from types import ModuleType
 import numpy as np
 from numpy.typing import NDArray
 
-from rt_seg_ros.backends import create_backend
 from rt_seg_ros.backends.cuda_driver import Gpu, find_gpu, missing_gpu, using
 from rt_seg_ros.backends.engines import (
     NOT_INSTALLED,
@@ -28,20 +27,16 @@ from rt_seg_ros.backends.engines import (
 )
 from rt_seg_ros.backends.tensorrt_session import Session
 from rt_seg_ros.errors import UserError
-from rt_seg_ros.export.exporting import Agreement, Watch, compare
-from rt_seg_ros.export.formats import Product
+from rt_seg_ros.export.exporting import Agreement, Watch, check
 from rt_seg_ros.export.quantise import quantise_onnx
-from rt_seg_ros.export.runners import Preparer, fit, with_onnxruntime
-from rt_seg_ros.export.samples import Sample, Samples
+from rt_seg_ros.export.runners import Preparer, with_onnxruntime
+from rt_seg_ros.export.samples import Samples
 from rt_seg_ros.files import write_bytes
 from rt_seg_ros.graphs.options import NETWORK_SCOPE, GraphOptions
 from rt_seg_ros.graphs.store import load_graph, save_quantised
 from rt_seg_ros.images import Frame
 from rt_seg_ros.resampling import LabelUpsampler
 from rt_seg_ros.zoo import ModelCard
-
-#: Share of pixels with PyTorch's labels below which something is wrong, by precision.
-_LEAST = {"fp32": 0.999, "fp16": 0.98, "bf16": 0.95, "int8": 0.85}
 
 
 @dataclass(frozen=True)
@@ -92,9 +87,8 @@ def export_engine(
         cannot be written
     """
     tensorrt, gpu = find_tensorrt(device, spec.precision)
-    if spec.precision == "int8":
-        _quantise(card, samples)
-    engines = Engines(card, tensorrt, gpu)
+    int8 = spec.precision == "int8"
+    engines = _WithModel(card, tensorrt, gpu, samples) if int8 else Engines(card, tensorrt, gpu)
     of_graph = _check_graph(engines, spec, samples, watch)
     of_engine = None
     present = using(gpu) if gpu is not None else nullcontext()
@@ -102,9 +96,9 @@ def export_engine(
         serialized = engines.build(spec, progress)
     if gpu is not None:
         of_engine = _check_engine(engines, spec, serialized, samples, watch)
-    kept = engines.save(spec, serialized)
     if out is not None:
         write_bytes(out, serialized)
+    kept = engines.save(spec, serialized)
     if kept is None and out is None:
         raise UserError("the engine cannot be kept in the cache, and no file was given")
     what = f"{tensorrt.__name__} {tensorrt.__version__}"
@@ -112,12 +106,21 @@ def export_engine(
     return BuiltEngine(kept, len(serialized), of_graph, of_engine, f"{what} for {on}: {spec}")
 
 
-def _quantise(card: ModelCard, samples: Samples) -> None:
-    """Make and keep the int8 model of a card, as TensorRT demands it."""
-    prepare = Preparer(card, GraphOptions())
-    quantised = quantise_onnx(load_graph(card), samples, prepare, NETWORK_SCOPE, for_tensorrt=True)
-    if save_quantised(card, "tensorrt", {"model.onnx": quantised}) is None:
-        raise UserError("the int8 model cannot be kept, and building the engine takes it from there")
+class _WithModel(Engines):
+    """Engines of an int8 model that is made now, and kept with the first of them: a former one stays until then."""
+
+    def __init__(self, card: ModelCard, tensorrt: ModuleType, gpu: Gpu | None, samples: Samples) -> None:
+        super().__init__(card, tensorrt, gpu)
+        prepare = Preparer(card, GraphOptions())
+        self._made = quantise_onnx(load_graph(card), samples, prepare, NETWORK_SCOPE, for_tensorrt=True)
+
+    def _quantised_graph(self) -> bytes:
+        return self._made
+
+    def save(self, spec: EngineSpec, engine: bytes) -> Path | None:
+        if save_quantised(self.card, "tensorrt", {"model.onnx": self._made}) is None:
+            return None  # an engine alone would not be found
+        return super().save(spec, engine)
 
 
 def _check_graph(engines: Engines, spec: EngineSpec, samples: Samples, watch: Watch | None) -> Agreement:
@@ -137,9 +140,7 @@ def _check_graph(engines: Engines, spec: EngineSpec, samples: Samples, watch: Wa
             return np.asarray(result, np.uint8)
         return upsample(np.ascontiguousarray(result, np.float32), (image.shape[0], image.shape[1]))[0]
 
-    agreement = compare(engines.card, Product({}, labels), _form(spec), samples, watch)  # type: ignore[arg-type]
-    _demand(agreement, plain.precision, samples, "the graph")
-    return agreement
+    return check(engines.card, labels, plain.precision, samples, watch, what="graph", size=spec.size)
 
 
 def _check_engine(
@@ -150,34 +151,15 @@ def _check_engine(
     :raises UserError: too little agreement
     """
     session = Session(engines, spec, serialized)
-    reference = create_backend(engines.card, "torch", "cpu", "fp32")
-    same = pixels = frames = 0
+
+    def labels(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        working = (image.shape[0], image.shape[1])
+        return session.run([Frame(image)], working, [spec.label_size or working], False)[0][0]
+
     try:
-        seen: Iterable[Sample] = samples.check()
-        for sample in watch(seen, "check on the GPU", samples.check_count) if watch else seen:
-            image = fit(sample.image, _form(spec))
-            working = (image.shape[0], image.shape[1])
-            size = spec.label_size or working
-            labels = session.run([Frame(image)], working, [size], False)[0][0]
-            expected = reference.run([Frame(image)], working, [size], False).labels[0]
-            same += int((labels == expected).sum())
-            pixels += labels.size
-            frames += 1
+        return check(
+            engines.card, labels, spec.precision, samples, watch,
+            what="engine", size=spec.size, label_size=spec.label_size,
+        )  # fmt: skip
     finally:
         session.close()
-    agreement = Agreement(frames, same / max(1, pixels))
-    _demand(agreement, spec.precision, samples, "the engine")
-    return agreement
-
-
-def _form(spec: EngineSpec) -> GraphOptions:
-    return GraphOptions(size=spec.size, outputs="labels")
-
-
-def _demand(agreement: Agreement, precision: str, samples: Samples, what: str) -> None:
-    least = _LEAST[precision]
-    if agreement.share < least:
-        raise UserError(
-            f"{what} has PyTorch's label on only {100 * agreement.share:.2f} % of the pixels of {agreement.frames} "
-            f"frames ({samples.name}; {100 * least:g} % are expected of {precision}): not kept"
-        )

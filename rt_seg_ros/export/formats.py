@@ -89,7 +89,7 @@ def _openvino(card: ModelCard, options: GraphOptions, precision: str, samples: S
 
 def _prepare(card: ModelCard, options: GraphOptions) -> Callable[..., Any]:
     prepare = Preparer(card, options)
-    return lambda image: prepare(fit(image, options))
+    return lambda image: prepare(fit(image, options.size))
 
 
 #: By the name that ``--format`` takes. TensorRT's engines are made by ``export.engine``.

@@ -30,13 +30,21 @@ _COMPARED = 8
 
 
 class _Inputs(Iterable[NDArray[Any]]):
-    """The frames to calibrate on as inputs, as often as they are asked for."""
+    """The frames to calibrate on as inputs, as often as they are asked for.
+
+    :raises UserError: when iterated, not one frame
+    """
 
     def __init__(self, samples: Samples, prepare: Prepare) -> None:
         self._samples, self._prepare = samples, prepare
 
     def __iter__(self) -> Iterator[NDArray[Any]]:
-        return (self._prepare(image) for image in self._samples.calibration())
+        none = True
+        for image in self._samples.calibration():
+            none = False
+            yield self._prepare(image)
+        if none:
+            raise UserError(f"{self._samples.name}: not one frame to calibrate on")
 
 
 def import_nncf() -> Any:
@@ -61,7 +69,7 @@ def quantise_openvino(model: Any, samples: Samples, prepare: Prepare, scope: str
 
     :param prepare: from an image to the model's input
     :param scope: what the names of the network's nodes begin with
-    :raises UserError: NNCF is not installed
+    :raises UserError: NNCF is not installed, or there is not one frame
     """
     nncf = import_nncf()
     nncf.set_log_level(logging.ERROR)
@@ -103,7 +111,7 @@ def quantise_onnx(graph: bytes, samples: Samples, prepare: Prepare, scope: str, 
     :param scope: what the names of the network's nodes begin with
     :param for_tensorrt: symmetric scales and biases left alone, as TensorRT demands; by default as is fastest in ONNX
         Runtime on a CPU
-    :raises UserError: ONNX Runtime is not installed
+    :raises UserError: ONNX Runtime is not installed, or there is not one frame
     """
     try:
         import onnx

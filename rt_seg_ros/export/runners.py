@@ -12,11 +12,13 @@ from rt_seg_ros.backends.telemetry import without_telemetry
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.graphs.options import GraphOptions
 from rt_seg_ros.images import Frame
-from rt_seg_ros.resampling import LabelUpsampler, Normaliser, resize_labels, resize_pixels
+from rt_seg_ros.resampling import LabelUpsampler, Normaliser, Size, resize_labels, resize_pixels
 from rt_seg_ros.zoo import ModelCard
 
 #: What a model is given, to what it returns, both with the batch in front.
 Compute = Callable[[NDArray[Any]], NDArray[Any]]
+#: From an image, uint8 (H, W, 3) BGR, to its labels, uint8.
+Labeller = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
 
 class Runner:
@@ -37,7 +39,7 @@ class Runner:
         if self._options.outputs == "labels":
             return np.asarray(result, np.uint8)
         logits = np.ascontiguousarray(result, np.float32)
-        return self._upsample(logits, (image.shape[0], image.shape[1]))[0].copy()
+        return self._upsample(logits, (image.shape[0], image.shape[1]))[0]
 
 
 class Preparer:
@@ -57,11 +59,11 @@ class Preparer:
         return planes
 
 
-def fit(image: NDArray[np.uint8], options: GraphOptions) -> NDArray[np.uint8]:
-    """Return an image, or labels, at the size that a model takes; labels keep their ids."""
-    if options.size is None or image.shape[:2] == options.size:
+def fit(image: NDArray[np.uint8], size: Size | None) -> NDArray[np.uint8]:
+    """Return an image, or labels, at the size that a model takes, None: any; labels keep their ids."""
+    if size is None or image.shape[:2] == size:
         return np.ascontiguousarray(image)
-    return resize_pixels(image, options.size) if image.ndim == 3 else resize_labels(image, options.size)
+    return resize_pixels(image, size) if image.ndim == 3 else resize_labels(image, size)
 
 
 def with_onnxruntime(graph: bytes) -> Compute:

@@ -19,8 +19,6 @@ from rt_seg_ros.sources import Source, open_source
 
 Image = NDArray[np.uint8]
 
-#: Of frames whose number is not known (some videos), every tenth.
-_STEP = 10
 _RENDERED_SIZE = (360, 480)
 #: Streets to calibrate on, and others to check on.
 _CALIBRATION_SEEDS, _CHECK_SEEDS = range(1, 9), range(2025, 2028)
@@ -78,16 +76,13 @@ def _has_labels(path: Path) -> bool:
     return {"images", "labels"} <= folders or any(f"{name}annot" in folders for name in folders)
 
 
-def _chosen(total: int | None, calibration: int, check: int) -> tuple[list[int], list[int]]:
+def _chosen(total: int, calibration: int, check: int) -> tuple[list[int], list[int]]:
     """Return the indices of the frames to calibrate on, and of those to check on.
 
     A single frame serves twice; where nothing is calibrated all are checked.
     """
     wanted = calibration + check
-    if total is None:
-        every = [i * _STEP for i in range(wanted)]
-    else:
-        every = sorted({i * total // wanted for i in range(wanted)}) if total > wanted else list(range(total))
+    every = sorted({i * total // wanted for i in range(wanted)}) if total > wanted else list(range(total))
     count = len(every)
     if count < 2 or not calibration:
         return every if calibration else [], every
@@ -123,7 +118,12 @@ def _labelled(frames: Frames, calibration: int, check: int) -> Samples:
 
 
 def _unlabelled(source: Source, calibration: int, check: int) -> Samples:
-    to_calibrate, to_check = _chosen(source.total, calibration, check)
+    total = source.total
+    if total is None:  # some videos do not tell: their frames are counted
+        total = sum(item.frame is not None for item in source)
+    if not total:
+        raise UserError(f"{source.path} has no frames")
+    to_calibrate, to_check = _chosen(total, calibration, check)
 
     def images(indices: Collection[int]) -> Iterator[Image]:
         wanted, last = set(indices), max(indices)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import io
-import logging
 import warnings
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from rt_seg_ros.graphs.metadata import metadata
 from rt_seg_ros.graphs.options import IMAGE, NETWORK_SCOPE, GraphOptions
 from rt_seg_ros.graphs.pixels import LOGITS, pixels_to_labels
 from rt_seg_ros.graphs.rewrites import rewrite
+from rt_seg_ros.log import get_logger
 from rt_seg_ros.networks.layers import sizes_vary
 from rt_seg_ros.zoo import ModelCard, build_network
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from rt_seg_ros.networks import SegmentationNetwork
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 #: No network's grids and strides divide these evenly, so nothing of the example can pass for a general rule.
 _EXAMPLE = (2, 136, 104)

@@ -39,6 +39,7 @@ def metadata(card: ModelCard, options: GraphOptions, precision: str = "") -> dic
         "input": _INPUTS[options.outputs],
         "output": _OUTPUTS[options.outputs],
         "size": size,
+        "batch": "any" if options.size is None else str(options.batch),
         "precision": precision or options.precision,
         "licence": str(card.details.get("licence", "")),
     }

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rt_seg_ros.errors import UserError
+from rt_seg_ros.working_size import MAX_SIDE, MIN_SIDE
 
 Outputs = Literal["logits", "labels"]
 GraphPrecision = Literal["fp32", "fp16"]
@@ -50,7 +51,8 @@ class GraphOptions:
             raise UserError(f"a graph's precision is '{self.precision}'; there are: {', '.join(GRAPH_PRECISIONS)}")
         if self.opset not in OPSETS:
             raise UserError(f"opset is {self.opset}; there are {OPSETS[0]} to {OPSETS[-1]}")
-        if self.size is not None and not all(32 <= side <= 8192 for side in self.size):
-            raise UserError(f"size is {self.size[0]}x{self.size[1]}; each side must be 32 to 8192 pixels")
+        if self.size is not None and not all(MIN_SIDE <= side <= MAX_SIDE for side in self.size):
+            size = f"{self.size[0]}x{self.size[1]}"
+            raise UserError(f"size is {size}; each side must be {MIN_SIDE} to {MAX_SIDE} pixels")
         if self.batch < 1 or (self.batch > 1 and self.size is None):
             raise UserError(f"batch is {self.batch}; use 1 or more with a fixed size, and 1 with sizes that vary")

@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -25,9 +24,10 @@ from rt_seg_ros.cache import Cache
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.graphs.options import GraphOptions
 from rt_seg_ros.labels import parse_label_space
+from rt_seg_ros.log import get_logger
 from rt_seg_ros.zoo import ModelCard, check_hash
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 _FORMAT = 1
 _GRAPH = "model.onnx"

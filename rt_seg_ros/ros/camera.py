@@ -170,12 +170,18 @@ class Camera:
             result += [f"a publisher's QoS does not match: {reason}" for reason in reasons]
         expected = f"sensor_msgs/msg/{self._type.__name__}"
         others = sorted({info.topic_type for info in publishers} - {expected})
-        if others:
+        base, _, last = self.topic.rpartition("/")
+        if others and self._type is Image and last == "compressed":
+            result.append(f"{self.topic} is compressed: name {base} and set image_transport to compressed")
+        elif others:
             result.append(f"{self.topic} carries {', '.join(others)}, not {expected}: see image_transport")
         if not publishers:
-            transport = "compressed" if self._type is Image else "raw"
-            if self._node.count_publishers(self._other.name):
+            transport, other = ("compressed", CompressedImage) if self._type is Image else ("raw", Image)
+            types = {info.topic_type for info in self._other.publishers()}
+            if f"sensor_msgs/msg/{other.__name__}" in types:
                 result.append(f"{self._other.name} has a publisher: set image_transport to {transport}")
+            elif expected in types:
+                result.append(f"{self._other.name} is compressed: name {self._other.name.rpartition('/')[0]}")
         return result
 
     def output_remarks(self) -> list[str]:

@@ -208,7 +208,8 @@ def _verdict(window: Window, seen: Seen, counts: Counts, busy: float, max_age: f
     if max_age and busy > max_age:
         return WARN, f"one frame has been in the network for {busy:.1f} s; max_age is {max_age:g} s"
     if window.rejected:
-        return WARN, f"{window.rejected} images rejected; the last: {seen.last_rejection}"
+        images = "image" if window.rejected == 1 else "images"
+        return WARN, f"{window.rejected} {images} rejected; the last: {seen.last_rejection}"
     if seen.unstamped:
         return WARN, "the images have no stamp: the age of labels is unknown"
     if max_age and worst_age > max_age * 1e3:

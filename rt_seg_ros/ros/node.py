@@ -196,6 +196,8 @@ class SegmentationNode(LifecycleNode):
             return SUCCESS
         self._error = " ".join(self._error.split())
         undo()
+        if not self.context.ok():  # Ctrl-C while a model loads: nobody hears more
+            return FAILURE
         again = f"ros2 lifecycle set {self._full_name()} {what}"
         self.get_logger().error(f"cannot {what}: {self._error} [to try again: {again}]")
         return FAILURE
@@ -478,6 +480,8 @@ class SegmentationNode(LifecycleNode):
         checked = {name: TABLE[name].check(value) for name, value in changes.items()}
         for topic in checked.get("camera_topics", ()):
             _check_topic(topic)
+        if not checked.get("camera_topics", ["any"]):
+            raise UserError("camera_topics is empty: name one image topic at least")
         present = parameters.read(self)
         if self._active:
             for name, value in checked.items():

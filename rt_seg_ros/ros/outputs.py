@@ -92,6 +92,10 @@ class Outputs:
 
     def _create(self, kind: type, name: str, profile: Any = None) -> Publisher:
         topic = f"{self._prefix}/{name}"
+        base, _, transport = topic.rpartition("/")
+        resolve = self._node.resolve_topic_name
+        if transport == "compressed" and resolve(topic) == resolve(topic, only_expand=True):
+            topic = f"{resolve(base)}/compressed"  # as image_transport has it, where the base is remapped
         options = qos.overriding(self._node, self._node.resolve_topic_name(topic), "publisher")
         return self._node.create_publisher(kind, topic, profile or qos.sensor_data(), qos_overriding_options=options)
 

@@ -6,7 +6,6 @@ wait for what is not there yet.
 
 from __future__ import annotations
 
-import logging
 import math
 import threading
 import time
@@ -24,6 +23,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.images import Frame, ImageRejected
+from rt_seg_ros.log import get_logger
 from rt_seg_ros.msg import SegmentationStats
 from rt_seg_ros.ros import conversions, names, qos
 from rt_seg_ros.ros.graph import GraphThread
@@ -31,7 +31,7 @@ from rt_seg_ros.ros.graph import GraphThread
 if TYPE_CHECKING:
     from rclpy.subscription import Subscription
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 _LOOK_PERIOD = 0.25  # s between two looks at the graph
 _SILENCE = 2.0  # s without a message after which it is said that none comes

@@ -6,7 +6,6 @@ seen is what a robot would get. Nothing is segmented while nobody watches.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from functools import partial
 
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.images import Frame, ImageRejected
+from rt_seg_ros.log import get_logger
 from rt_seg_ros.overlap import prefetch
 from rt_seg_ros.pipeline import Segmenter, SegmenterConfig
 from rt_seg_ros.resampling import Size
@@ -22,7 +22,7 @@ from rt_seg_ros.sources import Source, SourceFrame
 from rt_seg_ros.web.board import Board
 from rt_seg_ros.web.picture import Picture
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 #: Seconds between two images of a folder, which have no time of their own.
 STILL_PERIOD = 0.5

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import logging
 import re
 import secrets
 import socket
@@ -25,12 +24,13 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from rt_seg_ros.errors import UserError
+from rt_seg_ros.log import get_logger
 from rt_seg_ros.web.board import Board, Seen
 from rt_seg_ros.web.feed import Feed
 from rt_seg_ros.web.gate import gate_for
 from rt_seg_ros.web.page import document
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 MAX_CONNECTIONS = 64
 MAX_REQUEST_LINE = 2048  # bytes

@@ -10,6 +10,7 @@ from backend_helpers import cut, lived_in_card, same
 
 from rt_seg_ros import __version__
 from rt_seg_ros.errors import UserError
+from rt_seg_ros.graphs.metadata import metadata
 from rt_seg_ros.graphs.options import GraphOptions
 from rt_seg_ros.images import Frame
 from rt_seg_ros.resampling import Normaliser
@@ -93,11 +94,12 @@ def test_half_precision_keeps_its_inputs_and_outputs(card):
 
 
 def test_a_graph_says_what_it_is(card):
-    model = build(card, size=(64, 80), opset=18)
+    model = build(card, size=(64, 80), batch=2, opset=18)
     said = {entry.key: entry.value for entry in model.metadata_props}
     assert said["rt_seg_ros.version"] == model.producer_version == __version__
     assert said["rt_seg_ros.network"] == "cgnet" and said["rt_seg_ros.label_space"] == "camvid11"
     assert said["rt_seg_ros.weights_sha256"] == card.sha256 and said["rt_seg_ros.size"] == "64x80"
+    assert said["rt_seg_ros.batch"] == "2" and metadata(card, GraphOptions())["rt_seg_ros.batch"] == "any"
     assert json.loads(said["rt_seg_ros.mean"]) == list(card.mean) and json.loads(said["rt_seg_ros.std"]) == list(
         card.std
     )
@@ -123,8 +125,8 @@ def test_the_exporter_that_will_remain_writes_the_same(tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"size": (8, 64)}, "size is 8x64"),
-        ({"size": (64, 9000)}, "each side must be 32 to 8192"),
+        ({"size": (56, 64)}, "size is 56x64; each side must be 64 to 8192"),
+        ({"size": (64, 9000)}, "each side must be 64 to 8192"),
         ({"batch": 2}, "batch is 2"),
         ({"batch": 0, "size": (64, 64)}, "batch is 0"),
         ({"opset": 9}, "opset is 9; there are 17 to 20"),

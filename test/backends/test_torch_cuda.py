@@ -226,7 +226,7 @@ def test_frames_of_several_cameras_are_one_kind_of_call_in_whatever_order_they_w
     small = cv2.resize(street, (200, 144), interpolation=cv2.INTER_AREA)
     frames = [Frame(street), Frame(small), Frame(street[::-1, :, ::-1], "rgb"), Frame(street[:, ::-1])]
     sizes = [(frame.height, frame.width) for frame in frames]
-    alone = [run_program(card, [frame], (120, 160), [size], False)[0][0] for frame, size in zip(frames, sizes)]
+    alone = [run_program(card, [frames[i]], (120, 160), [sizes[i]], False)[0][0] for i in range(4)]
     calls = set()
     for waiting in itertools.permutations(range(4)):
         some, their = [frames[i] for i in waiting], [sizes[i] for i in waiting]
@@ -341,7 +341,7 @@ def test_a_graph_outlives_the_program_that_it_was_captured_of(card, street, monk
     def run(height):
         return backend.run([Frame(street)], (height, 96), [(height, 96)], False).labels[0]
 
-    first = [run(64) for _ in range(3)][0]
+    first, *_ = [run(64) for _ in range(3)]
     for height in (72, 80, 88):
         run(height)
     taken = torch.full((1 << 20,), float("nan"), device="cuda")

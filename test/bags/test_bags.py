@@ -255,6 +255,23 @@ def test_several_image_topics_must_be_chosen_from(tmp_path: Path) -> None:
         bag.label_topic()
 
 
+def test_what_a_node_made_of_a_camera_is_no_camera(tmp_path: Path) -> None:
+    labels = np.zeros((4, 6), np.uint8)
+    with BagWriter(tmp_path / "b") as writer:
+        writer.add_image("/camera/image_raw", 1, "c", picture(0))
+        writer.add_image("/rear/overlay", 1, "c", picture(0))
+        for prefix in ("/segmentation", "/robot/eye/front"):
+            writer.add_label(f"{prefix}/label", 1, "c", labels)
+            writer.add_image(f"{prefix}/overlay", 1, "c", picture(1))
+            writer.add_image(f"{prefix}/confidence", 1, "c", labels, "mono8")
+            writer.add_image(f"{prefix}/mask/road", 1, "c", labels, "mono8")
+    bag = open_bag(tmp_path / "b")
+    assert bag.image_topics() == ["/camera/image_raw", "/rear/overlay"]
+    with pytest.raises(UserError, match=r"several topics of camera images \(.*\): choose one of them \(--topic\)"):
+        bag.image_topic()
+    assert bag.image_topic("/segmentation/overlay") == "/segmentation/overlay"
+
+
 def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no recording at"):
         open_bag(tmp_path / "nothing")

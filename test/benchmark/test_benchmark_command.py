@@ -20,6 +20,7 @@ from rt_seg_ros import cli
 from rt_seg_ros.benchmark.cases import Case, Plan
 from rt_seg_ros.benchmark.report import notes, table
 from rt_seg_ros.benchmark.run import Effort, Row, measure
+from rt_seg_ros.benchmark.spec import Answer
 from rt_seg_ros.cli.benchmark import _is_picture, _save_picture
 from rt_seg_ros.errors import UserError
 
@@ -36,7 +37,7 @@ def _outcome(tmp_path_factory):
     """One run with everything that it can write."""
     folder = tmp_path_factory.mktemp("benchmark")
     command = [sys.executable, "-m", "rt_seg_ros.cli", "benchmark", *QUICK, "--backend", "torch", "--rounds", "2"]
-    command += ["--csv", "b.csv", "--json", "b.json", "--picture", "b.png", "--markdown"]
+    command += ["--size", "96x128,360x480", "--csv", "b.csv", "--json", "b.json", "--picture", "b.png", "--markdown"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
@@ -44,8 +45,8 @@ def _outcome(tmp_path_factory):
 
 def test_figures_are_complete_and_consistent(outcome):
     result = json.loads((outcome[0] / "b.json").read_text())
-    ours, naive = result["rows"]
-    assert not ours["case"]["naive"] and naive["case"]["naive"]
+    ours, naive, *larger = result["rows"]
+    assert not ours["case"]["naive"] and naive["case"]["naive"] and len(larger) == 2
     for row in (ours, naive):
         assert row["rounds"] == 2 and row["frames"] >= 2 * result["effort"]["least"]
         assert 0 < row["network"] < row["median"] <= row["p95"]
@@ -56,7 +57,10 @@ def test_figures_are_complete_and_consistent(outcome):
     assert ours["of_naive"] > 0 and naive["of_naive"] is None
     assert ours["agreement"] > 0.999
     assert ours["floor"] > 0 and naive["floor"] is None
-    assert ours["miou"] > 50 and "camvid" in ours["miou_on"]
+    for row in (ours, naive):  # its card's score is of another size
+        assert row["miou"] is None and not row["miou_on"] and "works at 96x128" in row["unscored"]
+    for row in larger:
+        assert row["miou"] > 50 and "camvid" in row["miou_on"] and not row["unscored"]
     (peak,) = result["peaks"]
     assert peak["macs"] > 1e6 and peak["precision"] == "fp32"
     assert {"cpu", "cores", "python", "system"} <= result["machine"].keys()
@@ -68,14 +72,15 @@ def test_the_same_figures_stand_everywhere(outcome):
     rows = json.loads((folder / "b.json").read_text())["rows"]
     with (folder / "b.csv").open() as file:
         lines = list(csv.DictReader(file))
-    assert len(lines) == len(rows) == 2
+    assert len(lines) == len(rows) == 4
     for line, row in zip(lines, rows, strict=True):
         for name in ("median", "p95", "network", "cpu", "start", "memory"):
             assert float(line[name]) == row[name]
-        assert line["size"] == "96x128" and line["model"] == "cgnet"
+        assert line["size"] == f"{row['case']['size'][0]}x{row['case']['size'][1]}" and line["model"] == "cgnet"
+        assert line["miou"] == ("" if row["miou"] is None else str(row["miou"]))
     table = [line for line in printed.splitlines() if line.startswith("|")]
     heading, ruler, *body = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
-    assert len(body) == 2 and {len(heading)} == {len(cells) for cells in (ruler, *body)}
+    assert len(body) == 4 and {len(heading)} == {len(cells) for cells in (ruler, *body)}
     shown = dict(zip(heading, body[0], strict=True))
     assert float(shown["median ms"]) == pytest.approx(rows[0]["median"], abs=0.051)
     assert float(shown["of naive"]) == pytest.approx(rows[0]["of_naive"], abs=0.0051)
@@ -86,6 +91,7 @@ def test_the_same_figures_stand_everywhere(outcome):
 def test_the_picture_shows_something(outcome):
     picture = cv2.imread(str(outcome[0] / "b.png"))
     assert picture.shape[0] > 400 and picture.std() > 10
+    assert "not in the picture: cgnet: the network works at 96x128" in outcome[1]
 
 
 def test_the_table_fits_the_terminal(outcome):
@@ -125,13 +131,28 @@ def test_untrained_networks_are_said_to_be():
         (["--csv", "/proc/b.csv"], "/proc"),
         (["--picture", "b.doc"], "of no kind"),
         (["--picture", "b.png", "--network-only"], "leave out --network-only"),
-        (["--picture", "b.png", "--label-space", "cityscapes19", "--allow-random-weights"], "no model among these"),
+        (["--picture", "b.png", "--label-space", "cityscapes19", "--allow-random-weights"], "no score in its card"),
+        (["--picture", "b.png", "--size", "720x960"], "works at 720x960, and the score in its card is of 360x480"),
+        (["--picture", "b.png", "--precision", "int8", "--backend", "openvino"], "in int8"),
+        (["--csv", "b", "--json", "b"], "--csv and --json are the same file"),
+        (["--json", "b.png", "--picture", "./b.png"], "--json and --picture are the same file"),
+        (["--csv", "linked.csv", "--json", "b.json"], "--csv and --json are the same file"),
         (["--parts", "--json", "b.json"], "--json is not for --parts"),
+        (["--parts", "--ratio", "1,0.5", "--batch", "1,4"], "--batch is not for --parts"),
+        (["--parts", "--seconds", "1", "--warm-up", "0"], "--seconds, --warm-up are not for --parts"),
+        (["--parts", "--outputs", "labels", "--input", "raw"], "--input, --outputs are not for --parts"),
+        (["--parts", "--no-naive", "--cameras", "2"], "--cameras, --no-naive are not for --parts"),
+        (["--parts", "--csv", "b.csv", "--picture", "b.png"], "--csv, --picture are not for --parts"),
+        (["--parts", "--threads", "1,2"], "--threads has several values"),
+        (["--parts", "--backend", "torch,openvino"], "--backend has several values"),
+        (["--parts", "--precision", "fp32,bf16"], "--precision has several values"),
     ],
 )
 def test_bad_values_are_refused_before_any_work(arguments, said, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: pytest.fail("work was begun"))
+    Path("linked.csv").symlink_to("b.json")
+    for name in ("cli.benchmark.measure_parts", "benchmark.run.subprocess.Popen"):
+        monkeypatch.setattr(f"rt_seg_ros.{name}", lambda *a, **k: pytest.fail("work was begun"))
     if arguments[0] == "--ratio":
         arguments = [*arguments, "--backend", "torch"]
     assert cli.main(["benchmark", *arguments]) == 2
@@ -210,6 +231,88 @@ def test_interrupted_it_leaves_no_process_behind():
     assert not [child for child in children if Path(f"/proc/{child}").exists()]
 
 
+def interrupted(turns):
+    """Return what takes so many turns before Ctrl-C."""
+
+    def watch(items, what, number):
+        for n, item in enumerate(items):
+            if n == turns:
+                raise KeyboardInterrupt
+            yield item
+
+    return watch
+
+
+@pytest.fixture(name="case")
+def _case(monkeypatch):
+    """A case whose turns take no time."""
+    answers = (Answer(total=[float(n)] * 5, cpu=1, working=[96, 128], device="cpu") for n in range(1, 100))
+    monkeypatch.setattr("rt_seg_ros.benchmark.run._take_turn", lambda *_, **__: next(answers))
+    return Case("network", "cgnet", (96, 128), backend="torch", device="cpu")
+
+
+def test_interrupted_it_keeps_whole_rounds(case):
+    plan = Plan([case, case.counterpart()])
+    result = measure(plan, frames, Effort(rounds=9), MODULES, interrupted(5))
+    assert [(row.rounds, row.frames, row.error) for row in result.rows] == [(2, 10, "")] * 2
+    assert [row.median for row in result.rows] == [2.0, 3.0]  # of turns 1 and 3, 2 and 4; not of 5
+    said = "\n".join(notes(result))
+    assert "stopped after 2 of 9 rounds" in said and "2 rounds, all cases in turn" in said
+    assert result.rows[0].floor is None and not result.peaks
+
+
+@pytest.mark.parametrize("turns", [0, 1])
+def test_interrupted_in_the_first_round_it_has_nothing(case, turns):
+    with pytest.raises(KeyboardInterrupt):
+        measure(Plan([case, case.counterpart()]), frames, Effort(rounds=9), MODULES, interrupted(turns))
+
+
+def test_interrupted_at_the_floor_it_has_everything_else(case, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rt_seg_ros.benchmark.run._add_floors", interrupt)
+    result = measure(Plan([case]), frames, Effort(rounds=3), MODULES)
+    assert result.rows[0].rounds == result.stopped == 3
+    assert any("before the floor was reckoned" in note for note in notes(result))
+
+
+def test_interrupted_later_it_writes_what_it_has(tmp_path):
+    command = [sys.executable, "-m", "rt_seg_ros.cli", "benchmark", *QUICK, "--size", "360x480", "--backend", "torch"]
+    command += ["--no-naive", "--rounds", "500", "--csv", "b.csv", "--json", "b.json", "--picture", "b.png"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([*command, "--markdown"], cwd=tmp_path, text=True, **pipes) as benchmark:
+        seen = set()
+
+        def in_a_third_round():
+            assert benchmark.poll() is None
+            seen.update(_children(benchmark.pid))
+            return len(seen) > 2
+
+        _wait_for(in_a_third_round, 120)
+        benchmark.send_signal(signal.SIGINT)
+        printed, said = benchmark.communicate(timeout=60)
+    assert benchmark.returncode == 130, said
+    assert "interrupted after 2 of 500 rounds" in said and "stopped after 2 of 500 rounds" in printed
+    figures = json.loads((tmp_path / "b.json").read_text())
+    (row,) = figures["rows"]
+    assert figures["stopped"] == row["rounds"] == 2 and row["frames"] >= 10 and row["miou"] > 50
+    with (tmp_path / "b.csv").open() as file:
+        assert [float(line["median"]) for line in csv.DictReader(file)] == [row["median"]]
+    assert cv2.imread(str(tmp_path / "b.png")) is not None
+    assert not [child for child in seen if Path(f"/proc/{child}").exists()]
+
+
+def test_files_are_written_also_where_nobody_reads_the_table(case, tmp_path, monkeypatch):
+    def broken(*_):
+        raise BrokenPipeError
+
+    monkeypatch.setattr("rt_seg_ros.cli.benchmark.table", broken)
+    monkeypatch.setattr("rt_seg_ros.benchmark.run._add_floors", lambda *_: ([], ""))
+    cli.main(["benchmark", *QUICK, "--network-only", "--rounds", "1", "--csv", str(tmp_path / "b.csv")])
+    assert (tmp_path / "b.csv").read_text().startswith("mode,model,")
+
+
 def test_more_of_ctrl_c_ends_a_process_that_does_not_listen(tmp_path):
     deaf = "import signal, sys, time\nsignal.signal(signal.SIGINT, lambda *_: print('heard', flush=True))\n"
     (tmp_path / "deaf.py").write_text(deaf + "print('ready', flush=True)\nwhile True:\n    time.sleep(1)\n")
@@ -228,8 +331,8 @@ def test_more_of_ctrl_c_ends_a_process_that_does_not_listen(tmp_path):
     assert not Path(f"/proc/{child}").exists()
 
 
-def _wait_for(condition):
-    end = time.monotonic() + 30
+def _wait_for(condition, patience=30):
+    end = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.05)

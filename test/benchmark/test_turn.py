@@ -8,7 +8,7 @@ import pytest
 
 from rt_seg_ros.benchmark.cases import Case
 from rt_seg_ros.benchmark.naive import NaiveNode
-from rt_seg_ros.benchmark.parts import measure_parts, parts_markdown
+from rt_seg_ros.benchmark.parts import measure_parts, parts_markdown, parts_table
 from rt_seg_ros.benchmark.spec import Answer, Order, peak_memory_mib
 from rt_seg_ros.benchmark.turn import take_turn
 from rt_seg_ros.data.synth import SyntheticDrive
@@ -82,8 +82,24 @@ def test_peak_memory_is_a_process_s_own():
 
 def test_the_parts_are_measured_against_one_another(files):
     case = Case("pipeline", "cgnet", SIZE, backend="torch", device="cpu")
-    parts = measure_parts([case], lambda size: [cv2.imread(files[0])], rounds=2)
-    assert len(parts) == len({part.name for part in parts}) == 6
-    assert all(part.ours > 0 and part.naive > 0 and part.ratio > 0 for part in parts)
-    lines = parts_markdown(parts).splitlines()
-    assert len(lines) == 2 + len(parts) and all(line.count("|") == lines[0].count("|") for line in lines)
+    found = measure_parts([case], lambda size: [cv2.imread(files[0])], rounds=2)
+    assert len(found.parts) == len({part.name for part in found.parts}) == 6
+    assert all(part.ours > 0 and part.naive > 0 and part.of_naive > 0 for part in found.parts)
+    lines = [line for line in parts_markdown(found).splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + len(found.parts) and all(line.count("|") == lines[0].count("|") for line in lines)
+    assert "ratio" not in lines[0]
+
+
+def test_parts_tell_their_ratio_their_machine_and_that_it_was_busy(files, monkeypatch):
+    monkeypatch.setattr("os.getloadavg", lambda: (99.0, 0.0, 0.0))
+    cases = [Case("pipeline", "cgnet", (192, 256), ratio=r, backend="torch", device="cpu") for r in (1.0, 0.5)]
+    found = measure_parts(cases, lambda size: [cv2.imread(files[0])], rounds=1)
+    said = parts_markdown(found)
+    heading, _, *body = [[c.strip() for c in line.strip("|").split("|")] for line in said.splitlines() if "|" in line]
+    assert [row[heading.index("ratio")] for row in body] == ["1"] * 6 + ["0.5"] * 6
+    assert said.startswith(found.machine["cpu"]) and f"numpy {np.__version__}" in said.splitlines()[0]
+    assert "busy when this began (load 99.0)" in said
+    drawn = parts_table(found)
+    assert found.machine["cpu"] in drawn.title and "ratio" in [column.header for column in drawn.columns]
+    monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))
+    assert not measure_parts([], lambda size: [], rounds=1).remarks

@@ -88,6 +88,15 @@ def test_the_wrong_transport_is_told(graph, node):
     assert node.set(input_timeout=0.5)[0]
     camera = graph.camera("/camera/image_raw/compressed", qos.RELIABLE, CompressedImage)
     node.wait_status(lambda level, text, facts: "set image_transport to compressed" in text, "camera camera")
+    # Named by its full name, it is neither raw images nor a base to put /compressed behind.
+    for transport in ("raw", "compressed"):
+        assert node.transition("deactivate")
+        assert node.set(camera_topics=["/camera/image_raw/compressed"], image_transport=transport)[0]
+        assert node.transition("activate")
+        node.wait_status(
+            lambda level, text, facts: "/camera/image_raw/compressed is compressed: name /camera/image_raw" in text,
+            "camera image_raw",
+        )
     camera.close()
 
 

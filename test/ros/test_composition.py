@@ -274,13 +274,14 @@ def test_what_goes_with_a_remapped_camera_follows_it_or_goes_its_own_way(graph, 
     values = {"image_transport": "compressed", "output_resolution": "network"}
     own = compose(
         "/cam/image:=/other/image",
+        "~/label/compressed:=/x/png",
         "/cam/image/compressed:=/x/jpeg",
         "/cam/camera_info:=/calib/info",
         options={"overrides": given},
         camera_topics=["/cam/image"],
         **values,
     )
-    following = compose("cam/image:=other/image", camera_topics=["cam/image"], **values)
+    following = compose("cam/image:=other/image", "~/label:=/x/label", camera_topics=["cam/image"], **values)
     label = graph.collect(Image, f"/{own.get_name()}/label")
     for node in (own, following):
         configure(node, activate=True)
@@ -290,6 +291,8 @@ def test_what_goes_with_a_remapped_camera_follows_it_or_goes_its_own_way(graph, 
     assert own.get_parameter(name.format("/calib/info", "depth")).value == 7
     assert subscription_of(graph, following, "/other/image/compressed")
     assert subscription_of(graph, following, "/other/camera_info")
+    assert "/x/png" in own._cameras[0].outputs.topics()
+    assert {"/x/label", "/x/label/compressed"} <= set(following._cameras[0].outputs.topics())
 
     camera = graph.camera("/x/jpeg", qos.RELIABLE, CompressedImage)
     with Spinning(SingleThreadedExecutor(), own):

@@ -100,7 +100,7 @@ def test_the_template_of_several_cameras_is_made_into_itself():
 def launch_file(monkeypatch):
     """The launch file as a module, with stand-ins for what is not among the wheels."""
     for name in ("launch", "launch_ros", "ament_index_python"):
-        for module in (name, f"{name}.actions", f"{name}.substitutions", f"{name}.packages"):
+        for module in (name, f"{name}.actions", f"{name}.substitutions", f"{name}.packages", f"{name}.utilities"):
             monkeypatch.setitem(sys.modules, module, MagicMock())
     spec = importlib.util.spec_from_file_location("segment_launch", LAUNCH)
     module = importlib.util.module_from_spec(spec)
@@ -149,10 +149,14 @@ def launched(launch_file, monkeypatch, tmp_path):
     monkeypatch.setattr(launch_file, "DeclareLaunchArgument", lambda n, **k: declared.append((n, k["default_value"])))
     launch_file.arguments()
 
-    def launch(**arguments):
+    # As launch_ros has them.
+    monkeypatch.setattr(launch_file, "prefix_namespace", lambda base, own: f"{base}/{own}".strip("/") if base else own)
+    monkeypatch.setattr(launch_file, "make_namespace_absolute", lambda name: name if name[:1] == "/" else f"/{name}")
+
+    def launch(around=None, **arguments):
         values = {**dict(declared), "params_file": "", **arguments}
         monkeypatch.setattr(launch_file, "LaunchConfiguration", lambda name: MagicMock(perform=lambda _: values[name]))
-        launch_file.setup(None)
+        launch_file.setup(MagicMock(launch_configurations=around or {}))
         return made
 
     return launch
@@ -169,6 +173,34 @@ def test_simulated_time_is_told_to_the_node_only_where_an_argument_says_so(launc
     assert "--clock" in launched(bag="drive", params_file=str(file))["playback"]["cmd"]
     assert "--clock" not in launched(bag="drive", params_file=str(file), use_sim_time="false")["playback"]["cmd"]
     assert "--clock" not in launched(bag="drive")["playback"]["cmd"]
+
+
+def test_what_is_around_it_counts(launched, tmp_path):
+    file = tmp_path / "around.yaml"
+    file.write_text("/robot7/*: {ros__parameters: {camera_topics: [image]}}")
+    around = {"ros_namespace": "/robot7", "global_params": [("use_sim_time", True), str(file)]}
+    made = launched(around, bag="drive", rviz="true")
+    assert made["playback"]["cmd"][1] == "/robot7/segmentation" and "--clock" in made["playback"]["cmd"]
+    assert ("/segmentation/overlay", "/robot7/segmentation/overlay") in made["rviz"]["remappings"]
+    assert ("/camera/image_raw", "/robot7/image") in made["rviz"]["remappings"]
+    assert "--clock" not in launched(around, bag="drive", use_sim_time="false")["playback"]["cmd"]
+
+
+def test_what_cannot_be_is_told_by_the_argument_s_name(launched, tmp_path):
+    for arguments, said in (
+        ({"camera_topics": "[/a, /b"}, r"camera_topics:=\[/a, /b: expected a YAML list"),
+        ({"input_height": "tall"}, "input_height:=tall: expected an int"),
+        ({"fastdds_profile": "/nowhere.xml"}, "fastdds_profile:=/nowhere.xml: there is no such file"),
+        ({"params_file": "/nowhere.yaml"}, "params_file:=/nowhere.yaml: there is no such file"),
+    ):
+        with pytest.raises(RuntimeError, match=said):
+            launched(**arguments)
+    file = tmp_path / "five.yaml"
+    file.write_text("/**: {ros__parameters: 5}")
+    with pytest.raises(RuntimeError, match=r"five.yaml: ros__parameters is 5"):
+        launched(params_file=str(file))
+    made = launched(mask_classes="[]", fastdds_profile="none")["node"]
+    assert made["parameters"][-1]["mask_classes"] == [""] and made["additional_env"] == {}
 
 
 def test_rviz_shows_what_the_parameter_file_says(launched, tmp_path):

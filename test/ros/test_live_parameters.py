@@ -81,6 +81,7 @@ def test_another_ratio_size_and_model_without_a_gap(graph, node, camera, stats):
         ({"device": "cpu", "backend": "onnxruntime", "precision": "fp16"}, "fp16"),
         ({"mask_classes": ["road", "unicorn"]}, "no class 'unicorn'"),
         ({"camera_topics": ["/other/image_raw"]}, "deactivate first"),
+        ({"camera_topics": [""]}, "camera_topics is empty"),
         ({"image_transport": "compressed"}, "deactivate first"),
         ({"autostart": True}, "read-only"),
         ({"confidence_threshold": float("nan")}, "confidence_threshold"),
