@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.table import Table
@@ -19,6 +19,10 @@ from rt_seg_ros.benchmark.run import Result, Row, score
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.files import write_bytes, write_json, write_text
 from rt_seg_ros.working_size import working_size
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 PICTURES = (".png", ".svg", ".pdf")
 _NONE = "-"
@@ -315,7 +319,6 @@ def save_picture(path: Path, result: Result) -> None:
     for model in dict.fromkeys(row.case.model for row in rows):
         times = [(row.median, row.miou or 0.0) for row in rows if row.case.model == model]
         axes.plot(*zip(*sorted(times), strict=True), color="0.85", linewidth=1, zorder=2)
-        axes.annotate(model, min(times), xytext=(0, 7), textcoords="offset points", fontsize=9, ha="center")
     axes.set_xscale("log")
     plain = FuncFormatter(lambda value, _: f"{value:g}")
     axes.xaxis.set_major_formatter(plain)
@@ -330,9 +333,28 @@ def save_picture(path: Path, result: Result) -> None:
     axes.margins(0.12)
     told = "\n".join(line for said in missing for line in textwrap.wrap(said, 120))
     figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False, title=told or None, title_fontsize=7)
+    fastest: dict[str, tuple[float, float]] = {}
+    for row in sorted(rows, key=lambda row: row.median):
+        fastest.setdefault(row.case.model, (row.median, row.miou or 0.0))
+    _name_points(figure, axes, fastest)
     drawn = io.BytesIO()
     figure.savefig(drawn, format=path.suffix.removeprefix(".") or "png", dpi=130)
     write_bytes(path, drawn.getvalue())
+
+
+def _name_points(figure: Figure, axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
+    """Write names beside points: above, or where another name is, below, or farther away."""
+    figure.draw_without_rendering()  # only then is known where everything lies
+    taken: list[Any] = []
+    for name, point in points.items():
+        for up in (7, -7, 20, -20):
+            side = "bottom" if up > 0 else "top"
+            text = axes.annotate(name, point, (0, up), textcoords="offset points", fontsize=9, ha="center", va=side)
+            extent = text.get_window_extent()
+            if up == -20 or not any(extent.overlaps(other) for other in taken):
+                break
+            text.remove()
+        taken.append(extent)
 
 
 def _variant(row: Row, varying: Sequence[str]) -> str:
