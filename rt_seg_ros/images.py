@@ -89,8 +89,9 @@ def as_frame(image: Frame | NDArray[np.uint8]) -> Frame:
     :raises ImageRejected: for what is not a uint8 image.
     """
     if isinstance(image, Frame):
-        shape, channels = image.pixels.shape, _CHANNELS[image.order]
-        if image.pixels.dtype != np.uint8 or len(shape) < 2 or shape[2:] != ((channels,) if channels > 1 else ()):
+        shape, channels = image.pixels.shape, _CHANNELS.get(image.order, 0)
+        behind = (channels,) if channels > 1 else ()
+        if image.pixels.dtype != np.uint8 or len(shape) < 2 or not channels or shape[2:] != behind:
             raise ImageRejected("encoding", f"expected uint8 of '{image.order}', got {image.pixels.dtype} {shape}")
         if not image.pixels.size:
             raise ImageRejected("empty", f"the image is empty: {shape}")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SAFE_SUFFIX = ".safetensors"
+_FLOATS = ("torch.float16", "torch.bfloat16", "torch.float32", "torch.float64")
 _NAMED = 10  # tensors that do not fit, of which more are only counted
 #: What trainers wrap tensors in.
 _WRAPPINGS = ("state_dict", "model")
@@ -111,7 +112,16 @@ def check_tensors(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], o
         for key, value in state.items()
         if key in expected and value.shape != expected[key].shape
     ]
-    problems += [f"{key} has values that are no numbers" for key, value in state.items() if not value.isfinite().all()]
+    problems += [
+        f"{key} has values that are no numbers"
+        for key, value in state.items()
+        if key in expected and str(value.dtype) in _FLOATS and not value.isfinite().all()
+    ]
+    problems += [
+        f"{key} is of {value.dtype}"
+        for key, value in state.items()
+        if key in expected and value.is_floating_point() and str(value.dtype) not in _FLOATS
+    ]
     if problems:
         more = f"; and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
         raise UserError(f"{where} do not fit {owner}: {'; '.join(problems[:_NAMED])}{more}")

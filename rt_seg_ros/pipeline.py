@@ -44,7 +44,7 @@ class SegmenterConfig:
     :param input_height: working height in pixels; 0: from the frame and ``downsampling_ratio``
     :param input_width: working width in pixels; 0 likewise (both or neither)
     :param downsampling_ratio: working size over the frame's, up to 1: the gamma of CSRNet and Cross-CBAM; 0: such that
-        the network sees things no larger than it learnt them (:func:`rt_seg_ros.working_size.working_size`)
+        the network sees things about as large as it learnt them (:func:`rt_seg_ros.working_size.working_size`)
     :param confidence_threshold: labels below this probability, 0..1, become unlabelled
     :param output_resolution: ``input``: labels at the frame's size; ``network``: at the working size
     :param threads: CPU threads; 0: the runtime's own choice
@@ -187,9 +187,10 @@ class Segmenter:
         learnt, working = self.card.frame_size, self.working_size(height, width)
         if learnt is None or working[0] * working[1] <= _TOO_LARGE**2 * learnt[0] * learnt[1]:
             return ""
+        way = "without a size given" if self.config.input_height else "with a downsampling ratio of 0"
         return (
             f"the network works at {working[1]}x{working[0]} and learnt from frames of {learnt[1]}x{learnt[0]}: it is "
-            "slow so, and often wrong; with a downsampling ratio of 0 it sees things as large as it knows them"
+            f"slow so, and often wrong; {way} it sees things about as large as it knows them"
         )
 
     def warm_up(
@@ -202,7 +203,9 @@ class Segmenter:
         :param most_together: so many of them, and any fewer, may come as one batch
         """
         frame = blank_frame(height, width, order)
-        for count in range(1, (most_together if self.backend.batches else 1) + 1):
+        for count in range(1, most_together + 1):
+            if count > 1 and not self.backend.prepares_batches:
+                break
             for _ in range(self.backend.warm_up_calls):
                 self.segment_batch([frame] * count, confidence)
 

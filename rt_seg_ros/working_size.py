@@ -17,6 +17,7 @@ Size = tuple[int, int]  # (height, width)
 STEP = 8
 MIN_SIDE = 64  # networks divide by up to 32; below this a side leaves them nothing to work on
 MAX_SIDE = 8192
+_NEAR = 0.8
 
 
 def in_steps(height: float, width: float) -> Size:
@@ -29,7 +30,8 @@ def working_size(frame: Size, ratio: float = 0.0, learnt: Size | None = None, re
     """Return the (height, width) at which a network sees a frame.
 
     :param frame: (height, width)
-    :param ratio: working size over the frame's; 0: such that the network sees things no larger than it learnt them
+    :param ratio: working size over the frame's; 0: such that the network sees things about as large as it learnt them,
+        and none enlarged
     :param learnt: (height, width) of the frames that it learnt from, where that is known
     :param resized: it learnt from frames of whatever size, brought to ``learnt``
     """
@@ -37,9 +39,20 @@ def working_size(frame: Size, ratio: float = 0.0, learnt: Size | None = None, re
     if not ratio and learnt is not None:
         if resized:
             return in_steps(*learnt)
-        ratio = min(1.0, math.sqrt(learnt[0] * learnt[1] / (height * width)))
+        ratio = _as_learnt(height * width, learnt[0] * learnt[1])
     ratio = ratio or 1.0
     return in_steps(height * ratio, width * ratio)
+
+
+def _as_learnt(pixels: int, learnt: int) -> float:
+    """Return the ratio at which a frame has about as many pixels as those learnt from, and at most 1.
+
+    It is one half, one third and so on, where that is larger by up to a quarter: shrinking to such a size takes a third
+    of the time, and averages whole pixels. So 1920x1080 becomes 640x360.
+    """
+    ratio = min(1.0, math.sqrt(learnt / pixels))
+    whole = int(1 / ratio)
+    return 1 / whole if whole > 1 and whole * ratio >= _NEAR else ratio
 
 
 def check_side(name: str, value: int) -> None:

@@ -191,6 +191,7 @@ def test_arrays_are_taken_as_opencv_has_them():
         Frame(np.zeros((4, 5), np.uint8)),
         Frame(np.zeros((4, 5, 3), np.uint8), "mono"),
         Frame(np.zeros((4, 5, 3), np.uint8), "rgba"),
+        Frame(np.zeros((4, 5, 3), np.uint8), "xyz"),  # type: ignore[arg-type]
         Frame(np.zeros((4, 5, 3), np.float32)),  # type: ignore[arg-type]
         Frame(np.zeros(5, np.uint8), "mono"),
     ],

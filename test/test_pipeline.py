@@ -111,7 +111,10 @@ def test_frames_larger_than_what_was_learnt_from_are_seen_as_large_as_that(segme
     other = segmenter.reconfigured(RANDOM)
     other.card = replace(segmenter.card, frame_size=(360, 480))
     assert other.segment(picture(720, 960)).working_size == (360, 480)
-    assert other.working_size(1080, 1920) == (312, 552), "as many pixels, in the frame's own proportions"
+    assert other.working_size(600, 800) == (360, 480) and other.working_size(480, 640) == (360, 480)
+    assert other.working_size(375, 1242) == (232, 760), "about as many pixels, in the frame's own proportions"
+    for k, size in ((2, (720, 1280)), (3, (1080, 1920)), (6, (2160, 3840))):
+        assert other.working_size(*size) == (360, 640), f"a {k}th, which is quick and near"
     assert other.working_size(240, 320) == (240, 320), "small ones are not blown up"
     full = other.reconfigured(replace(RANDOM, downsampling_ratio=1.0))
     full.card = other.card
@@ -128,6 +131,9 @@ def test_frames_far_larger_than_what_was_learnt_from_are_remarked_on(segmenter, 
         small = other.reconfigured(replace(RANDOM, downsampling_ratio=ratio))
         small.card = other.card
         assert not small.size_remark(1080, 1920)
+    given = other.reconfigured(replace(RANDOM, input_height=1080, input_width=1920))
+    given.card = other.card
+    assert "without a size given it sees" in given.size_remark(480, 640)
     for _ in range(2):
         other.segment(picture(900, 1200))
     assert [record.levelname for record in caplog.records if "learnt from" in record.message] == ["WARNING"]

@@ -116,6 +116,11 @@ def test_weights_that_are_no_numbers_are_refused(saved, tmp_path):
         save_file(state, path, metadata=file.metadata())
     with pytest.raises(UserError, match=f"{name} has values that are no numbers"):
         zoo.build_network(zoo.find_model("cgnet", weights=path))
+    state[name] = torch.zeros_like(state[name]).to(torch.float8_e4m3fn)
+    with safe_open(saved[1], "pt") as file:
+        save_file(state, path, metadata=file.metadata())
+    with pytest.raises(UserError, match=f"{name} is of torch.float8_e4m3fn"):
+        zoo.build_network(zoo.find_model("cgnet", weights=path))
 
 
 def renamed(folder, count=11):

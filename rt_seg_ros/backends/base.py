@@ -45,6 +45,8 @@ class Backend(ABC):
     #: Frames that wait at the same time are faster together than one by one: so on a GPU, and not on a CPU, where one
     #: frame keeps all cores busy.
     batches: bool = False
+    #: A batch of another number of frames takes its time when it first comes.
+    prepares_batches: bool = False
     #: Calls of a kind until the next of that kind is as fast as it gets.
     warm_up_calls: int = 1
     #: What failed, where another serves in its place.
@@ -59,6 +61,17 @@ class Backend(ABC):
         :param sizes: for each frame, the size of its labels
         :param confidence: also give the winning class's probability, 0..255
         """
+
+
+def check_scores(logits: NDArray[np.float32], precision: str) -> None:
+    """Check that scores are numbers: labels of others would look like those of the first class.
+
+    :raises FloatingPointError: they are not
+    """
+    with np.errstate(all="ignore"):
+        total = float(logits.sum())
+    if not math.isfinite(total):
+        raise FloatingPointError(f"the network's scores are not all numbers, in {precision}")
 
 
 class HostBackend(Backend):
@@ -95,8 +108,7 @@ class HostBackend(Backend):
             ready = time.perf_counter()
             logits = self.logits(batch)
             done = time.perf_counter()
-            if not math.isfinite(logits.sum()):  # labels of nothing would look like those of the first class
-                raise FloatingPointError(f"the network's scores are not all numbers, in {self.precision}")
+            check_scores(logits, self.precision)
             results = [self._upsample(one, size, confidence) for one, size in zip(logits, sizes, strict=True)]
             end = time.perf_counter()
         return BatchResult(

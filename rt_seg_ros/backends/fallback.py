@@ -99,6 +99,7 @@ class FallbackBackend(Backend):
     def _show(self, backend: Backend) -> None:
         self.name, self.device, self.precision = backend.name, backend.device, backend.precision
         self.batches, self.warm_up_calls = backend.batches, backend.warm_up_calls
+        self.prepares_batches = backend.prepares_batches
 
 
 def _in_one_line(error: Exception) -> str:

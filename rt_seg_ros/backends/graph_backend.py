@@ -72,20 +72,32 @@ class GraphBackend(HostBackend):
         return np.concatenate([place.program(batch[i : i + 1]).copy() for i in range(len(batch))])
 
     def _place(self, size: Size) -> _Place:
-        if size not in self._places:
+        place = self._places.get(size)
+        if place is None:
             with self._compiling:
-                if size not in self._places:
-                    self._places[size] = self._make_place(size)
-        return self._places[size]
+                place = self._places.get(size)
+                if place is None:
+                    place = self._places[size] = self._make_place(size)
+        return place
 
     def _make_place(self, size: Size) -> _Place:
-        own = sorted((s for s, place in self._places.items() if place.own), key=lambda s: self._places[s].used)
-        if len(own) < _OWN or self._calls - self._places[own[0]].used > _IDLE:
+        if self._own() < _OWN or self._idle() is not None:
             place = _Place(self.compile(size), True, self._calls)
-            if len(own) >= _OWN:
-                del self._places[own[0]]
+            idle = self._idle()  # asked again: compiling takes long
+            if self._own() >= _OWN and idle is not None:
+                del self._places[idle]
             return place
         self._any = self._any or self.compile(None)
         if len(self._places) >= _SIZES:
-            del self._places[min((s for s in self._places if s not in own), key=lambda s: self._places[s].used)]
+            shared = (size for size, place in self._places.items() if not place.own)
+            del self._places[min(shared, key=lambda size: self._places[size].used)]
         return _Place(self._any, False, self._calls)
+
+    def _own(self) -> int:
+        return sum(place.own for place in self._places.values())
+
+    def _idle(self) -> Size | None:
+        """Return the size with a program of its own that has not come for the longest time, if that is long."""
+        own = [size for size, place in self._places.items() if place.own]
+        last = min(own, key=lambda size: self._places[size].used, default=None)
+        return last if last is not None and self._calls - self._places[last].used > _IDLE else None

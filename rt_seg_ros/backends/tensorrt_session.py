@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rt_seg_ros.backends.base import Unavailable
+from rt_seg_ros.backends.base import Unavailable, check_scores
 from rt_seg_ros.backends.cuda_driver import (
     CudaError,
     DeviceMemory,
@@ -207,7 +207,9 @@ class _Slot:
         self._done.synchronize()
         if self._spec.size is None:
             flat = self._buffers[LOGITS][0].array[: self._bytes(LOGITS)]
-            for logits, size in zip(flat.view(np.float32).reshape(self._shapes[LOGITS]), sizes, strict=True):
+            scores = flat.view(np.float32).reshape(self._shapes[LOGITS])
+            check_scores(scores, self._spec.precision)
+            for logits, size in zip(scores, sizes, strict=True):
                 label, certainty = self._upsample(logits, size, confidences is not None)
                 labels.append(label)
                 if confidences is not None and certainty is not None:

@@ -57,7 +57,7 @@ class TorchCudaBackend(Backend):
     :param precision: ``fp32`` (without TF32), ``bf16`` or ``fp16``
     """
 
-    batches = True
+    batches = prepares_batches = True
     warm_up_calls = 2  # plain, captured
 
     def __init__(self, card: ModelCard, device: str, precision: str) -> None:
@@ -81,7 +81,7 @@ class TorchCudaBackend(Backend):
             # break off what another backend captures meanwhile.)
             torch.cuda.current_stream().synchronize()
         self._programs: OrderedDict[Call, Program] = OrderedDict()
-        self._searched: set[tuple[int, Size]] = set()
+        self._searched = threading.local()  # as what cuDNN found is
         self._launching = threading.Lock()
 
     def run(self, frames: Sequence[Frame], working: Size, sizes: Sequence[Size], confidence: bool) -> BatchResult:
@@ -133,10 +133,11 @@ class TorchCudaBackend(Backend):
                 graph.run(slot.input[: call.input_bytes], slot.output[: call.output_bytes])
             else:
                 # What cuDNN takes for a shape when that first comes stays, for this thread.
+                searched: set[tuple[int, Size]] = self._searched.__dict__.setdefault("kinds", set())
                 kind = len(call.frames), call.working
-                search = not seen and kind not in self._searched and len(self._searched) < _SEARCHED
+                search = kind not in searched and len(searched) < _SEARCHED
                 if search:
-                    self._searched.add(kind)
+                    searched.add(kind)
                 with _numerics(benchmark=search):
                     program(slot.input[: call.input_bytes], slot.output[: call.output_bytes])
             slot.finished.record()

@@ -205,7 +205,7 @@ class BagReader:
         return [
             name
             for name, info in self._topics.items()
-            if info.is_image and not _is_label(name) and not made & {name, name.rpartition("/")[0]}
+            if info.is_image and not _is_label(name) and not made & set(_above(name.removesuffix("/compressed")))
         ]
 
     def label_topics(self) -> list[str]:
@@ -439,6 +439,10 @@ def _in_order(path: Path) -> tuple[int, str]:
     stem = path.with_suffix("").stem if path.suffix == PACKED_SUFFIX else path.stem
     tail = stem.rsplit("_", 1)[-1]
     return (int(tail) if tail.isdigit() else -1, path.name)
+
+
+def _above(topic: str) -> tuple[str, str]:
+    return topic, topic.rpartition("/")[0]
 
 
 def _is_label(topic: str) -> bool:

@@ -137,6 +137,7 @@ class _Collected:
     answers: list[Answer] = field(default_factory=list)
     labels: NDArray[np.uint8] | None = None
     error: str = ""
+    failed_in: int = -1  # the round
 
 
 def measure(
@@ -237,7 +238,7 @@ def _take_turns(
             found = collected[case]
             if not found.error:
                 answer = _take_turn(place, case, files[case.size], effort, modules[case.mode], first=round_ == 0)
-                found.error = answer.error
+                found.error, found.failed_in = answer.error, round_ if answer.error else -1
                 if not answer.error:
                     found.answers.append(answer)
                 if (stored := place / "labels.npy").exists():
@@ -250,6 +251,8 @@ def _take_turns(
             raise
         for found in collected.values():  # figures of all cases are to be of the same rounds
             del found.answers[whole:]
+            if found.failed_in >= whole:
+                found.error = ""
         return whole
     return None
 

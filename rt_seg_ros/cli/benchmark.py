@@ -111,7 +111,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     grid.add_argument(
         "--ratio", "--downsampling-ratio", type=_several(float), default=[1.0], metavar="G",
-        help="size at which the network works over the frame's, above 0 and up to 1 (default: 1)",
+        help="size at which the network works over the frame's, up to 1 (the default); 0: as elsewhere by default",
     )  # fmt: skip
     grid.add_argument(
         "--backend", type=_several(_one_of(BACKENDS)), default=["auto"], metavar="NAMES",

@@ -29,7 +29,7 @@ from rt_seg_ros.backends.tensorrt_session import Session
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.export.exporting import Agreement, Watch, check
 from rt_seg_ros.export.quantise import quantise_onnx
-from rt_seg_ros.export.runners import Preparer, with_onnxruntime
+from rt_seg_ros.export.runners import Preparer, fit, size_for, with_onnxruntime
 from rt_seg_ros.export.samples import Samples
 from rt_seg_ros.files import write_bytes
 from rt_seg_ros.graphs.options import NETWORK_SCOPE, GraphOptions
@@ -88,7 +88,7 @@ def export_engine(
     """
     tensorrt, gpu = find_tensorrt(device, spec.precision)
     int8 = spec.precision == "int8"
-    engines = _WithModel(card, tensorrt, gpu, samples) if int8 else Engines(card, tensorrt, gpu)
+    engines = _WithModel(card, tensorrt, gpu, spec, samples) if int8 else Engines(card, tensorrt, gpu)
     of_graph = _check_graph(engines, spec, samples, watch)
     of_engine = None
     present = using(gpu) if gpu is not None else nullcontext()
@@ -102,17 +102,23 @@ def export_engine(
     if kept is None and out is None:
         raise UserError("the engine cannot be kept in the cache, and no file was given")
     what = f"{tensorrt.__name__} {tensorrt.__version__}"
-    on = gpu.name if gpu is not None else "GPUs of compute capability 8.0 and later"
+    on = gpu.name if gpu is not None else "the GPUs that it knows, from compute capability 8.0 on"
     return BuiltEngine(kept, len(serialized), of_graph, of_engine, f"{what} for {on}: {spec}")
 
 
 class _WithModel(Engines):
     """Engines of an int8 model that is made now, and kept with the first of them: a former one stays until then."""
 
-    def __init__(self, card: ModelCard, tensorrt: ModuleType, gpu: Gpu | None, samples: Samples) -> None:
+    def __init__(
+        self, card: ModelCard, tensorrt: ModuleType, gpu: Gpu | None, spec: EngineSpec, samples: Samples
+    ) -> None:
         super().__init__(card, tensorrt, gpu)
         prepare = Preparer(card, GraphOptions())
-        self._made = quantise_onnx(load_graph(card), samples, prepare, NETWORK_SCOPE, for_tensorrt=True)
+
+        def prepared(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+            return prepare(fit(image, size_for(image, card, spec.size)))
+
+        self._made = quantise_onnx(load_graph(card), samples, prepared, NETWORK_SCOPE, for_tensorrt=True)
 
     def _quantised_graph(self) -> bytes:
         return self._made

@@ -14,7 +14,7 @@ from rt_seg_ros.backends import torch_backend
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.evaluation.confusion import ConfusionMatrix
 from rt_seg_ros.export.formats import Format
-from rt_seg_ros.export.runners import Labeller, fit
+from rt_seg_ros.export.runners import Labeller, fit, size_for
 from rt_seg_ros.export.samples import Sample, Samples
 from rt_seg_ros.files import check_file, write_together
 from rt_seg_ros.graphs.options import GraphOptions
@@ -120,7 +120,7 @@ def check(
     """Compare what was made with PyTorch in fp32 on the frames to check on.
 
     :param what: names it
-    :param size: (height, width) of the images that it takes; None: any
+    :param size: (height, width) of the images that it takes; None: any, and it is given them as the pipeline would
     :param label_size: (height, width) of its labels; None: that of the image
     :param baseline: the same in fp32, whose time is taken too
     :raises UserError: not one frame, or too little agreement for its precision
@@ -131,8 +131,8 @@ def check(
     times: list[tuple[float, float]] = []
     frames_to_see = samples.check()
     for sample in watch(frames_to_see, f"check the {what}", samples.check_count) if watch else frames_to_see:
-        image = fit(sample.image, size)
-        working = (image.shape[0], image.shape[1])
+        working = size_for(sample.image, card, size)
+        image = fit(sample.image, working)
         expected = reference.run([Frame(image)], working, [label_size or working], False).labels[0]
         labels, seconds = _timed(runner, image)
         same += int((labels == expected).sum())

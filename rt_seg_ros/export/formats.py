@@ -10,7 +10,7 @@ from typing import Any
 
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.export.quantise import import_nncf, quantise_onnx, quantise_openvino
-from rt_seg_ros.export.runners import Preparer, Runner, fit, import_openvino, with_onnxruntime, with_openvino
+from rt_seg_ros.export.runners import Preparer, Runner, fit, import_openvino, size_for, with_onnxruntime, with_openvino
 from rt_seg_ros.export.samples import Samples
 from rt_seg_ros.graphs.metadata import metadata
 from rt_seg_ros.graphs.options import NETWORK_SCOPE, GraphOptions
@@ -89,7 +89,7 @@ def _openvino(card: ModelCard, options: GraphOptions, precision: str, samples: S
 
 def _prepare(card: ModelCard, options: GraphOptions) -> Callable[..., Any]:
     prepare = Preparer(card, options)
-    return lambda image: prepare(fit(image, options.size))
+    return lambda image: prepare(fit(image, size_for(image, card, options.size)))
 
 
 #: By the name that ``--format`` takes. TensorRT's engines are made by ``export.engine``.

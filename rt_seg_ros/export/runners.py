@@ -13,6 +13,7 @@ from rt_seg_ros.errors import UserError
 from rt_seg_ros.graphs.options import GraphOptions
 from rt_seg_ros.images import Frame
 from rt_seg_ros.resampling import LabelUpsampler, Normaliser, Size, resize_labels, resize_pixels
+from rt_seg_ros.working_size import working_size
 from rt_seg_ros.zoo import ModelCard
 
 #: What a model is given, to what it returns, both with the batch in front.
@@ -59,9 +60,14 @@ class Preparer:
         return planes
 
 
-def fit(image: NDArray[np.uint8], size: Size | None) -> NDArray[np.uint8]:
-    """Return an image, or labels, at the size that a model takes, None: any; labels keep their ids."""
-    if size is None or image.shape[:2] == size:
+def size_for(image: NDArray[np.uint8], card: ModelCard, size: Size | None) -> Size:
+    """Return the (height, width) at which a model sees an image: ``size``, or where it takes any, as the pipeline's."""
+    return size or working_size((image.shape[0], image.shape[1]), learnt=card.frame_size, resized=card.resized)
+
+
+def fit(image: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
+    """Return an image, or labels, at another size; labels keep their ids."""
+    if image.shape[:2] == size:
         return np.ascontiguousarray(image)
     return resize_pixels(image, size) if image.ndim == 3 else resize_labels(image, size)
 

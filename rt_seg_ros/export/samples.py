@@ -118,8 +118,8 @@ def _labelled(frames: Frames, calibration: int, check: int) -> Samples:
 
 
 def _unlabelled(source: Source, calibration: int, check: int) -> Samples:
-    total = source.total
-    if total is None:  # some videos do not tell: their frames are counted
+    total, counted = source.total, source.total is None
+    if total is None:  # some videos do not tell: what can be read of them is counted
         total = sum(item.frame is not None for item in source)
     if not total:
         raise UserError(f"{source.path} has no frames")
@@ -127,7 +127,7 @@ def _unlabelled(source: Source, calibration: int, check: int) -> Samples:
 
     def images(indices: Collection[int]) -> Iterator[Image]:
         wanted, last = set(indices), max(indices)
-        for i, item in enumerate(source):
+        for i, item in enumerate(item for item in source if item.frame is not None or not counted):
             if i in wanted and item.frame is not None:
                 yield item.frame.bgr()
             if i >= last:

@@ -18,7 +18,7 @@ from rt_seg_ros.ros import conversions, mailbox, qos
 from rt_seg_ros.ros.diagnostics import Health, Throttle
 from rt_seg_ros.ros.mailbox import Letter, Mailbox
 from rt_seg_ros.ros.outputs import Drawing, Outputs, Wanted
-from rt_seg_ros.working_size import MIN_SIDE
+from rt_seg_ros.working_size import MIN_SIDE, STEP
 
 if TYPE_CHECKING:
     from rclpy.node import Node
@@ -410,6 +410,8 @@ def _check_working_size(frame: Frame, serving: Serving) -> None:
     """
     height, width = serving.segmenter.working_size(frame.height, frame.width)
     limit = max(serving.max_image_pixels, MIN_SIDE**2)
+    if height <= frame.height + STEP and width <= frame.width + STEP:
+        return  # as large as it came, but for whole steps
     if not serving.segmenter.config.input_height and height * width > limit:
         raise ImageRejected(
             "too_large",

@@ -428,7 +428,7 @@ class SegmentationNode(LifecycleNode):
         if card.frame_size is None:
             return "working at the image's size"
         height, width = card.frame_size
-        return f"working at {'' if card.resized else 'no more than '}{width}x{height}, as it learnt"
+        return f"working {'at' if card.resized else 'near'} {width}x{height}, as it learnt"
 
     def _revert(self, reason: Exception) -> None:
         """Put the parameters back to what is served."""

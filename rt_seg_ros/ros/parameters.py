@@ -171,7 +171,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "downsampling_ratio", "float", _CONFIG.downsampling_ratio, "prepared",
         "Working size over image size, where input_height and input_width are 0; 0: such that the network sees things "
-        "no larger than it learnt them.",
+        "about as large as it learnt them, and never enlarged.",
         minimum=0.0, maximum=1.0,
     ),
     Parameter(

@@ -46,7 +46,7 @@ from rt_seg_ros.training.recipe import Recipe, parse_recipe
 from rt_seg_ros.training.run_folder import RunFolder, label_space_of, read_about
 from rt_seg_ros.training.schedules import rate_factor
 from rt_seg_ros.training.sources import OpenSource, Source, load_sources, open_sources
-from rt_seg_ros.training.start import check_network, describe_start, make_networks
+from rt_seg_ros.training.start import check_network, check_sizes, describe_start, make_networks
 from rt_seg_ros.training.validation import validate
 from rt_seg_ros.training.watcher import Progress, Watcher
 from rt_seg_ros.working_size import working_size
@@ -123,6 +123,8 @@ class Trainer:
                 f"loss.class_weights has {len(given)} numbers; label space '{self.space.name}' has "
                 f"{self.space.num_classes} classes"
             )
+        if checkpoint is None:
+            check_sizes(recipe)
         check_network(recipe, self.space.num_classes)
         torch.manual_seed(recipe.run.seed)
         self.network, self._evaluated = make_networks(recipe, self.space.num_classes, checkpoint is None)

@@ -21,7 +21,6 @@ from rt_seg_ros.documents import yaml_problem
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.labels import is_label_file
 from rt_seg_ros.resources import config_dir
-from rt_seg_ros.working_size import STEP
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -29,8 +28,6 @@ Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
 Jitter = Annotated[float, Field(ge=0.0, lt=1.0)]
 Triple = tuple[float, float, float]
 Size = tuple[Positive, Positive]
-Side = Annotated[int, Field(gt=0, multiple_of=STEP)]
-View = tuple[Side, Side]
 
 
 class _Section(BaseModel):
@@ -90,7 +87,9 @@ class DataSection(_Section):
     val: list[SourceSection] = Field(
         default=[], description="splits to measure on; the first chooses the best checkpoint"
     )
-    size: Size | None = Field(default=None, description="resize all pictures to this height, width when they are read")
+    size: Size | None = Field(
+        default=None, description="resize all pictures to this height, width (multiples of 8) when they are read"
+    )
     mean: Triple = Field(default=(105.03, 108.41, 110.33), description="RGB, 0..255")
     std: Triple = Field(default=(58.395, 57.12, 57.375), description="RGB, 0..255")
     licence: str = Field(default="", description="of what comes out; none: those of the training sources")
@@ -114,7 +113,7 @@ class BeginSection(_Section):
 
     share: float = Field(gt=0.0, lt=1.0, description="of the run")
     scale: tuple[float, float] = Field(description="from, to; drawn by scale_law")
-    crop: View = Field(description="height, width the network sees: multiples of 8")
+    crop: Size = Field(description="height, width the network sees: multiples of 8")
 
     @field_validator("scale")
     @classmethod
@@ -136,7 +135,7 @@ class AugmentSection(_Section):
         default="log", description="how it is drawn; log: as many views halved as doubled"
     )
     scales: list[float] = Field(default=[], description="draw from these alone, instead of from the range")
-    crop: View = Field(default=(360, 480), description="height, width the network sees: multiples of 8")
+    crop: Size = Field(default=(360, 480), description="height, width the network sees: multiples of 8")
     flip: Share = Field(default=0.5, description="share of mirror images")
     brightness: Jitter = 0.5
     contrast: Jitter = 0.5

@@ -15,9 +15,23 @@ from rt_seg_ros.networks import SegmentationNetwork, create_network
 from rt_seg_ros.pickles import is_pickle
 from rt_seg_ros.training.pickled import weights_from_pickle
 from rt_seg_ros.training.recipe import Recipe
+from rt_seg_ros.working_size import STEP
 from rt_seg_ros.zoo import ModelCard, build_network, find_model, read_weights_header
 
 _LEAST_SHARE = 0.2  # of a network's values: less than this is chance
+
+
+def check_sizes(recipe: Recipe) -> None:
+    """Check the sizes at which a network is to see pictures; runs that are there already may have others.
+
+    :raises UserError: one that labels would be shifted at
+    """
+    begin = recipe.augment.begin
+    sizes = {"augment.crop": recipe.augment.crop, "data.size": recipe.data.size}
+    for name, size in {**sizes, "augment.begin.crop": begin.crop if begin else None}.items():
+        if size is not None and any(side % STEP for side in size):
+            near = [max(STEP, STEP * round(side / STEP)) for side in size]
+            raise UserError(f"{name} is {list(size)}; use multiples of {STEP}, such as {near}: others shift the labels")
 
 
 def check_network(recipe: Recipe, num_classes: int) -> None:

@@ -265,6 +265,7 @@ def test_what_a_node_made_of_a_camera_is_no_camera(tmp_path: Path) -> None:
             writer.add_image(f"{prefix}/overlay", 1, "c", picture(1))
             writer.add_image(f"{prefix}/confidence", 1, "c", labels, "mono8")
             writer.add_image(f"{prefix}/mask/road", 1, "c", labels, "mono8")
+            writer.add_label(f"{prefix}/mask/road/compressed", 1, "c", labels)
     bag = open_bag(tmp_path / "b")
     assert bag.image_topics() == ["/camera/image_raw", "/rear/overlay"]
     with pytest.raises(UserError, match=r"several topics of camera images \(.*\): choose one of them \(--topic\)"):
