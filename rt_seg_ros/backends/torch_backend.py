@@ -44,7 +44,7 @@ def check(device: str, precision: str) -> str:
 
     if precision == "int8":
         others = "tensorrt" if device.startswith("cuda") else "openvino or onnxruntime"
-        raise UserError(f"precision 'int8' is not to be had with PyTorch; use backend {others}")
+        raise UserError(f"precision 'int8' is not to be had with PyTorch; use {others}")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, index = device.partition(":")

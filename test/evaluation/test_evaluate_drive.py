@@ -201,7 +201,7 @@ def test_mixed_sizes_encodings_and_images_that_cannot_be_used(tmp_path, weights,
     assert (found["frames"], found["frames_rejected"], found["frames_scored"]) == (7, 1, 7)
     assert found["rejected_by_reason"] == {"short_data": 1} and found["frames_played"] == 8
     assert found["flicker_pairs"] == 4  # none across a change of size: 0-1, 3-4, 4-6, 6-7
-    assert "100x80; 128x96" in found["protocol"]
+    assert "100x80 (seen at 104x80); 128x96" in found["protocol"]
 
 
 @pytest.mark.parametrize("mode", [CompressionMode.FILE, CompressionMode.MESSAGE])

@@ -45,7 +45,7 @@ def trainer(streets: Path, out: Path, *overrides: str) -> Trainer:
     return Trainer(recipe(*overrides), streets, out)
 
 
-@pytest.mark.parametrize("size", ["null", "[36, 60]"])
+@pytest.mark.parametrize("size", ["null", "[40, 64]"])
 def test_files_and_memory_give_the_same_batches(streets, tmp_path, size):
     resize = f"data.size={size}"
     held = trainer(streets, tmp_path / "held", resize)
