@@ -128,8 +128,9 @@ def test_pause_go_on_restart(make_feed):
         assert feed._received <= received + 1
         feed.pause(False)
         wait(lambda: feed._received > received + 1, "frames after the pause")
+        wait(lambda: feed._last.name >= "000004", "a frame well on")
         feed.restart()
-        wait(lambda: feed._last.name == "000000", "the first frame again")
+        wait(lambda: feed._last.name < "000004", "one of the first frames again")  # which one a busy machine shows
         assert feed.board.state.status == "running"
     finally:
         stop.set()
