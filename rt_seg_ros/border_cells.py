@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt_seg_ros.scratch import Scratch
+from rt_seg_ros.working_size import Size
 
-Size = tuple[int, int]  # (height, width)
 Index = NDArray[np.intp]
 
 _LEAST_FACTOR = 2  # with less there are cells without a pixel

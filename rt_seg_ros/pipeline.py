@@ -21,7 +21,7 @@ from rt_seg_ros.images import Frame, Order, as_frame, blank_frame
 from rt_seg_ros.labels import LabelSpace
 from rt_seg_ros.log import get_logger
 from rt_seg_ros.resampling import drop_uncertain
-from rt_seg_ros.working_size import Size, check_side, working_size
+from rt_seg_ros.working_size import Size, check_side
 from rt_seg_ros.zoo import ModelCard, find_model
 
 _log = get_logger(__name__)
@@ -179,8 +179,7 @@ class Segmenter:
         """Return the (height, width) at which the network sees a frame of this size."""
         if self.config.input_height:
             return self.config.input_height, self.config.input_width
-        ratio, card = self.config.downsampling_ratio, self.card
-        return working_size((height, width), ratio, card.frame_size, card.resized)
+        return self.card.working_size((height, width), self.config.downsampling_ratio)
 
     def size_remark(self, height: int, width: int) -> str:
         """Say that the network sees frames of this size much larger than what it learnt from; "" where it does not."""

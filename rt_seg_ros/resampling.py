@@ -19,8 +19,7 @@ from rt_seg_ros.border_cells import BorderCells
 from rt_seg_ros.images import Frame
 from rt_seg_ros.labels import UNLABELLED
 from rt_seg_ros.scratch import Scratch
-
-Size = tuple[int, int]  # (height, width)
+from rt_seg_ros.working_size import Size
 
 _PIXELS_AT_ONCE = 131_072  # three planes of them, float32, fit a core's own cache
 # Where red, green and blue stand among a frame's channels.

@@ -23,6 +23,7 @@ from rt_seg_ros.files import write_together
 from rt_seg_ros.labels import LabelSpace, is_label_file, list_label_spaces, load_label_space, parse_label_space
 from rt_seg_ros.pickles import check_tensors, is_pickle
 from rt_seg_ros.resources import models_dir
+from rt_seg_ros.working_size import Size, working_size
 
 if TYPE_CHECKING:  # torch costs a second to import, and a node on another runtime never needs it
     from torch import Tensor
@@ -63,6 +64,13 @@ class ModelCard:
     scores: Mapping[str, Any] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
     space: LabelSpace | None = None
+
+    def working_size(self, frame: Size, ratio: float = 0.0) -> Size:
+        """Return the (height, width) at which the network sees a frame of this size.
+
+        :param ratio: see :func:`rt_seg_ros.working_size.working_size`
+        """
+        return working_size(frame, ratio, self.frame_size, self.resized)
 
     def load_label_space(self) -> LabelSpace:
         """Return the label space, checked against the number of classes.

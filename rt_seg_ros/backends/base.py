@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.images import Frame
-from rt_seg_ros.resampling import LabelUpsampler, Normaliser, Size
+from rt_seg_ros.resampling import LabelUpsampler, Normaliser
+from rt_seg_ros.working_size import Size
 from rt_seg_ros.zoo import ModelCard
 
 

@@ -29,7 +29,7 @@ from rt_seg_ros.graphs.options import GraphOptions, GraphPrecision
 from rt_seg_ros.graphs.pixels import PIXELS, pixels_to_labels, pixels_to_logits, to_bfloat16
 from rt_seg_ros.graphs.store import load_graph, load_quantised, model_key
 from rt_seg_ros.log import get_logger
-from rt_seg_ros.resampling import Size
+from rt_seg_ros.working_size import Size
 from rt_seg_ros.zoo import ModelCard
 
 _log = get_logger(__name__)

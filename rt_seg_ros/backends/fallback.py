@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from rt_seg_ros.backends.base import Backend, BatchResult
 from rt_seg_ros.images import Frame, ImageRejected
 from rt_seg_ros.log import get_logger
-from rt_seg_ros.resampling import Size
+from rt_seg_ros.working_size import Size
 
 _log = get_logger(__name__)
 

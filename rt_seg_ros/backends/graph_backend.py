@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt_seg_ros.backends.base import HostBackend
-from rt_seg_ros.resampling import Size
+from rt_seg_ros.working_size import Size
 from rt_seg_ros.zoo import ModelCard
 
 #: (1, 3, h, w) to (1, classes, h', w'), both float32 and contiguous; the second may be overwritten by the next call.

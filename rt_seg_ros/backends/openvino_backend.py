@@ -19,7 +19,7 @@ from rt_seg_ros.backends.graph_backend import GraphBackend, Program, in_words
 from rt_seg_ros.backends.telemetry import without_telemetry
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.graphs.store import load_graph, load_quantised
-from rt_seg_ros.resampling import Size
+from rt_seg_ros.working_size import Size
 from rt_seg_ros.zoo import ModelCard
 
 #: Arithmetic of what is not quantised, and what the CPU must be able to do for it.

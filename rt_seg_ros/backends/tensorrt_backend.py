@@ -25,7 +25,7 @@ from rt_seg_ros.backends.tensorrt_session import Session
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.images import Frame
 from rt_seg_ros.log import get_logger
-from rt_seg_ros.resampling import Size
+from rt_seg_ros.working_size import Size
 from rt_seg_ros.zoo import ModelCard
 
 _log = get_logger(__name__)

@@ -34,7 +34,8 @@ from rt_seg_ros.errors import UserError
 from rt_seg_ros.graphs.pixels import CONFIDENCE, LABELS, LOGITS, PIXELS
 from rt_seg_ros.images import Frame
 from rt_seg_ros.log import get_logger
-from rt_seg_ros.resampling import LabelUpsampler, Size, resize_pixels
+from rt_seg_ros.resampling import LabelUpsampler, resize_pixels
+from rt_seg_ros.working_size import Size
 
 _log = get_logger(__name__)
 

@@ -27,7 +27,7 @@ from rt_seg_ros.backends.cuda_driver import capturing
 from rt_seg_ros.backends.torch_ops import Call, LabelWriter, Program, alike_together, put_back, write_labels
 from rt_seg_ros.images import Frame
 from rt_seg_ros.log import get_logger
-from rt_seg_ros.resampling import Size
+from rt_seg_ros.working_size import Size
 from rt_seg_ros.zoo import ModelCard, build_network
 
 _log = get_logger(__name__)

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rt_seg_ros.images import Frame, Order
-from rt_seg_ros.resampling import Size
+from rt_seg_ros.working_size import Size
 
 # Where red, green and blue stand among a frame's channels.
 _RGB_AT: dict[str, tuple[int, int, int]] = {

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rt_seg_ros.backends.torch_ops import write_labels
 from rt_seg_ros.log import get_logger
-from rt_seg_ros.resampling import Size
+from rt_seg_ros.working_size import Size
 
 _log = get_logger(__name__)
 

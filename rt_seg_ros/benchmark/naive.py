@@ -14,7 +14,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from rt_seg_ros.working_size import working_size
 from rt_seg_ros.zoo import ModelCard, build_network
 
 Image = NDArray[np.uint8]
@@ -54,7 +53,7 @@ class NaiveNode:
 
     def working_size(self, height: int, width: int) -> tuple[int, int]:
         """Size at which the network sees an image of this size: the same as in what it is compared with."""
-        return working_size((height, width), self._ratio, self._card.frame_size, self._card.resized)
+        return self._card.working_size((height, width), self._ratio)
 
     def decode(self, jpeg: bytes) -> Image:
         """Decode a JPEG to BGR."""

@@ -23,7 +23,8 @@ from rt_seg_ros.errors import UserError
 from rt_seg_ros.images import Frame
 from rt_seg_ros.masks import binary_mask
 from rt_seg_ros.pipeline import Segmenter
-from rt_seg_ros.resampling import LabelUpsampler, Normaliser, Size, resize_pixels
+from rt_seg_ros.resampling import LabelUpsampler, Normaliser, resize_pixels
+from rt_seg_ros.working_size import Size
 
 Call = Callable[[], object]
 _AT_ONCE = 0.01  # seconds for which one way is repeated before it is the other's turn

@@ -18,7 +18,6 @@ from rt_seg_ros.benchmark.cases import Case, Plan
 from rt_seg_ros.benchmark.run import Result, Row, score
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.files import write_bytes, write_json, write_text
-from rt_seg_ros.working_size import working_size
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -266,7 +265,7 @@ def check_picture(path: Path, plan: Plan) -> None:
     reasons: dict[str, list[str]] = {}
     for case in plan.cases:
         card = case.card()
-        works = working_size(case.size, case.ratio, card.frame_size, card.resized)
+        works = card.working_size(case.size, case.ratio)
         if not case.naive and case.mode != "network":
             reasons.setdefault(score(card, works, case.precision)[2], []).append(case.model)
     if "" not in reasons:

@@ -31,8 +31,8 @@ from rt_seg_ros.benchmark.spec import Answer, Order
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.evaluation.usage import gpu_number, machine
 from rt_seg_ros.processes import Steps, running_process
-from rt_seg_ros.resampling import Size, resize_pixels
-from rt_seg_ros.working_size import in_steps
+from rt_seg_ros.resampling import resize_pixels
+from rt_seg_ros.working_size import Size, in_steps
 from rt_seg_ros.zoo import ModelCard, card_score
 
 #: Called with the turns to come, what is done, and their number; passes them on, as a progress bar does.

@@ -36,8 +36,8 @@ from rt_seg_ros.evaluation.report import check_apart
 from rt_seg_ros.evaluation.stored import is_marked, marked
 from rt_seg_ros.files import check_file, json_keys, write_bytes
 from rt_seg_ros.networks import list_networks
-from rt_seg_ros.resampling import Size
 from rt_seg_ros.sources import open_source
+from rt_seg_ros.working_size import Size
 from rt_seg_ros.zoo import list_models
 
 SUMMARY = "measure the speed of networks, pipeline and node"

@@ -135,7 +135,7 @@ def _out(args: argparse.Namespace) -> Path:
 def _image(args: argparse.Namespace, card: ModelCard) -> Image:
     """Return the image at the size at which the networks work: as the pipeline shows it to the first."""
     from rt_seg_ros.resampling import resize_pixels
-    from rt_seg_ros.working_size import MIN_SIDE, check_size, working_size
+    from rt_seg_ros.working_size import MIN_SIDE, check_size
 
     source = open_source(args.image)
     if source.kind != "image":
@@ -153,7 +153,7 @@ def _image(args: argparse.Namespace, card: ModelCard) -> Image:
             f"{args.image}: {width}x{height} pixels leave a network nothing to work on; use at least "
             f"{MIN_SIDE} each way (--size HxW)"
         )
-    return resize_pixels(image, working_size((height, width), learnt=card.frame_size, resized=card.resized))
+    return resize_pixels(image, card.working_size((height, width)))
 
 
 def _input(card: ModelCard, image: Image, device: str) -> Tensor:

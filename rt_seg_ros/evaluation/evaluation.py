@@ -10,10 +10,10 @@ from rt_seg_ros.evaluation.scores import Scores
 from rt_seg_ros.evaluation.statistics import Distribution
 from rt_seg_ros.evaluation.usage import Usage
 from rt_seg_ros.labels import LabelSpace
+from rt_seg_ros.working_size import Size
 from rt_seg_ros.zoo import ModelCard
 
 Mode = Literal["offline", "live"]
-Size = tuple[int, int]
 
 
 @dataclass

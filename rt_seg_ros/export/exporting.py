@@ -20,7 +20,7 @@ from rt_seg_ros.files import check_file, write_together
 from rt_seg_ros.graphs.options import GraphOptions
 from rt_seg_ros.graphs.store import save_quantised
 from rt_seg_ros.images import Frame
-from rt_seg_ros.resampling import Size
+from rt_seg_ros.working_size import Size
 from rt_seg_ros.zoo import ModelCard
 
 #: Is handed (the frames, what is done, their number) and passes them on, as a progress bar does.

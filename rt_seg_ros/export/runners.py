@@ -12,8 +12,8 @@ from rt_seg_ros.backends.telemetry import without_telemetry
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.graphs.options import GraphOptions
 from rt_seg_ros.images import Frame
-from rt_seg_ros.resampling import LabelUpsampler, Normaliser, Size, resize_labels, resize_pixels
-from rt_seg_ros.working_size import working_size
+from rt_seg_ros.resampling import LabelUpsampler, Normaliser, resize_labels, resize_pixels
+from rt_seg_ros.working_size import Size
 from rt_seg_ros.zoo import ModelCard
 
 #: What a model is given, to what it returns, both with the batch in front.
@@ -62,7 +62,7 @@ class Preparer:
 
 def size_for(image: NDArray[np.uint8], card: ModelCard, size: Size | None) -> Size:
     """Return the (height, width) at which a model sees an image: ``size``, or where it takes any, as the pipeline's."""
-    return size or working_size((image.shape[0], image.shape[1]), learnt=card.frame_size, resized=card.resized)
+    return size or card.working_size((image.shape[0], image.shape[1]))
 
 
 def fit(image: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rt_seg_ros.resampling import Size
+from rt_seg_ros.working_size import Size
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, TensorProto

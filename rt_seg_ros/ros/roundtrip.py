@@ -28,7 +28,6 @@ from rt_seg_ros.evaluation.usage import Meter
 from rt_seg_ros.images import frame_from_compressed
 from rt_seg_ros.ros import live
 from rt_seg_ros.ros.names import class_tokens
-from rt_seg_ros.working_size import working_size
 
 if TYPE_CHECKING:
     from sensor_msgs.msg import Image
@@ -195,8 +194,7 @@ class _Client:
             height, width = case.size
             answer.backend, answer.precision = "torch", "fp32"
             answer.device = naive_device(case.device)
-            card = case.card()
-            answer.working = list(working_size((height, width), case.ratio, card.frame_size, card.resized))
+            answer.working = list(case.card().working_size((height, width), case.ratio))
         return answer
 
     def _add_stats(self, answer: Answer) -> None:

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt_seg_ros.data.augment import generator
-from rt_seg_ros.resampling import Size
 from rt_seg_ros.training.sources import Source
+from rt_seg_ros.working_size import Size
 
 _EPOCHS_KEPT = 2  # what is read ahead may be in the next one already
 

@@ -21,9 +21,10 @@ from rt_seg_ros.data.datasets import Dataset, check_dataset, open_dataset
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.labels import UNLABELLED, LabelSpace
 from rt_seg_ros.overlap import reading_threads
-from rt_seg_ros.resampling import Size, resize_labels, resize_pixels
+from rt_seg_ros.resampling import resize_labels, resize_pixels
 from rt_seg_ros.training.distributed import World
 from rt_seg_ros.training.recipe import DataSection, SourceSection, SynthSection
+from rt_seg_ros.working_size import Size
 
 Triple = tuple[float, float, float]
 Report = Callable[[str, int, int], None]  # what is being done, how many of how many

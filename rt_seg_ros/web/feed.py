@@ -17,10 +17,10 @@ from rt_seg_ros.images import Frame, ImageRejected
 from rt_seg_ros.log import get_logger
 from rt_seg_ros.overlap import prefetch
 from rt_seg_ros.pipeline import Segmenter, SegmenterConfig
-from rt_seg_ros.resampling import Size
 from rt_seg_ros.sources import Source, SourceFrame
 from rt_seg_ros.web.board import Board
 from rt_seg_ros.web.picture import Picture
+from rt_seg_ros.working_size import Size
 
 _log = get_logger(__name__)
 

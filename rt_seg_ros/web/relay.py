@@ -7,10 +7,10 @@ from typing import Protocol
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.images import Frame
 from rt_seg_ros.labels import LabelSpace, colour_of_its_own, load_label_space
-from rt_seg_ros.resampling import Size
 from rt_seg_ros.web.board import Board
 from rt_seg_ros.web.feed import Feed, size_in_words
 from rt_seg_ros.web.picture import Picture
+from rt_seg_ros.working_size import Size
 
 _UNKNOWN_CLASSES = 32
 
