@@ -1,6 +1,9 @@
-"""The error that is a person's to mend."""
+"""The error that is a person's to mend, and the nearest to what a person may have meant."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class UserError(Exception):
@@ -8,3 +11,12 @@ class UserError(Exception):
 
     Command lines print the message alone (exit status 2); the node logs it in one line.
     """
+
+
+def did_you_mean(word: str, known: Iterable[str], count: int = 1) -> str:
+    """Return " (did you mean 'that'?)", to stand behind a word that is not among those known; "" where none is near.
+
+    :param count: so many at most
+    """
+    near = get_close_matches(word, list(known), count)
+    return f" (did you mean {' or '.join(repr(one) for one in near)}?)" if near else ""

@@ -30,9 +30,20 @@ MAX_PIXELS = 64_000_000
 _MOST_SCANS = 64
 
 _PNG = b"\x89PNG\r\n\x1a\n"
+_JPEG = b"\xff\xd8"
 _PNG_PALETTE = 3  # kind of its pixels, as its header has it
 
-_CHANNELS: dict[str, int] = {"bgr": 3, "rgb": 3, "bgra": 4, "rgba": 4, "mono": 1}
+CHANNELS: dict[str, int] = {"bgr": 3, "rgb": 3, "bgra": 4, "rgba": 4, "mono": 1}
+#: Where red, green and blue stand among a frame's channels.
+RGB_AT: dict[str, tuple[int, int, int]] = {
+    "bgr": (2, 1, 0),
+    "rgb": (0, 1, 2),
+    "bgra": (2, 1, 0),
+    "rgba": (0, 1, 2),
+    "mono": (0, 0, 0),
+}
+#: image_transport's word for PNG of a mono8 image, its trailing blank included.
+LABEL_PNG_FORMAT = "mono8; png compressed "
 _TO_BGR: dict[str, int] = {
     "rgb": cv2.COLOR_RGB2BGR,
     "bgra": cv2.COLOR_BGRA2BGR,
@@ -89,7 +100,7 @@ def as_frame(image: Frame | NDArray[np.uint8]) -> Frame:
     :raises ImageRejected: for what is not a uint8 image.
     """
     if isinstance(image, Frame):
-        shape, channels = image.pixels.shape, _CHANNELS.get(image.order, 0)
+        shape, channels = image.pixels.shape, CHANNELS.get(image.order, 0)
         behind = (channels,) if channels > 1 else ()
         if image.pixels.dtype != np.uint8 or len(shape) < 2 or not channels or shape[2:] != behind:
             raise ImageRejected("encoding", f"expected uint8 of '{image.order}', got {image.pixels.dtype} {shape}")
@@ -110,7 +121,7 @@ def as_frame(image: Frame | NDArray[np.uint8]) -> Frame:
 
 def blank_frame(height: int, width: int, order: Order = "bgr") -> Frame:
     """Return a black frame."""
-    channels = _CHANNELS[order]
+    channels = CHANNELS[order]
     return Frame(np.zeros((height, width) if channels == 1 else (height, width, channels), np.uint8), order)
 
 
@@ -158,10 +169,10 @@ def _layout(encoding: str) -> tuple[int, int, Callable[[NDArray[Any]], Frame]] |
     """Return (bytes per sample, samples per pixel, conversion of the viewed array), or None if unknown."""
     if encoding in _PLAIN:
         order = _PLAIN[encoding]
-        return 1, _CHANNELS[order], lambda a: Frame(a, order)
+        return 1, CHANNELS[order], lambda a: Frame(a, order)
     if encoding in _PLAIN_16:
         order = _PLAIN_16[encoding]
-        return 2, _CHANNELS[order], lambda a: Frame(_to_8_bits(a), order)
+        return 2, CHANNELS[order], lambda a: Frame(_to_8_bits(a), order)
     if encoding in _YUV:
         code = _YUV[encoding]
         return 1, 2, lambda a: Frame(cv2.cvtColor(a, code))
@@ -328,7 +339,7 @@ def _promised_size(data: bytes) -> tuple[int, int]:
             at += 12 + int.from_bytes(data[at : at + 4], "big")
         if kind == b"IEND" and at <= len(data) and data[12:16] == b"IHDR":
             return int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
-    elif data[:2] == b"\xff\xd8":
+    elif data[:2] == _JPEG:
         at = 2
         # As decoders do: whatever stands before a marker is skipped, so a damaged header hides no size from here.
         while 0 <= (at := data.find(b"\xff", at)) <= len(data) - 9:
@@ -347,28 +358,56 @@ def _promised_size(data: bytes) -> tuple[int, int]:
 
 
 def read_label_image(path: Path) -> NDArray[np.uint8]:
-    """Read a file's class ids, uint8 (H, W), as they are: a palette's indices, and 0 and 1 of a PNG of one bit.
+    """Read a file's class ids, uint8 (H, W), as :func:`label_pixels` does.
 
     :raises ImageRejected: missing, damaged or of an unknown format
     :raises UserError: an image of another kind
     """
     try:
-        labels = _label_pixels(path.read_bytes())
-    except (OSError, cv2.error):
-        labels = None
-    if labels is None:
+        return label_pixels(path.read_bytes())
+    except (OSError, ImageRejected):
         raise ImageRejected(
             "corrupt", f"{path} cannot be read as an image: it is missing, damaged or of another format"
-        )
+        ) from None
+    except UserError as error:
+        raise UserError(f"{path} is no label image: {error}") from None
+
+
+def label_pixels(data: bytes) -> NDArray[np.uint8]:
+    """Return the class ids of a coded image, uint8 (H, W), as they are: a palette's indices, and 0 and 1 of one bit.
+
+    :raises ImageRejected: data that do not decode
+    :raises UserError: an image of another kind
+    """
+    if data[:2] == _JPEG:
+        raise UserError("JPEG changes values, which are class ids here: take PNG")
+    try:
+        labels = _undisplayed(data)
+    except cv2.error:
+        labels = None
+    if labels is None:
+        raise ImageRejected("corrupt", f"{len(data)} bytes that do not decode")
     if labels.ndim != 2 or labels.dtype != np.uint8:
         raise UserError(
-            f"{path} is no label image: it has shape {labels.shape} and type {labels.dtype}; "
+            f"it has shape {labels.shape} and type {labels.dtype}; "
             "one grey channel of up to 8 bits, or a PNG's palette, is needed, whose values are class ids"
         )
     return labels
 
 
-def _label_pixels(data: bytes) -> NDArray[Any] | None:
+def label_png(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return class ids, uint8 (H, W), as a PNG: uint8 (bytes,).
+
+    :raises ValueError: for an array that no PNG holds
+    """
+    # Labels are flat areas: the least effort packs them as tightly as any, and several times faster.
+    done, encoded = cv2.imencode(".png", labels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    if not done:
+        raise ValueError(f"labels of shape {labels.shape} cannot be written as PNG")
+    return encoded  # type: ignore[return-value]
+
+
+def _undisplayed(data: bytes) -> NDArray[Any] | None:
     """Decode an image without making colours of a palette's indices, or brightness of few bits; None: it is none."""
     bits, kind = (data[24], data[25]) if data[:8] == _PNG and data[12:16] == b"IHDR" and len(data) > 25 else (8, 0)
     if kind == _PNG_PALETTE:

@@ -17,7 +17,6 @@ import colorsys
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ import yaml
 from numpy.typing import NDArray
 
 from rt_seg_ros.documents import yaml_problem
-from rt_seg_ros.errors import UserError
+from rt_seg_ros.errors import UserError, did_you_mean
 from rt_seg_ros.resources import config_dir
 
 UNLABELLED = 255
@@ -90,9 +89,8 @@ class LabelSpace:
         for c in self.classes:
             if c.name == name:
                 return c.id
-        near = get_close_matches(name, self.names, 1)
-        hint = f" (did you mean '{near[0]}'?)" if near else ""
-        raise UserError(f"label space '{self.name}' has no class '{name}'{hint}; it has: {', '.join(self.names)}")
+        near = did_you_mean(name, self.names)
+        raise UserError(f"label space '{self.name}' has no class '{name}'{near}; it has: {', '.join(self.names)}")
 
     def from_raw(self, raw: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Map ids as a data set's files hold them to ids as used here: void and unknown become 255.
@@ -137,10 +135,9 @@ def load_label_space(name_or_path: str | Path) -> LabelSpace:
     if not is_label_file(name_or_path):
         name = str(name_or_path)
         if name not in list_label_spaces():
-            near = get_close_matches(name, list_label_spaces(), 1)
-            hint = f" (did you mean '{near[0]}'?)" if near else ""
+            near = did_you_mean(name, list_label_spaces())
             raise UserError(
-                f"no label space '{name}'{hint}: there are {', '.join(list_label_spaces())}; "
+                f"no label space '{name}'{near}: there are {', '.join(list_label_spaces())}; "
                 "for one of your own give the path of its .yaml file"
             )
         path = config_dir() / "labels" / f"{name}.yaml"
@@ -211,9 +208,8 @@ def _unknown(entry: Iterable[Any], known: tuple[str, ...]) -> str:
     """Say which key is not known; nothing if all are."""
     for key in entry:
         if key not in known:
-            near = get_close_matches(str(key), known, 1)
-            hint = f" (did you mean '{near[0]}'?)" if near else ""
-            return f"no such key '{key}'{hint}; there are: {', '.join(known)}"
+            near = did_you_mean(str(key), known)
+            return f"no such key '{key}'{near}; there are: {', '.join(known)}"
     return ""
 
 

@@ -58,9 +58,12 @@ def decode_runs(runs: ArrayLike, height: int, width: int) -> NDArray[np.uint8]:
         )
     if height < 0 or width < 0:
         raise ValueError(f"a mask cannot have the size {height}x{width}")
-    # Sums of uint32 do not overflow 64 bits; a negative length is found before the sum can hide it.
-    if lengths.dtype.kind == "i" and lengths.size and int(lengths.min()) < 0:
-        raise ValueError(f"run length {int(lengths.min())} is negative")
+    # Before the sum, which 64 bits of what comes from outside could overflow.
+    if lengths.size and not 0 <= int(lengths.min()) <= int(lengths.max()) <= height * width:
+        raise ValueError(
+            f"run lengths are from {lengths.min()} to {lengths.max()}; "
+            f"of a mask of {height}x{width} they are from 0 to {height * width}"
+        )
     total = int(lengths.sum(dtype=np.uint64))
     if total != height * width:
         raise ValueError(f"the run lengths add up to {total} pixels, a mask of {height}x{width} has {height * width}")

@@ -150,6 +150,8 @@ class Segmenter:
     def reconfigured(self, config: SegmenterConfig) -> Segmenter:
         """Return a segmenter for another config; the loaded network is shared where only its use changes.
 
+        What then fails in one of them has failed for both, and both are served by what takes over.
+
         :raises UserError: as the constructor does; this segmenter is untouched by it
         """
         if not config.same_network(self.config):
@@ -193,20 +195,30 @@ class Segmenter:
         )
 
     def warm_up(
-        self, height: int, width: int, order: Order = "bgr", confidence: bool = False, most_together: int = 1
+        self,
+        height: int,
+        width: int,
+        order: Order = "bgr",
+        confidence: bool = False,
+        most_together: int = 1,
+        hand_over: bool = True,
     ) -> None:
         """Run as often at this frame size as the backend needs, so that no real frame pays for it.
 
         :param order: channels of the frames to come
         :param confidence: whether that will be asked for
         :param most_together: so many of them, and any fewer, may come as one batch
+        :param hand_over: a backend that fails gives way to another, as it does to frames
+        :raises Exception: what the runtime raises, where no other is to take over, or none can
         """
         frame = blank_frame(height, width, order)
+        working = self.working_size(height, width)
+        size, run = self._label_size(frame, working), self.backend.run if hand_over else self.backend.rehearse
         for count in range(1, most_together + 1):
             if count > 1 and not self.backend.prepares_batches:
                 break
             for _ in range(self.backend.warm_up_calls):
-                self.segment_batch([frame] * count, confidence)
+                run([frame] * count, working, [size] * count, self._needs_confidence(confidence))
 
     def segment(self, image: Frame | NDArray[np.uint8], confidence: bool = False) -> Segmentation:
         """Segment one frame.
@@ -236,9 +248,8 @@ class Segmenter:
         results: dict[int, Segmentation] = {}
         threshold = self.config.confidence_threshold
         for working, members in groups.items():
-            own_size = self.config.output_resolution == "input"
-            sizes = [(frames[i].height, frames[i].width) if own_size else working for i in members]
-            batch = self.backend.run([frames[i] for i in members], working, sizes, confidence or threshold > 0)
+            sizes = [self._label_size(frames[i], working) for i in members]
+            batch = self.backend.run([frames[i] for i in members], working, sizes, self._needs_confidence(confidence))
             timings = {stage: ms / len(members) for stage, ms in batch.timings.items()}
             for n, i in enumerate(members):
                 certainty = batch.confidences[n] if batch.confidences is not None else None
@@ -246,3 +257,9 @@ class Segmenter:
                     drop_uncertain(batch.labels[n], certainty, threshold)
                 results[i] = Segmentation(batch.labels[n], certainty if confidence else None, working, dict(timings))
         return [results[i] for i in range(len(frames))]
+
+    def _label_size(self, frame: Frame, working: Size) -> Size:
+        return (frame.height, frame.width) if self.config.output_resolution == "input" else working
+
+    def _needs_confidence(self, asked_for: bool) -> bool:
+        return asked_for or self.config.confidence_threshold > 0

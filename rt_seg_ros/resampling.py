@@ -16,14 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt_seg_ros.border_cells import BorderCells
-from rt_seg_ros.images import Frame
+from rt_seg_ros.images import RGB_AT, Frame
 from rt_seg_ros.labels import UNLABELLED
 from rt_seg_ros.scratch import Scratch
 from rt_seg_ros.working_size import Size
 
 _PIXELS_AT_ONCE = 131_072  # three planes of them, float32, fit a core's own cache
-# Where red, green and blue stand among a frame's channels.
-_RGB_AT = {"bgr": (2, 1, 0), "rgb": (0, 1, 2), "bgra": (2, 1, 0), "rgba": (0, 1, 2)}
 
 
 def resize_pixels(pixels: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
@@ -67,7 +65,7 @@ class Normaliser:
         else:
             kept = self._scratch("split", (pixels.shape[2], *pixels.shape[:2]), np.uint8)
             split = cv2.split(pixels, list(kept))  # into these, where they are of the right kind
-            planes = [split[i] for i in _RGB_AT[frame.order]]
+            planes = [split[i] for i in RGB_AT[frame.order]]
         for plane, table, target in zip(planes, self._tables, out, strict=True):
             cv2.LUT(plane, table, target)
 

@@ -2,7 +2,8 @@
 
 A weight file is ``models/<network>_<label space>.safetensors`` (fp16); beside it lies its card of the same name,
 ``.yaml``. What is needed to run the network (its name and options, label space, normalisation) is also in the
-safetensors header, so a file somewhere else works without its card. A label space of one's own stands there whole.
+safetensors header, so a file somewhere else works without its card. A label space of one's own stands there whole. (The
+size of the frames that they learnt from is not in the headers of files that are older than that field.)
 """
 
 from __future__ import annotations
@@ -11,14 +12,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from rt_seg_ros.documents import yaml_problem
-from rt_seg_ros.errors import UserError
+from rt_seg_ros.errors import UserError, did_you_mean
 from rt_seg_ros.files import write_together
 from rt_seg_ros.labels import LabelSpace, is_label_file, list_label_spaces, load_label_space, parse_label_space
 from rt_seg_ros.pickles import check_tensors, is_pickle
@@ -164,23 +164,21 @@ def find_model(
     """
     from rt_seg_ros.networks.names import NETWORK_NAMES
 
-    if label_space:
+    given = read_weights_header(Path(weights)) if weights else None
+    if label_space and not (given and _brings(given, label_space)):
         load_label_space(label_space)  # a misspelt one is not to be told as one without weights
         label_space = _name_if_known(label_space)
     shipped = list_models()
     by_name = {card.name: card for card in shipped}
     if model not in NETWORK_NAMES and model not in by_name:
         known = [*NETWORK_NAMES, *by_name]
-        near = get_close_matches(model, known, 1)
-        hint = f" (did you mean '{near[0]}'?)" if near else ""
-        raise UserError(f"no model '{model}'{hint}; there are: {', '.join(known)}")
+        raise UserError(f"no model '{model}'{did_you_mean(model, known)}; there are: {', '.join(known)}")
     network = by_name[model].network if model in by_name else model
 
-    if weights:
-        card = read_weights_header(Path(weights))
-        if card.network != network:
-            raise UserError(f"weights {weights} are of network '{card.network}', but model is '{model}'")
-        return _in_label_space(card, label_space)
+    if given:
+        if given.network != network:
+            raise UserError(f"weights {weights} are of network '{given.network}', but model is '{model}'")
+        return _in_label_space(given, label_space)
 
     if model in by_name:
         return _in_label_space(by_name[model], label_space)
@@ -217,8 +215,13 @@ def _comes_with_the_package(space: LabelSpace) -> bool:
     return space.name in list_label_spaces() and space == load_label_space(space.name)
 
 
+def _brings(card: ModelCard, label_space: str) -> bool:
+    """Return whether the weights bring a label space of this name, which is none of the package's."""
+    return card.space is not None and label_space == card.label_space and label_space not in list_label_spaces()
+
+
 def _in_label_space(card: ModelCard, label_space: str | None) -> ModelCard:
-    if not label_space or (label_space == card.label_space and card.space is None):
+    if not label_space or (label_space == card.label_space and card.space is None) or _brings(card, label_space):
         return card
     space = load_label_space(label_space)  # other names or colours for the same classes are welcome
     if space.num_classes != card.num_classes:
@@ -230,7 +233,7 @@ def _in_label_space(card: ModelCard, label_space: str | None) -> ModelCard:
 
 
 def read_weights_header(path: Path) -> ModelCard:
-    """Read what a weight file says of itself; where its card lies beside it, the card with its hash.
+    """Read what a weight file says of itself; where its card lies beside it, the card, with the hash that this tells.
 
     :raises UserError: missing, not safetensors (a pickle is never opened), or without this package's metadata.
     """
@@ -251,7 +254,7 @@ def read_weights_header(path: Path) -> ModelCard:
     card_path = path.with_suffix(".yaml")
     if card_path.is_file():
         return read_card(card_path)
-    return _card_from(document, path.stem, path, f"weights {path}")
+    return replace(_card_from(document, path.stem, path, f"weights {path}"), sha256=_sha256(path))
 
 
 def _safetensors_header(path: Path) -> dict[str, Any]:

@@ -82,8 +82,10 @@ def test_runs_may_be_what_a_message_holds():
     [
         ([4], 2, 3, "add up to 4"),
         ([], 2, 3, "add up to 0"),
-        ([4294967295, 4294967295], 2, 3, "add up to 8589934590"),
-        ([-2, 8], 2, 3, "negative"),
+        ([4294967295, 4294967295], 2, 3, "from 4294967295 to 4294967295"),
+        ([-2, 8], 2, 3, "from -2 to 8"),
+        ([2**62] * 4 + [6], 2, 3, "from 6 to 4611686018427387904"),  # of 64 bits, the sum would be 6
+        (np.full(2**14, 2**50, np.uint64), 0, 5, "they are from 0 to 0"),
         ([[6]], 2, 3, "flat array"),
         ([2.5, 3.5], 2, 3, "whole numbers"),
         ([6], -2, -3, "size -2x-3"),

@@ -41,7 +41,7 @@ class Backend(ABC):
     name: str
     device: str
     precision: str
-    #: Frames are waiting: no call may wait for what takes long, such as building an engine. The node sets it.
+    #: Frames are waiting: no call may wait for what takes long, such as building an engine.
     live: bool = False
     #: Frames that wait at the same time are faster together than one by one: so on a GPU, and not on a CPU, where one
     #: frame keeps all cores busy.
@@ -55,13 +55,18 @@ class Backend(ABC):
 
     @abstractmethod
     def run(self, frames: Sequence[Frame], working: Size, sizes: Sequence[Size], confidence: bool) -> BatchResult:
-        """Segment frames in one batch. May be called from several threads.
+        """Segment frames in one batch. May be called from several threads; what it returns is the caller's own.
 
         :param frames: any sizes and channel orders
         :param working: the size at which the network works
         :param sizes: for each frame, the size of its labels
         :param confidence: also give the winning class's probability, 0..255
+        :raises Exception: what the runtime raises; ``FloatingPointError`` for scores that are not numbers
         """
+
+    def rehearse(self, frames: Sequence[Frame], working: Size, sizes: Sequence[Size], confidence: bool) -> BatchResult:
+        """Do what :meth:`run` does, and leave what serves as it is, even where this fails."""
+        return self.run(frames, working, sizes, confidence)
 
 
 def check_scores(logits: NDArray[np.float32], precision: str) -> None:

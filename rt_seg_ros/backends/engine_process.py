@@ -40,7 +40,7 @@ class EngineProcess:
         self._spec = spec
         self._progress = progress
         self._lock = threading.RLock()  # cancelled by a finalizer, on any thread
-        self._process: subprocess.Popen[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._cancelled = False
 
     def run(self) -> bytes:
@@ -66,7 +66,7 @@ class EngineProcess:
                         stdin=subprocess.PIPE,
                         stdout=subprocess.PIPE,
                         stderr=errors_file,
-                        text=True,
+                        bufsize=0,
                         env=environment,
                     )
                 except OSError as error:
@@ -87,12 +87,12 @@ class EngineProcess:
                 raise UserError(f"the engine ({self._spec}) could not be built: {reason}")
             return out.read_bytes()
 
-    def _follow(self, process: subprocess.Popen[str], order: dict[str, Any]) -> None:
+    def _follow(self, process: subprocess.Popen[bytes], order: dict[str, Any]) -> None:
         assert process.stdin is not None and process.stdout is not None
         with contextlib.suppress(BrokenPipeError):  # it ended at once, and says why
-            process.stdin.write(json.dumps(order) + "\n")
-            process.stdin.flush()
-        for line in process.stdout:
+            process.stdin.write(json.dumps(order).encode() + b"\n")  # of which nothing is left to be written later
+        for said in process.stdout:
+            line = said.decode(errors="replace")
             if line.startswith(_SAYS):
                 self._progress(float(line.removeprefix(_SAYS)))
         process.wait()

@@ -45,6 +45,7 @@ class FallbackBackend(Backend):
         self._pause, self._not_before = _FIRST_PAUSE, 0.0
         self._place = (first.name, first.device.partition(":")[0])
         self._serving = first
+        self.live = first.live
         self._show(first)
 
     def run(self, frames: Sequence[Frame], working: Size, sizes: Sequence[Size], confidence: bool) -> BatchResult:
@@ -63,8 +64,13 @@ class FallbackBackend(Backend):
                 raise
             return self._run_elsewhere(backend, error, lambda other: other.run(frames, working, sizes, confidence))
         self._ready = True
-        self._show(backend)
+        if backend is self._serving:  # not one that gave way meanwhile
+            self._show(backend)
         return result
+
+    def rehearse(self, frames: Sequence[Frame], working: Size, sizes: Sequence[Size], confidence: bool) -> BatchResult:
+        """See :meth:`Backend.rehearse`: only frames that really came make another serve."""
+        return self._serving.rehearse(frames, working, sizes, confidence)
 
     def _run_elsewhere(
         self, failed: Backend, error: Exception, attempt: Callable[[Backend], BatchResult]

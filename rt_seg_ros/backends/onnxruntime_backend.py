@@ -91,9 +91,7 @@ class OnnxRuntimeBackend(GraphBackend):
             session = self._runtime.InferenceSession(self._graph, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions have no common base but this
             reason = (str(error).splitlines() or [""])[0]
-            raise UserError(
-                f"ONNX Runtime cannot run this network at {in_words(size)}: {reason}"
-            ) from error
+            raise UserError(f"ONNX Runtime cannot run this network at {in_words(size)}: {reason}") from error
         image_name, result_name = session.get_inputs()[0].name, session.get_outputs()[0].name
 
         def run(image: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -108,9 +108,7 @@ class OpenVinoBackend(GraphBackend):
             model.reshape([1, 3, *(size or (-1, -1))])
             request = _core().compile_model(model, "CPU", self._settings).create_infer_request()
         except RuntimeError as error:
-            raise UserError(
-                f"OpenVINO cannot run this network at {in_words(size)}: {_reason(error)}"
-            ) from error
+            raise UserError(f"OpenVINO cannot run this network at {in_words(size)}: {_reason(error)}") from error
 
         def run(image: NDArray[np.float32]) -> NDArray[np.float32]:
             request.set_input_tensor(Tensor(image, shared_memory=True))

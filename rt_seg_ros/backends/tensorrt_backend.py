@@ -330,7 +330,7 @@ def _make_stand_in(card: ModelCard, device: str, precision: str) -> Backend:
                     raise Unavailable(reason)
                 on = module.check(device if kind == "cuda" else "cpu", wanted)
                 backend: Backend = module.create(card, on, wanted, 0)
-            except UserError as error:
+            except Exception as error:  # a GPU that is full or lost raises anything
                 problems.append(f"{name.removesuffix('_backend')} on {kind}: {error}")
             else:
                 return backend

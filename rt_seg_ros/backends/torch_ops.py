@@ -17,18 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from rt_seg_ros.images import Frame, Order
+from rt_seg_ros.images import CHANNELS, RGB_AT, Frame, Order
 from rt_seg_ros.working_size import Size
-
-# Where red, green and blue stand among a frame's channels.
-_RGB_AT: dict[str, tuple[int, int, int]] = {
-    "bgr": (2, 1, 0),
-    "rgb": (0, 1, 2),
-    "bgra": (2, 1, 0),
-    "rgba": (0, 1, 2),
-    "mono": (0, 0, 0),
-}
-_CHANNELS: dict[str, int] = {"bgr": 3, "rgb": 3, "bgra": 4, "rgba": 4, "mono": 1}
 
 #: Logits (N, classes, h, w), size, labels uint8 (N, H, W) to write and confidences likewise, or None.
 LabelWriter = Callable[[Tensor, Size, Tensor, Tensor | None], None]
@@ -153,7 +143,7 @@ class Call:
     @property
     def frame_bytes(self) -> tuple[int, ...]:
         """Bytes of each frame, without padding."""
-        return tuple(height * width * _CHANNELS[order] for height, width, order in self.frames)
+        return tuple(height * width * CHANNELS[order] for height, width, order in self.frames)
 
     @property
     def input_bytes(self) -> int:
@@ -219,7 +209,7 @@ class Program:
         # Neighbours that are alike go together.
         self._inputs: list[tuple[int, int, int, Order, Tensor, PixelResizer]] = []
         for (height, width, order), group in groupby(call.frames):
-            channels = torch.tensor(_RGB_AT[order], device=device)
+            channels = torch.tensor(RGB_AT[order], device=device)
             resizer = PixelResizer((height, width), call.working, device)
             self._inputs.append((len(list(group)), height, width, order, channels, resizer))
         self._outputs = [(len(list(group)), size) for size, group in groupby(call.sizes)]
@@ -232,8 +222,8 @@ class Program:
         """
         batches, begin = [], 0
         for count, height, width, order, channels, resizer in self._inputs:
-            end = begin + count * height * width * _CHANNELS[order]
-            pixels = source[begin:end].view(count, height, width, _CHANNELS[order])
+            end = begin + count * height * width * CHANNELS[order]
+            pixels = source[begin:end].view(count, height, width, CHANNELS[order])
             if order != "rgb":
                 pixels = pixels.index_select(3, channels)
             x = resizer(pixels).float().sub(self._mean).div_(self._std).to(self._dtype)

@@ -24,7 +24,7 @@ from rt_seg_ros.bags.torn_mcap import TornMcap
 from rt_seg_ros.bags.torn_sqlite import TornSqlite
 from rt_seg_ros.bags.types import COMPRESSED_IMAGE, IMAGE, typestore_for
 from rt_seg_ros.errors import UserError
-from rt_seg_ros.images import Frame, ImageRejected, frame_from_compressed, frame_from_ros
+from rt_seg_ros.images import Frame, ImageRejected, frame_from_compressed, frame_from_ros, label_pixels
 from rt_seg_ros.recordings import PACKED_SUFFIX, is_storage_file
 
 if sys.version_info >= (3, 14):
@@ -306,48 +306,56 @@ class BagReader:
         """Yield (stamp in ns, frame_id, labels uint8 (H, W)) of a topic of label images.
 
         :param topic: may be left out where there is only one whose last name is ``label``
-        :raises UserError: as :meth:`label_topic`, or where the images have more than one channel
+        :raises UserError: as :meth:`label_topic`, or where the images have more than one channel, or more than 8 bits
         """
         name = self.label_topic(topic)
-        for stamp, frame_id, frame in self._images(name, None, unchanged=True):
-            if frame.order != "mono":
-                raise UserError(_not_labels(name, self.path))
-            yield stamp, frame_id, frame.pixels
+        for _, kind, recorded, data in self.raw_messages([name]):
+            header, labels = self._class_ids(name, kind, data)
+            yield _stamp_ns(header) or recorded, header.frame_id, labels
 
-    def _images(
-        self, topic: str, on_rejected: Callable[[int, ImageRejected], None] | None, unchanged: bool = False
-    ) -> Iterator[BagImage]:
+    def _images(self, topic: str, on_rejected: Callable[[int, ImageRejected], None] | None) -> Iterator[BagImage]:
         for _, kind, recorded, data in self.raw_messages([topic]):
             try:
-                yield self.decode_image(topic, kind, recorded, data, unchanged)
+                yield self.decode_image(topic, kind, recorded, data)
             except ImageRejected as rejected:
                 if on_rejected is None:
                     raise
                 on_rejected(stamp_of(data) or recorded, rejected)
 
-    def decode_image(self, topic: str, kind: str, recorded: int, data: bytes, unchanged: bool = False) -> BagImage:
+    def decode_image(self, topic: str, kind: str, recorded: int, data: bytes) -> BagImage:
         """Decode a message of :meth:`raw_messages` that is an image; its stamp is ``recorded`` where it has none.
 
-        :param unchanged: keep the single channel of a compressed label image
         :raises ImageRejected: for an image that cannot be used
         """
-        try:
-            message = self._decoded(topic, kind, data)
-        except _Undecodable as error:
-            raise ImageRejected("corrupt", str(error)) from error
-        stamp = message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec or recorded
-        return BagImage(stamp, message.header.frame_id, _frame(message, kind, unchanged))
+        message = self._decoded_image(topic, kind, data)
+        return BagImage(_stamp_ns(message.header) or recorded, message.header.frame_id, _frame(message, kind))
 
     def decode_labels(self, topic: str, kind: str, recorded: int, data: bytes) -> NDArray[np.uint8]:
         """Decode a message of :meth:`raw_messages` that is a label image: uint8 (H, W).
 
         :raises ImageRejected: for an image that cannot be used
-        :raises UserError: where it has more than one channel
+        :raises UserError: where it has more than one channel, or more than 8 bits
         """
-        frame = self.decode_image(topic, kind, recorded, data, unchanged=True).frame
-        if frame.order != "mono":
-            raise UserError(_not_labels(topic, self.path))
-        return frame.pixels
+        return self._class_ids(topic, kind, data)[1]
+
+    def _class_ids(self, topic: str, kind: str, data: bytes) -> tuple[Any, NDArray[np.uint8]]:
+        """Return a label image's header, and its class ids as they are."""
+        message = self._decoded_image(topic, kind, data)
+        labels = _frame(message, kind).pixels  # the checks of size and of integrity
+        try:
+            if kind == COMPRESSED_IMAGE:
+                labels = label_pixels(bytes(message.data))
+            elif message.encoding not in ("mono8", "8UC1"):
+                raise UserError(f"encoding '{message.encoding}'; mono8 is needed, whose values are class ids")
+        except UserError as error:
+            raise UserError(f"topic '{topic}' of {self.path} holds no label images: {error}") from None
+        return message.header, labels
+
+    def _decoded_image(self, topic: str, kind: str, data: bytes) -> Any:
+        try:
+            return self._decoded(topic, kind, data)
+        except _Undecodable as error:
+            raise ImageRejected("corrupt", str(error)) from error
 
     def _decoded(self, topic: str, kind: str, data: bytes) -> Any:
         try:
@@ -450,28 +458,13 @@ def _is_label(topic: str) -> bool:
     return parts[-1] == "label" or (parts[-1] == "compressed" and len(parts) > 1 and parts[-2] == "label")
 
 
-def _not_labels(topic: str, path: Path) -> str:
-    return f"topic '{topic}' of {path} holds colour images; label images are mono8, one class id a pixel"
-
-
-def _frame(message: Any, kind: str, unchanged: bool) -> Frame:
-    """Make a frame of a message; ``unchanged`` keeps the single channel of a compressed label image."""
+def _frame(message: Any, kind: str) -> Frame:
     if kind == COMPRESSED_IMAGE:
-        return _compressed_labels(message.data) if unchanged else frame_from_compressed(message.data)
+        return frame_from_compressed(message.data)
     return frame_from_ros(
         message.encoding, message.height, message.width, message.step, message.data, bool(message.is_bigendian)
     )
 
 
-def _compressed_labels(data: NDArray[np.uint8]) -> Frame:
-    """Decode a compressed label image without turning it into colours.
-
-    :raises ImageRejected: data that do not decode, or not to 8 bits
-    """
-    import cv2
-
-    frame_from_compressed(data)  # the checks of size and of integrity
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if pixels is None or pixels.dtype != np.uint8:
-        raise ImageRejected("encoding", "label images have 8 bits")
-    return Frame(pixels, "mono" if pixels.ndim == 2 else "bgr")  # type: ignore[arg-type]
+def _stamp_ns(header: Any) -> int:
+    return int(header.stamp.sec * 1_000_000_000 + header.stamp.nanosec)

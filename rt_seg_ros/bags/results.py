@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +20,7 @@ _NO_STATS: dict[str, Any] = {
     **dict.fromkeys(("camera", "model", "label_space", "backend", "device", "precision"), ""),
     **dict.fromkeys(("image_height", "image_width", "working_height", "working_width"), 0),
     **dict.fromkeys(("decode_ms", "wait_ms", "preprocess_ms", "network_ms", "postprocess_ms", "publish_ms"), 0.0),
-    **dict.fromkeys(("total_ms", "age_ms"), 0.0),
+    **{"total_ms": 0.0, "age_ms": math.nan},  # nothing was published
     **dict.fromkeys(("received", "processed", "dropped", "rejected"), 0),
 }
 
@@ -58,7 +59,7 @@ class ResultTopics:
         :param labels: uint8 (H, W), 255 where unlabelled
         :param overlay: uint8 (H, W, 3), BGR
         :param confidence: uint8 (H, W)
-        :param stats: fields of SegmentationStats by name; those that are not given are empty or 0
+        :param stats: fields of SegmentationStats by name; those that are not given are empty or 0, and the age NaN
         :param recorded_ns: time of recording, where it is not the stamp
         :raises UserError: if the disk does not take it
         """

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,7 @@ from rt_seg_ros.bags.types import CAMERA_INFO, COMPRESSED_IMAGE, IMAGE, typestor
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.files import remove_leftovers
 
+T = TypeVar("T")
 Storage = Literal["mcap", "sqlite3"]
 STORAGES: tuple[Storage, ...] = ("mcap", "sqlite3")
 
@@ -65,6 +68,7 @@ class BagWriter:
 
     Everything goes to a folder aside, which is moved into place when the ``with`` block ends well: a recording that
     is there is whole. ``path`` is the recording's folder, or a single file where it ends in ``.mcap`` or ``.db3``.
+    Any thread may write, one at a time.
     """
 
     def __init__(self, path: str | Path, storage: Storage = "mcap", overwrite: bool = False) -> None:
@@ -86,6 +90,8 @@ class BagWriter:
         self.types: Typestore = typestore()
         self._connections: dict[str, Connection] = {}
         self._writer: Writer | None = None
+        # SQLite takes a file's calls from the thread that opened it.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite") if self.storage == "sqlite3" else None
         # The storage file takes its folder's name.
         self._inner = self.path.stem if self._single else self.path.name
         self._aside = self.path.absolute().parent / f".{self.path.name}.{os.getpid()}.part"
@@ -120,7 +126,7 @@ class BagWriter:
             self._aside.mkdir()
             plugin = StoragePlugin.MCAP if self.storage == "mcap" else StoragePlugin.SQLITE3
             self._writer = Writer(self._aside / self._inner, version=_VERSION, storage_plugin=plugin)
-            self._writer.open()
+            self._call(self._writer.open)
         except _DISK_ERRORS as error:
             shutil.rmtree(self._aside, ignore_errors=True)
             raise self._failed(error) from error
@@ -132,16 +138,24 @@ class BagWriter:
         assert writer is not None
         try:
             if kind is None:
-                writer.close()
+                self._call(writer.close)
                 self._move()
             else:
-                writer.abort()
+                self._call(writer.abort)
         except _DISK_ERRORS as problem:
             with suppress(Exception):  # close the file
-                writer.abort()
+                self._call(writer.abort)
             raise self._failed(problem) from problem
         finally:
+            if self._thread is not None:
+                self._thread.shutdown()
             remove_aside(self._aside, self.path)
+
+    def _call(self, call: Callable[..., T], *args: Any, **options: Any) -> T:
+        """Call a method of the storage on the thread that it wants."""
+        if self._thread is None:
+            return call(*args, **options)
+        return self._thread.submit(call, *args, **options).result()
 
     def _failed(self, error: Exception) -> UserError:
         return UserError(f"{self.path} cannot be written: {getattr(error, 'strerror', None) or error}")
@@ -185,12 +199,16 @@ class BagWriter:
         try:
             connection = self._connections.get(topic)
             if connection is None:
-                connection = self._connections[topic] = self._writer.add_connection(
-                    topic, kind, typestore=types or self.types, offered_qos_profiles=[_qos(latched)]
+                connection = self._connections[topic] = self._call(
+                    self._writer.add_connection,
+                    topic,
+                    kind,
+                    typestore=types or self.types,
+                    offered_qos_profiles=[_qos(latched)],
                 )
             elif connection.msgtype != kind:
                 raise UserError(f"topic '{topic}' holds {connection.msgtype}; a {kind} does not go there")
-            self._writer.write(connection, stamp_ns, data)
+            self._call(self._writer.write, connection, stamp_ns, data)
         except _DISK_ERRORS as error:
             raise self._failed(error) from error
         self.count += 1

@@ -15,12 +15,11 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from difflib import get_close_matches
 from types import ModuleType
 
 from rt_seg_ros import __version__
 from rt_seg_ros.cli.output import Output, let_go
-from rt_seg_ros.errors import UserError
+from rt_seg_ros.errors import UserError, did_you_mean
 from rt_seg_ros.memory import keep_freed_memory
 
 #: Name to summary; the module has the same name, with _ for -.
@@ -65,9 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     name = arguments[0]
     if name not in COMMANDS:
-        near = get_close_matches(name, COMMANDS, 1)
-        hint = f" (did you mean '{near[0]}'?)" if near else ""
-        print(f"rt-seg: no command '{name}'{hint}; there are: {', '.join(COMMANDS)}", file=sys.stderr)
+        near = did_you_mean(name, COMMANDS)
+        print(f"rt-seg: no command '{name}'{near}; there are: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=Output(sys.stderr))
     keep_freed_memory()

@@ -167,13 +167,13 @@ def _train(plan: Plan, chosen: set[tuple[str, str]], data: Path | None, out: Pat
 def _train_row(run: Path, recipe: Recipe, data: Path | None) -> ModelCard | None:
     """Train a row, or go on with it; return its weights' card, or None where it was asked to stop."""
     from rt_seg_ros.cli.train import Display
-    from rt_seg_ros.training.checkpoint import read_checkpoint
+    from rt_seg_ros.training.checkpoint import checkpoint_in, read_checkpoint
     from rt_seg_ros.training.loop import Trainer
     from rt_seg_ros.training.run_folder import METRICS
     from rt_seg_ros.training.weights import export_weights
 
     checkpoint = None
-    if _has_checkpoint(run):
+    if checkpoint_in(run) is not None:
         checkpoint = read_checkpoint(run)
         print(f"  continuing at step {checkpoint['step']}", flush=True)
     else:
@@ -182,12 +182,6 @@ def _train_row(run: Path, recipe: Recipe, data: Path | None) -> ModelCard | None
         trainer = Trainer(recipe, data, run, display, checkpoint)
         ended = trainer.run()
     return export_weights(run) if ended else None
-
-
-def _has_checkpoint(run: Path) -> bool:
-    from rt_seg_ros.training.checkpoint import LAST, PREVIOUS
-
-    return any((run / name).is_file() for name in (LAST, f"new-{LAST}", PREVIOUS))
 
 
 def _identity(recipe: Recipe, data: Path | None) -> str:
@@ -201,10 +195,11 @@ def _check_same(run: Path, recipe: Recipe, data: Path | None) -> None:
 
     :raises UserError: naming what differs
     """
+    from rt_seg_ros.training.checkpoint import checkpoint_in
     from rt_seg_ros.training.recipe import load_recipe
     from rt_seg_ros.training.run_folder import RECIPE, remembered_data
 
-    if not (run / RECIPE).is_file() or not _has_checkpoint(run):
+    if not (run / RECIPE).is_file() or checkpoint_in(run) is None:
         return  # nothing was learnt here yet
     there, before = load_recipe(run / RECIPE), remembered_data(run)
     if _identity(there, before) == _identity(recipe, data):

@@ -82,10 +82,15 @@ _COMMENTS = {".svg": f"<!-- {_MARK} -->\n".encode(), ".pdf": f"% {_MARK}\n".enco
 _FRAMES = 8
 _SEED = 2026  # the demo's street
 
-#: Options that mean nothing to --parts, and those of which it takes one value.
-_NOT_FOR_PARTS = (
-    "batch", "cameras", "input", "outputs", "naive", "seconds", "warm_up", "csv", "json", "picture",
-)  # fmt: skip
+#: Options that mean nothing to what is measured, with the reason; and those of which --parts takes one value.
+_NOT_FOR = {
+    "parts": (
+        ("batch", "cameras", "input", "outputs", "naive", "seconds", "warm_up", "csv", "json", "picture"),
+        "shows steps by themselves, as a table or --markdown",
+    ),
+    "node": (("input", "outputs"), "takes raw images, and gives labels and the mask of a class"),
+    "network_only": (("input", "outputs"), "goes from planes to logits"),
+}
 _ONE_FOR_PARTS = ("backend", "precision", "threads")
 
 _WORDS: dict[object, str] = {int: "whole number", float: "number"}
@@ -165,8 +170,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
-    if args.parts:
-        _check_for_parts(args)
+    _check_options(args)
     effort = Effort(args.rounds, args.warm_up, args.seconds)
     effort.check()
     _check_one_file_each(args)
@@ -228,23 +232,21 @@ def _check_one_file_each(args: argparse.Namespace) -> None:
             raise UserError(f"--{other} and --{name} are the same file, {path}: choose another for one of them")
 
 
-def _check_for_parts(args: argparse.Namespace) -> None:
-    """Refuse what --parts would ignore.
+def _check_options(args: argparse.Namespace) -> None:
+    """Refuse what the kind of measurement would ignore.
 
     :raises UserError: naming the options
     """
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    ignored = [name for name in _NOT_FOR_PARTS if getattr(args, name) != parser.get_default(name)]
-    if ignored:
-        options = ", ".join("--no-naive" if name == "naive" else f"--{name.replace('_', '-')}" for name in ignored)
-        are, them = ("is", "it") if len(ignored) == 1 else ("are", "them")
-        raise UserError(
-            f"{options} {are} not for --parts, which shows steps by themselves, as a table or --markdown: "
-            f"leave {them} out"
-        )
+    for kind, (names, reason) in _NOT_FOR.items():
+        ignored = [name for name in names if getattr(args, name) != parser.get_default(name)]
+        if getattr(args, kind) and ignored:
+            options = ", ".join("--no-naive" if name == "naive" else f"--{name.replace('_', '-')}" for name in ignored)
+            are, them = ("is", "it") if len(ignored) == 1 else ("are", "them")
+            raise UserError(f"{options} {are} not for --{kind.replace('_', '-')}, which {reason}: leave {them} out")
     for name in _ONE_FOR_PARTS:
-        if len(getattr(args, name)) > 1:
+        if args.parts and len(getattr(args, name)) > 1:
             raise UserError(f"--{name} has several values; with --parts only --model, --size and --ratio may have")
 
 

@@ -25,7 +25,7 @@ from rt_seg_ros.evaluation.evaluation import Evaluation
 from rt_seg_ros.evaluation.frames import open_frames
 from rt_seg_ros.evaluation.pictures import choose, read_frames_again, read_rows
 from rt_seg_ros.evaluation.report import METRICS, check_report, is_figures, report_files
-from rt_seg_ros.files import check_folder, write_json
+from rt_seg_ros.files import check_folder, write_bytes, write_json
 from rt_seg_ros.labels import load_label_space
 from rt_seg_ros.pipeline import SegmenterConfig
 from rt_seg_ros.zoo import find_model
@@ -208,5 +208,6 @@ def _draw(out: Path, job: Job) -> Path:
         )
         captions.append(f"{choice.why} frame: mIoU {100 * scores[choice.index]:.1f} %")
     if images:
-        cv2.imwrite(str(path), panel(images, ("camera", "truth", "published labels", "errors"), captions))
+        _, coded = cv2.imencode(path.suffix, panel(images, ("camera", "truth", "published labels", "errors"), captions))
+        write_bytes(path, coded.tobytes())
     return path

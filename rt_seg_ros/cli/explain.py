@@ -33,8 +33,9 @@ what is drawn
   the network still gives the class (Score-CAM, Wang et al., 2020). Bright is the most of that map, dark is nothing.
 
 layers
-  By default those where the stages of the network's paper end: of CSRNet the low-, mid- and high-refined maps of its
-  figures 10 and 11; of CGNet the CG stages; of Cross-CBAM SE-ASPP and both CCBAM; of FRFNet the decoder, FFM and SFM.
+  By default those where the stages of the network's paper end: of CSRNet-heavy the low-, mid- and high-refined maps of
+  its figures 10 and 11; of CGNet the CG stages; of Cross-CBAM SE-ASPP and both CCBAM; of FRFNet the decoder, FFM and
+  SFM.
   NAME:in is what goes into a layer. Time grows with channels: one run of the network for each, in batches.
 
 examples:

@@ -90,8 +90,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     frames.add_argument("--split", metavar="NAME", help="part of a data set: train, val, test...")
     frames.add_argument(
-        "--calibration-frames", type=int, default=_CALIBRATION_FRAMES, metavar="N",
-        help="calibrate on so many (default: %(default)s)",
+        "--calibration-frames", type=int, metavar="N",
+        help=f"calibrate int8 on so many (default: {_CALIBRATION_FRAMES})",
     )  # fmt: skip
     frames.add_argument(
         "--check-frames", type=int, metavar="N",
@@ -108,14 +108,19 @@ def _default_out(options: GraphOptions, precision: str, name: str, suffix: str) 
 
 def run(args: argparse.Namespace) -> int:
     """Export, and tell how what was written compares with PyTorch."""
+    int8 = args.precision == "int8"
+    if not int8 and args.calibration_frames is not None:
+        raise UserError(f"--calibration-frames is for --precision int8: {args.precision} needs no calibration")
     if args.check_frames is None:
-        args.check_frames = _CHECK_FRAMES_INT8 if args.precision == "int8" else _CHECK_FRAMES
+        args.check_frames = _CHECK_FRAMES_INT8 if int8 else _CHECK_FRAMES
+    if args.calibration_frames is None:
+        args.calibration_frames = _CALIBRATION_FRAMES
     if args.calibration_frames < 1 or args.check_frames < 1:
         raise UserError("--calibration-frames and --check-frames must be 1 or more")
+    if not int8:
+        args.calibration_frames = 0  # all are there to check on
     if args.split is not None and args.calibration is None:
         raise UserError("--split names a part of --calibration, which is not given")
-    if args.precision != "int8":
-        args.calibration_frames = 0  # all are there to check on
     if export_tensorrt.is_meant(args):
         return export_tensorrt.run(args)
     export_tensorrt.check_absent(args)

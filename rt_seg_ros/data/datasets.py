@@ -166,6 +166,12 @@ def dataset_splits(path: str | Path) -> list[str]:
     return [name for name in _folders(root) if (root / f"{name}annot").is_dir()]
 
 
+def is_dataset(path: str | Path) -> bool:
+    """Return whether a folder has the layout of a data set, labels included."""
+    root = Path(path).expanduser()
+    return all((root / name).is_dir() for name in ("images", "labels")) or bool(dataset_splits(root))
+
+
 def folder_name(path: Path) -> str:
     """Return the last name of a path, also of ``.`` and ``..``; a link's own."""
     return Path(os.path.abspath(path)).name  # Path.resolve would follow links

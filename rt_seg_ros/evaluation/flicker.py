@@ -1,8 +1,8 @@
 """Temporal flicker: labels that change from frame to frame where nothing changed.
 
-Of the pixels whose true label is the same in two consecutive frames, the share whose predicted label is not. What
-truly moves is no flicker, and neither is a mistake that stays. Without truth only the share of all pixels whose label
-changes can be told, which holds both.
+Of the pixels whose true label is the same in two frames, the share whose predicted label is not. The frames are one
+that has truth and the next that has it. What truly moves is no flicker, and neither is a mistake that stays. Without
+truth only the share of all pixels whose label changes can be told, which holds both.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class Share:
 class Flicker:
     """Compares each frame with the one before it.
 
-    ``flicker``: as above, over consecutive frames that both have truth; ``changed``: share of pixels whose predicted
-    label changes, over all consecutive frames; ``truth_changed``: the same of the truth. Where the size changes, a new
-    series begins.
+    ``flicker``: as above; ``changed``: share of pixels whose predicted label changes, over all consecutive frames;
+    ``truth_changed``: share of those whose true label does, over the frames that have truth. Where the size changes,
+    a new series begins.
     """
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ class Flicker:
 
         :param prediction: uint8 (H, W), kept until the next frame
         :param truth: uint8 (H, W), 255 = void; None where there is none
-        :return: the flicker from the frame before to this one, 0 to 1; None where it cannot be told
+        :return: the flicker from the last frame with truth to this one, 0 to 1; None where it cannot be told
         """
         if self._last is not None and self._last.shape == prediction.shape:
             self.changed.add(_count(cv2.compare(prediction, self._last, cv2.CMP_NE)), prediction.size)

@@ -122,8 +122,8 @@ def _footer(content: Content) -> str:
         lines.append(
             "<p>Boundary F: precision and recall of the edges between classes, within "
             f"{100 * TOLERANCE:g} % of the diagonal, after Csurka et al., BMVC 2013. Flicker: of the pixels whose true "
-            "label stays from one frame to the next, the share whose predicted label changes. A frame's own mIoU is "
-            "the mean over the classes in its truth.</p>"
+            "label stays from one frame to the next (that has truth), the share whose predicted label changes. A "
+            "frame's own mIoU is the mean over the classes in its truth.</p>"
         )
     lines.append(
         "<p>Percentiles are true to 0.3 %. All figures: <a href='metrics.json'>metrics.json</a>, "
@@ -492,8 +492,8 @@ def _accounts(evaluation: Evaluation) -> str:
         taken.append(("GPU memory", f"{usage.gpu_memory_mib:,.0f} MiB more than before"))
     taken.append(("measured on", process))
     taken.append(("until ready", f"{evaluation.load_seconds:.1f} s"))
-    weights = f"{evaluation.card.name}, {(evaluation.card.sha256 or 'random')[:12]}"
-    taken.append(("weights", weights))
+    origin = "random" if evaluation.card.weights is None else evaluation.card.sha256[:12]
+    taken.append(("weights", f"{evaluation.card.name}, {origin}"))
     return (
         '<h2>Frames and resources</h2><div class="pair">'
         f'<div class="card"><h3>Where the frames went</h3>{_list(frames)}</div>'

@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt_seg_ros.drawing import error_map, overlay
-from rt_seg_ros.evaluation.frames import Frames, resize_labels
+from rt_seg_ros.evaluation.frames import Frames
 from rt_seg_ros.evaluation.stored import LabelStream
 from rt_seg_ros.images import ImageRejected
 from rt_seg_ros.labels import LabelSpace
+from rt_seg_ros.resampling import resize_labels
 
 Image = NDArray[np.uint8]
 

@@ -29,7 +29,9 @@ class Distribution:
         self.largest = 0.0
 
     def add(self, milliseconds: float) -> None:
-        """Count one frame; less than a microsecond counts as none at all."""
+        """Count one frame; less than a microsecond counts as none at all, and NaN, what is not known, not."""
+        if math.isnan(milliseconds):
+            return
         value = max(0.0, float(milliseconds))
         position = (math.log2(value) - _LOWEST) * _PER_OCTAVE if value > 0 else 0.0
         self._bins[min(max(int(position), 0), len(self._bins) - 1)] += 1

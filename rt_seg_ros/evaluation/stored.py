@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,7 +27,7 @@ from rt_seg_ros.bags.writer import put_in_place, remove_aside
 from rt_seg_ros.data.datasets import LABEL_ENDINGS
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.files import remove_leftovers
-from rt_seg_ros.images import read_label_image
+from rt_seg_ros.images import LABEL_PNG_FORMAT, label_png, read_label_image
 from rt_seg_ros.labels import LabelSpace
 from rt_seg_ros.recordings import is_recording
 from rt_seg_ros.sources import RESULT_SUFFIXES
@@ -36,9 +35,6 @@ from rt_seg_ros.sources import RESULT_SUFFIXES
 Labels = NDArray[np.uint8]
 
 BAG_SUFFIX = ".mcap"
-_PNG_FORMAT = "mono8; png compressed "  # image_transport's word for it, its trailing blank included
-# Labels are flat areas: the least effort packs them as tightly as any, and several times faster.
-_PNG_OPTIONS = [cv2.IMWRITE_PNG_COMPRESSION, 1]
 
 
 class LabelBag:
@@ -64,7 +60,8 @@ class LabelBag:
         del name
         self._topics.add_label_info(stamp_ns, frame_id, recorded_ns)
         topic = f"{DEFAULT_NAMESPACE}/label/compressed"
-        self._writer.add_compressed_image(topic, stamp_ns, frame_id, _png(labels), _PNG_FORMAT, recorded_ns)
+        png = label_png(labels).tobytes()
+        self._writer.add_compressed_image(topic, stamp_ns, frame_id, png, LABEL_PNG_FORMAT, recorded_ns)
 
 
 class LabelFolder:
@@ -112,7 +109,7 @@ class LabelFolder:
         """
         del stamp_ns, recorded_ns, frame_id
         try:
-            (self._made / f"{name}.png").write_bytes(marked(_png(labels), _MARK))
+            (self._made / f"{name}.png").write_bytes(marked(label_png(labels).tobytes(), _MARK))
         except OSError as error:
             raise UserError(f"{self.path} cannot be written: {error.strerror}") from error
 
@@ -143,10 +140,6 @@ def _mark(software: str) -> bytes:
 
 _PNG_HEADER = 33  # bytes: the signature and the first chunk
 _MARK = "rt_seg_ros evaluate"
-
-
-def _png(labels: Labels) -> bytes:
-    return cv2.imencode(".png", labels, _PNG_OPTIONS)[1].tobytes()
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
-
 from torch import nn
 
-from rt_seg_ros.errors import UserError
+from rt_seg_ros.errors import UserError, did_you_mean
 from rt_seg_ros.explain.score_cam import INPUT_MARK
 from rt_seg_ros.networks import network_info
 
@@ -31,21 +29,22 @@ _STAGES: dict[str, tuple[tuple[str, str], ...]] = {
         (f"head{INPUT_MARK}", "SFM, 1/4"),
     ),
 }
-_CSRNET = ("low-refined", "mid-refined", "high-refined")
 
 
 def default_layers(network_name: str, network: nn.Module) -> dict[str, str]:
     """Return the layers where a network's stages end, each with what it is.
 
-    CSRNet's are the maps of the paper's figures 10 and 11: low-, mid- and high-refined, what its three stages give out.
+    CSRNet-heavy's are the maps of the paper's figures 10 and 11: low-, mid- and high-refined, what its three stages
+    give out. The stages of light and medium are others, and end at other resolutions.
     """
     modules = dict(network.named_modules())
     family = network_info(network_name).family
     if family == "csrnet":
         stages = modules["stages"]
         assert isinstance(stages, nn.ModuleList)
+        refined = ("low-refined, ", "mid-refined, ", "high-refined, ") if network_name == "csrnet_heavy" else ("",) * 3
         return {
-            f"stages.{i}.{len(stage) - 1}": f"{_CSRNET[i]} (stage {i + 1})"  # type: ignore[arg-type]
+            f"stages.{i}.{len(stage) - 1}": f"{refined[i]}stage {i + 1}"  # type: ignore[arg-type]
             for i, stage in enumerate(stages)
         }
     found = {}
@@ -72,9 +71,8 @@ def check_layers(wanted: list[str], shapes: dict[str, tuple[int, int, int]], net
     for name in wanted:
         if name.removesuffix(INPUT_MARK) in shapes:
             continue
-        near = get_close_matches(name, shapes, 3)
-        hint = f"did you mean {' or '.join(repr(one) for one in near)}? " if near else ""
+        near = did_you_mean(name, shapes, 3)
         raise UserError(
-            f"network '{network_name}' has no layer '{name}' with a map to show; {hint}--list-layers lists all "
+            f"network '{network_name}' has no layer '{name}' with a map to show{near}; --list-layers lists all "
             f"{len(shapes)}, the first are: {', '.join(list(shapes)[:6])}"
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from rt_seg_ros.data.datasets import is_dataset
 from rt_seg_ros.data.synth import SyntheticDrive
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.evaluation.frames import Frames, open_frames
@@ -68,12 +69,7 @@ def open_samples(
 
 def _has_labels(path: Path) -> bool:
     """Whether a path is a recorded drive, or laid out as a data set."""
-    if not path.is_dir():
-        return path.exists() and is_recording(path)
-    if is_recording(path) or (path / "leftImg8bit").is_dir():
-        return True
-    folders = {entry.name for entry in path.iterdir() if entry.is_dir()}
-    return {"images", "labels"} <= folders or any(f"{name}annot" in folders for name in folders)
+    return path.exists() and (is_recording(path) or is_dataset(path))
 
 
 def _chosen(total: int, calibration: int, check: int) -> tuple[list[int], list[int]]:

@@ -35,7 +35,7 @@ def metadata(card: ModelCard, options: GraphOptions, precision: str = "") -> dic
         "classes": json.dumps([{"id": c.id, "name": c.name, "color": list(c.color)} for c in space.classes]),
         "mean": json.dumps(list(card.mean)),
         "std": json.dumps(list(card.std)),
-        "weights_sha256": card.sha256 or "none: random weights",
+        "weights_sha256": card.sha256 if card.weights is not None else "none: random weights",
         "input": _INPUTS[options.outputs],
         "output": _OUTPUTS[options.outputs],
         "size": size,

@@ -69,10 +69,14 @@ def pixels_to_labels(
     form.node("Cast", ["label"], LABELS, to=TensorProto.UINT8)
     if confidence:
         # The soft max's largest value is one over the sum of exponents below the largest score.
-        form.node("ReduceMax", ["full"], "best", axes=[1], keepdims=1)
+        axis = form.constant([1])
+        if form.opset < 18:
+            form.node("ReduceMax", ["full"], "best", axes=[1], keepdims=1)
+        else:
+            form.node("ReduceMax", ["full", axis], "best", keepdims=1)
         form.node("Sub", ["full", "best"], "below")
         form.node("Exp", ["below"], "exponents")
-        form.node("ReduceSum", ["exponents", form.constant([1])], "total", keepdims=0)
+        form.node("ReduceSum", ["exponents", axis], "total", keepdims=0)
         form.node("Div", [form.constant(255.0), "total"], "share")
         form.node("Add", ["share", form.constant(0.5)], "rounded")  # the cast cuts off
         form.node("Cast", ["rounded"], CONFIDENCE, to=TensorProto.UINT8)
@@ -86,19 +90,19 @@ def pixels_to_logits(
     mean: Sequence[float],
     std: Sequence[float],
     *,
-    size: Size | None = None,
     batch: int | None = 1,
 ) -> ModelProto:
-    """Return the graph with ``pixels`` as in :func:`pixels_to_labels` in; ``logits``, float32 (N, classes, h, w), out.
+    """Return the graph with ``pixels`` of any size in, as in :func:`pixels_to_labels`; ``logits`` out.
 
-    For runtimes that take images and give labels of any size: the rest is done by whoever knows the label's size.
+    These are float32 (N, classes, h, w). For runtimes that take images and give labels of any size: the rest is done
+    by whoever knows the label's size.
     """
     from onnx import TensorProto
 
     form = _Form(model)
     form.normalise(mean, std)
     form.node("Identity", [form.logits], LOGITS)
-    return form.finish(size, batch, {LOGITS: (TensorProto.FLOAT, [None, "rows", "columns"])})
+    return form.finish(None, batch, {LOGITS: (TensorProto.FLOAT, [None, "rows", "columns"])})
 
 
 class _Form:
@@ -115,6 +119,7 @@ class _Form:
         self._before: list[Any] = []
         self._after: list[Any] = []
         self._names: set[str] = set()
+        self.opset = next(entry.version for entry in self._model.opset_import if entry.domain in ("", "ai.onnx"))
 
     def constant(self, value: Any) -> str:
         """Add a constant, of int64 or float32 as its value is, and return its name."""

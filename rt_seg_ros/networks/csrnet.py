@@ -6,7 +6,8 @@ Real-time Semantic Segmentation, arXiv:2106.04400 (Expert Systems with Applicati
 Where the paper leaves gaps, CSRNet-heavy follows what the authors' own program does; light and medium, which
 that lacks, follow the paper's text and were held against its run times:
 
-- Skip connections are the backbone's block sums before their ReLU; each has a 1x1 convolution of its own.
+- Skip connections are the backbone's block sums before their ReLU, as the program means them (its ReLU, in place,
+  reaches them all the same); each has a 1x1 convolution of its own.
 - Stage 1 refines the map at 1/16 that went in before stage 2 pyramid-fuses it.
 - The classifier is BN-ReLU-1x1 as in the program (``head="norm"``); the paper draws a plain 1x1
   (``head="plain"``).
@@ -158,7 +159,7 @@ class CSRNet(SegmentationNetwork):
         self.stages = nn.ModuleList(cascade(*channels) for channels in skips)
         self.head = NormAct(c) if head == "norm" else None
         self.classifier = nn.Conv2d(c, num_classes, 1)
-        for part in (self.pyramids, self.stages, self.classifier):
+        for part in (self.pyramids, self.stages):
             initialise_convolutions(part, "fan_out", "relu")
 
     def maps(self, x: Tensor, auxiliary: bool = False) -> list[Tensor]:

@@ -9,6 +9,8 @@ heads). It is a reconstruction, and not the only one with these totals.
 
 - The stem is BiSeNetV2's, twice as wide; slim has 1x1 convolutions in places, and depth-wise ones in its
   aggregation modules.
+- In the dense aggregation module the third convolution takes the sum of its input and the first one's features; in
+  the author's earlier program it takes the second one's in place of the input. The costs are the same.
 - The masks of the feature fusion module carry no gradient.
 - The global feature keeps its batch norm, so training needs two images per batch and device.
 """
@@ -92,7 +94,7 @@ class EfficientChannelAttention(nn.Module):
 
 
 class DenseAggregation(nn.Module):
-    """DAM: 3x3 convolutions that reuse each other's features, concatenated, joined, weighed."""
+    """DAM: 3x3 convolutions, two of which take what the first gives once more, concatenated, joined, weighed."""
 
     def __init__(self, in_channels: int, inner: int, out_channels: int, slim: bool) -> None:
         super().__init__()

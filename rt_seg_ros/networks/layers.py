@@ -50,7 +50,6 @@ class ConvNormAct(nn.Module):
         groups: int = 1,
         norm: bool = True,
         act: str | None = "relu",
-        bias: bool | None = None,
         eps: float = 1e-5,
         momentum: float = 0.1,
     ) -> None:
@@ -63,7 +62,7 @@ class ConvNormAct(nn.Module):
             padding=dilation * (kernel // 2),
             dilation=dilation,
             groups=groups,
-            bias=not norm if bias is None else bias,
+            bias=not norm,
         )
         self.norm: nn.Module | None = nn.BatchNorm2d(out_channels, eps, momentum) if norm else None
         self.act = make_activation(act, out_channels)

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import Any
 
-from rt_seg_ros.errors import UserError
+from rt_seg_ros.errors import UserError, did_you_mean
 
 _CGNET = "CGNet: A Light-weight Context Guided Network for Semantic Segmentation, arXiv:1811.08201"
 _CSRNET = "CSRNet: Cascaded Selective Resolution Network for Real-time Semantic Segmentation, arXiv:2106.04400"
@@ -67,6 +66,5 @@ def network_info(name: str) -> NetworkInfo:
     """
     if name in NETWORKS:
         return NETWORKS[name]
-    near = get_close_matches(name, NETWORK_NAMES, 3)
-    hint = f" (did you mean {' or '.join(repr(n) for n in near)}?)" if near else ""
-    raise UserError(f"no network '{name}'{hint}; there are: {', '.join(NETWORK_NAMES)}")
+    near = did_you_mean(name, NETWORK_NAMES, 3)
+    raise UserError(f"no network '{name}'{near}; there are: {', '.join(NETWORK_NAMES)}")

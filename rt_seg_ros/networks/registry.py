@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from rt_seg_ros.errors import UserError
+from rt_seg_ros.errors import UserError, did_you_mean
 from rt_seg_ros.labels import MAX_CLASSES
 from rt_seg_ros.networks.names import network_info
 
@@ -31,8 +30,7 @@ def create_network(name: str, num_classes: int = 19, **options: Any) -> Segmenta
     known = [option for option in inspect.signature(constructor).parameters if option != "num_classes"]
     for option in options:
         if option not in known:
-            near = get_close_matches(option, known, 1)
-            hint = f" (did you mean '{near[0]}'?)" if near else ""
-            raise UserError(f"network '{name}' has no option '{option}'{hint}; its options: {', '.join(known)}")
+            near = did_you_mean(option, known)
+            raise UserError(f"network '{name}' has no option '{option}'{near}; its options: {', '.join(known)}")
     network: SegmentationNetwork = constructor(num_classes=num_classes, **{**info.default_options, **options})
     return network

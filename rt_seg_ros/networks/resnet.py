@@ -3,7 +3,7 @@
 K. He, X. Zhang, S. Ren, J. Sun: Deep Residual Learning for Image Recognition, CVPR 2016.
 
 Departure: every stage gives the sum of its last block *before* the ReLU, which the next stage then applies;
-this is where CSRNet takes its skip connections. Parameters are named as in torchvision, so that its ImageNet
+this is where CSRNet takes its skip connections here. Parameters are named as in torchvision, so that its ImageNet
 weights load as they are.
 """
 
@@ -52,8 +52,6 @@ class BasicBlock(nn.Module):
 
 class ResNet18(nn.Module):
     """ResNet-18 without its classifier: maps of 64, 128, 256 and 512 channels at 1/4, 1/8, 1/16 and 1/32."""
-
-    channels = (64, 128, 256, 512)
 
     def __init__(self) -> None:
         super().__init__()

@@ -25,7 +25,7 @@ from typing import IO, TYPE_CHECKING, Any
 from rt_seg_ros.bags import BagWriter, open_bag
 from rt_seg_ros.bags.types import COMPRESSED_IMAGE
 from rt_seg_ros.errors import UserError
-from rt_seg_ros.evaluation.usage import Meter, Usage, gpu_memory_mib
+from rt_seg_ros.evaluation.usage import Meter, Usage, gpu_memory_mib, gpu_number
 from rt_seg_ros.processes import Steps, running_process
 from rt_seg_ros.resources import config_dir
 
@@ -128,7 +128,8 @@ def run_live(
         spinning.start()
         try:
             begin = time.monotonic()
-            gpu_before = gpu_memory_mib()
+            gpu = gpu_number(str((parameters or {}).get("device", ""))) or 0
+            gpu_before = gpu_memory_mib(gpu)
             topics = _topics(confidence)
             node_command = _node_command(bag, image_topic, topics, parameters or {})
             with (
@@ -141,7 +142,7 @@ def run_live(
                 started = time.monotonic() - begin
                 command = [sys.executable, "-m", "rt_seg_ros.cli", "play", str(bag), "--rate", str(rate)]
                 command += ["--stamps", str(stamps), "--topics", image_topic]
-                meter = Meter(node.pid, gpu_before)
+                meter = Meter(node.pid, gpu_before, gpu=gpu)
                 answers = _Pulse(lambda: sum(recorder.counts.values()))
                 with meter, running(command, environment, player_log, lock) as player:
                     while player.poll() is None:
@@ -219,7 +220,7 @@ def take_domain() -> tuple[int, IO[str]]:
     """
     for domain in random.sample(range(1, 100), 99):
         try:
-            lock = (Path(tempfile.gettempdir()) / f"rt_seg_ros_domain_{domain}").open("w")
+            lock = (Path(tempfile.gettempdir()) / f"rt_seg_ros_domain_{domain}").open("a")
         except OSError:  # another user's
             continue
         try:
@@ -380,9 +381,9 @@ def _check_recording(recorder: Recorder, spinning: threading.Thread) -> None:
         raise UserError("what the node published could not be recorded: the thread that received it has ended")
 
 
-def _tail(log: Path, lines: int = 8) -> str:
+def _tail(log: Path) -> str:
     text = log.read_text(errors="replace").strip() if log.is_file() else ""
-    return "\n  ".join(["", *text.splitlines()[-lines:]]) + f"\n(the whole log is {log})"
+    return "\n  ".join(["", *text.splitlines()[-8:]]) + f"\n(the whole log is {log})"
 
 
 def _yaml(value: Any) -> str:

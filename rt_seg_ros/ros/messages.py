@@ -10,7 +10,6 @@ from array import array
 from collections.abc import Iterable
 from typing import Any
 
-import cv2
 import numpy as np
 from diagnostic_msgs.msg import KeyValue
 from numpy.typing import NDArray
@@ -18,13 +17,9 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, RegionOfInterest
 from std_msgs.msg import Header
 
 from rt_seg_ros import masks
+from rt_seg_ros.images import LABEL_PNG_FORMAT, label_png
 from rt_seg_ros.labels import UNLABELLED, LabelSpace
 from rt_seg_ros.msg import ClassMask, ClassMasks
-
-#: image_transport's word for PNG of a mono8 image, its trailing blank included.
-PNG_FORMAT = "mono8; png compressed "
-# Labels are flat areas: the least effort packs them as tightly as any, and several times faster.
-_PNG_OPTIONS = [cv2.IMWRITE_PNG_COMPRESSION, 1]
 
 _CHANNELS = {"mono8": 1, "bgr8": 3, "rgb8": 3}
 
@@ -59,11 +54,8 @@ def canvas(header: Header, height: int, width: int) -> tuple[Image, NDArray[np.u
 
 def png(header: Header, labels: NDArray[np.uint8]) -> CompressedImage:
     """Return labels, (H, W), as image_transport's lossless compressed image."""
-    done, encoded = cv2.imencode(".png", labels, _PNG_OPTIONS)
-    if not done:
-        raise RuntimeError(f"OpenCV could not write labels of shape {labels.shape} as PNG")
-    message = CompressedImage(header=header, format=PNG_FORMAT)
-    _fill(message.data, encoded)
+    message = CompressedImage(header=header, format=LABEL_PNG_FORMAT)
+    _fill(message.data, label_png(labels))
     return message
 
 

@@ -26,12 +26,21 @@ def topic_token(text: str) -> str:
 
 def class_tokens(names: Sequence[str]) -> dict[str, str]:
     """Return class names with their parts of a topic's name; those that would coincide get their place appended."""
-    tokens = [topic_token(name) for name in names]
+    return dict(zip(names, _told_apart([topic_token(name) for name in names]), strict=True))
+
+
+def _told_apart(tokens: Sequence[str]) -> list[str]:
+    """Return names of which no two are equal: those that were have their place appended."""
     counts = Counter(tokens)
-    return {
-        name: token if counts[token] == 1 else f"{token}_{place}"
-        for place, (name, token) in enumerate(zip(names, tokens, strict=True))
-    }
+    taken = {token for token, count in counts.items() if count == 1}
+    names = []
+    for place, token in enumerate(tokens):
+        name = token
+        while counts[token] > 1 and (name == token or name in taken):
+            name = f"{name}_{place}"
+        taken.add(name)
+        names.append(name)
+    return names
 
 
 def camera_names(topics: Sequence[str], given: Sequence[str] = ()) -> list[str]:
@@ -68,6 +77,4 @@ def camera_names(topics: Sequence[str], given: Sequence[str] = ()) -> list[str]:
         names = ["_".join(s[-take:]) for s in stems]
         if len(set(names)) == len(names):
             return names
-    whole = ["_".join(p) for p in parts]
-    counts = Counter(whole)
-    return [name if counts[name] == 1 else f"{name}_{place}" for place, name in enumerate(whole)]
+    return _told_apart(["_".join(p) for p in parts])

@@ -353,13 +353,16 @@ class SegmentationNode(LifecycleNode):
                 f"on {segmenter.device}, {segmenter.precision}"
             )
 
-    def _warm_up(self, segmenter: Segmenter) -> None:
-        """Run a segmenter on such frames as cameras have, so that none pays for the first run of its kind."""
+    def _warm_up(self, segmenter: Segmenter, hand_over: bool = True) -> None:
+        """Run a segmenter on such frames as cameras have, so that none pays for the first run of its kind.
+
+        :param hand_over: see :meth:`Segmenter.warm_up`
+        """
         kinds = {camera.kind for camera in self._cameras if camera.kind is not None}
         for kind in kinds:
-            segmenter.warm_up(*kind, min(len(self._cameras), MOST_TOGETHER))
+            segmenter.warm_up(*kind, min(len(self._cameras), MOST_TOGETHER), hand_over)
         if not kinds:
-            segmenter.warm_up(*(segmenter.card.input_size or _USUAL_SIZE))
+            segmenter.warm_up(*(segmenter.card.input_size or _USUAL_SIZE), hand_over=hand_over)
 
     def _prepare(self, config: SegmenterConfig) -> Segmenter:
         """Build a segmenter; on the preparation's thread."""
@@ -367,7 +370,9 @@ class SegmentationNode(LifecycleNode):
         present = self._segmenter
         segmenter = present.reconfigured(config) if present is not None else Segmenter(config, fall_back=True)
         segmenter.backend.live = True
-        self._warm_up(segmenter)
+        # A size that the backend cannot do is refused: it goes on serving the one that it can.
+        shared = present is not None and present.backend is segmenter.backend
+        self._warm_up(segmenter, hand_over=not shared)
         return segmenter
 
     def _on_prepared(self, config: SegmenterConfig, result: Segmenter | Exception) -> None:

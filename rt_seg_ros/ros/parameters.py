@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal
 
 from rt_seg_ros.backends import BACKENDS, PRECISIONS
-from rt_seg_ros.errors import UserError
+from rt_seg_ros.errors import UserError, did_you_mean
 from rt_seg_ros.images import MAX_PIXELS
 from rt_seg_ros.pipeline import MAX_THREADS, OUTPUT_RESOLUTIONS, SegmenterConfig
 from rt_seg_ros.working_size import MAX_SIDE, STEP
@@ -75,7 +75,7 @@ class Parameter:
 
     def _text(self, value: Any) -> str:
         if self.choices and value not in self.choices:
-            raise self._refusal(value, get_close_matches(value, self.choices, 1))
+            raise self._refusal(value, did_you_mean(value, self.choices))
         if self.pattern and not re.fullmatch(self.pattern, value):
             raise self._refusal(value)
         return str(value)
@@ -93,10 +93,9 @@ class Parameter:
             raise self._refusal(value)
         return [entry.strip() for entry in entries if entry.strip()]
 
-    def _refusal(self, value: Any, near: list[str] | None = None) -> UserError:
+    def _refusal(self, value: Any, near: str = "") -> UserError:
         shown = repr(value) if isinstance(value, str) else value
-        hint = f" (did you mean '{near[0]}'?)" if near else ""
-        return UserError(f"{self.name} is {shown}{hint}; expected {self.expected()}")
+        return UserError(f"{self.name} is {shown}{near}; expected {self.expected()}")
 
     def expected(self) -> str:
         """Return in words what is allowed."""

@@ -313,7 +313,7 @@ class NodeWatch:
             topics = self._node.get_publisher_names_and_types_by_node(name, namespace or "/")
         except Exception:  # rclpy has an error of its own for a node that is not there, which Humble names otherwise
             return {}
-        return {prefix.removeprefix(f"{self._name}/").strip("/") or "camera": prefix for prefix in _prefixes(topics)}
+        return {prefix.removeprefix(f"{self._name}/").strip("/"): prefix for prefix in _prefixes(topics)}
 
     def _source_topic(self, camera: str, cameras: Collection[str]) -> str:
         """Return the topic of a camera's images: the node's only subscription to images, or as its parameters say."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +18,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rt_seg_ros.documents import yaml_problem
-from rt_seg_ros.errors import UserError
+from rt_seg_ros.errors import UserError, did_you_mean
 from rt_seg_ros.networks import create_network
 from rt_seg_ros.resources import config_dir
 from rt_seg_ros.training.recipe import Recipe, load_recipe
@@ -106,7 +105,7 @@ class AblationTable(_Section):
         for name in names:
             if name not in known:
                 raise UserError(
-                    f"table '{self.name}' has no row '{name}'{_near(name, known)}; its rows: {', '.join(known)}"
+                    f"table '{self.name}' has no row '{name}'{did_you_mean(name, known)}; its rows: {', '.join(known)}"
                 )
         return [row for row in self.rows if not names or row.name in names]
 
@@ -130,7 +129,7 @@ def find_tables(word: str) -> list[AblationTable]:
     found = [name for name in known if fnmatchcase(name, word)]
     if not found:
         raise UserError(
-            f"no ablation table '{word}'{_near(word, known)}; there are: {', '.join(known)}; "
+            f"no ablation table '{word}'{did_you_mean(word, known)}; there are: {', '.join(known)}; "
             "for one of your own give the path of its .yaml file"
         )
     return [load_table(config_dir() / "ablations" / f"{name}.yaml") for name in found]
@@ -228,11 +227,6 @@ def _count(
     return count_parameters(built), count(built, *size)
 
 
-def _near(word: str, known: Sequence[str]) -> str:
-    near = get_close_matches(word, known, 1)
-    return f" (did you mean '{near[0]}'?)" if near else ""
-
-
 def _explained(error: Mapping[str, Any]) -> str:
     """Say what is wrong at one place of a document."""
     *above, key = [str(part) for part in error["loc"]] or ["table"]
@@ -240,7 +234,7 @@ def _explained(error: Mapping[str, Any]) -> str:
     if error["type"] == "extra_forbidden":
         keys = _SECTIONS.get(next((part for part in reversed(above) if not part.isdigit()), ""), AblationTable)
         known = list(keys.model_fields)
-        return f"{place}: no such key{_near(key, known)}; there are: {', '.join(known)}"
+        return f"{place}: no such key{did_you_mean(key, known)}; there are: {', '.join(known)}"
     if error["type"] == "missing":
         return f"{place}: is missing"
     message = str(error["msg"]).removeprefix("Value error, ")

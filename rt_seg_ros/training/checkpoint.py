@@ -49,7 +49,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     :raises UserError: missing, truncated or of another program; where the one before is there it is offered.
     """
     if path.is_dir():
-        path = _in_folder(path)
+        found = checkpoint_in(path)
+        if found is None:
+            raise UserError(f"run folder {path} holds no checkpoint ({LAST}): nothing to continue from")
+        path = found
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist")
     try:
@@ -63,11 +66,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def _in_folder(folder: Path) -> Path:
-    for name in (LAST, f"new-{LAST}", PREVIOUS):  # the second: stopped between two moves
-        if (folder / name).is_file():
-            return folder / name
-    raise UserError(f"run folder {folder} holds no checkpoint ({LAST}): nothing to continue from")
+def checkpoint_in(folder: Path) -> Path | None:
+    """Return the checkpoint from which a run folder's run goes on; None where there is none."""
+    names = (LAST, f"new-{LAST}", PREVIOUS)  # the second: stopped between two moves
+    return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
 def _offer(path: Path) -> str:

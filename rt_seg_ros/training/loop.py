@@ -245,8 +245,8 @@ class Trainer:
                 self._train()
         finally:
             self.feed.close()
-        if self.folder is not None:
-            self.folder.close()
+            if self.folder is not None:
+                self.folder.close()
         return self.finished
 
     def _train(self) -> None:

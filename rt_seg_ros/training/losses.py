@@ -59,7 +59,7 @@ class CrossEntropy:
 
 
 class HardExamples:
-    """Online hard example mining: cross entropy over the pixels the network is unsure of (BiSeNet, section 4.1).
+    """Online hard example mining: cross entropy over the pixels the network is unsure of (after BiSeNet).
 
     A pixel is kept where its true class has a probability below ``threshold``; at least ``min_share`` of all
     pixels of the batch are kept, the worst first. Class weights scale the kept losses.

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -18,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from rt_seg_ros.documents import yaml_problem
-from rt_seg_ros.errors import UserError
+from rt_seg_ros.errors import UserError, did_you_mean
 from rt_seg_ros.labels import is_label_file
 from rt_seg_ros.resources import config_dir
 
@@ -332,7 +331,7 @@ def _find(name_or_path: str | Path, beside: Path | None) -> Path:
             return (folder / f"{path}.yaml").resolve()
     known = list_recipes()
     raise UserError(
-        f"no recipe '{path}'{_near(str(path), known)}: there are {', '.join(known)}; "
+        f"no recipe '{path}'{did_you_mean(str(path), known)}: there are {', '.join(known)}; "
         "for one of your own give the path of its .yaml file"
     )
 
@@ -385,7 +384,7 @@ def _explained(error: Any) -> str:
     kind = error["type"]
     if kind == "extra_forbidden":
         keys = _keys_at(error["loc"][:-1])
-        return f"{key}: no such key{_near(str(error['loc'][-1]), keys)}; there are: {', '.join(keys)}"
+        return f"{key}: no such key{did_you_mean(str(error['loc'][-1]), keys)}; there are: {', '.join(keys)}"
     if kind == "missing":
         return f"{key}: is missing"
     message = error["msg"].removeprefix("Value error, ")
@@ -410,8 +409,3 @@ def _section_in(annotation: Any) -> Any:
         if isinstance(found, type) and issubclass(found, BaseModel):
             return found
     return None
-
-
-def _near(word: str, known: list[str]) -> str:
-    near = get_close_matches(word, known, 1)
-    return f" (did you mean '{near[0]}'?)" if near else ""

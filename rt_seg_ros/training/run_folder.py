@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import fcntl
 import io
-import shutil
+import os
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from numpy.typing import NDArray
 
 from rt_seg_ros.drawing import colourise, panel
 from rt_seg_ros.errors import UserError
-from rt_seg_ros.files import write_aside, write_text
+from rt_seg_ros.files import check_folder, write_aside, write_text
 from rt_seg_ros.labels import LabelSpace, is_label_file, load_label_space
 from rt_seg_ros.training.checkpoint import LAST
 from rt_seg_ros.training.recipe import Recipe
@@ -32,11 +34,13 @@ _LARGEST_SAMPLE = 2048  # pixels a side: JPEG has an end, and a disk too
 class RunFolder:
     """The folder of one run.
 
-    Making one checks that it can be written and leaves nothing in it; :meth:`begin` writes the first file.
+    Making one checks that it can be written and leaves nothing in it; :meth:`begin` writes the first file. Until it is
+    closed no other process can make one of the same folder.
 
     :param continued_at: the step that a run continues from; none: a new run
     :param needed: bytes that there must be room for
-    :raises UserError: it cannot be made or written, its disk is full, or (for a new run) it already holds one.
+    :raises UserError: it cannot be made or written, its disk is full, another process trains in it, or (for a new run)
+        it already holds one.
     """
 
     def __init__(self, path: Path, continued_at: int | None = None, needed: int = 0) -> None:
@@ -45,6 +49,7 @@ class RunFolder:
         self._rows: list[dict[str, float]] = []
         self._board: Any = None
         self._made: list[Path] = []
+        self._let_go: Callable[[], Any] = lambda: None
         try:
             self._made = [folder for folder in (path, *path.parents) if not folder.exists()]
             if continued_at is None and ((path / METRICS).exists() or (path / LAST).exists()):
@@ -52,20 +57,11 @@ class RunFolder:
                     f"run folder {path} already holds a run: continue it with --resume {path}, "
                     "or choose another with --out"
                 )
-            path.mkdir(parents=True, exist_ok=True)
-            probe = path / ".write-test"
-            probe.write_bytes(b"\0" * 4096)
-            probe.unlink()
-            free = shutil.disk_usage(path).free
-        except OSError as error:
+            check_folder(path, needed)
+            self._let_go = weakref.finalize(self, os.close, _hold(path))
+        except UserError:
             self.discard()
-            raise UserError(f"run folder {path} cannot be written: {error.strerror}; take another --out") from error
-        if free < needed:
-            self.discard()
-            raise UserError(
-                f"run folder {path}: checkpoints will take {needed / 1e6:.0f} MB, and its disk has {free / 1e6:.0f} MB "
-                "free; make room, or take another --out"
-            )
+            raise
         if continued_at is not None and (path / METRICS).exists():
             # A run that is continued from an earlier checkpoint measures the rest again.
             self._rows = [row for row in read_metrics(path / METRICS) if row["step"] <= continued_at]
@@ -89,7 +85,8 @@ class RunFolder:
         self._made = []
 
     def discard(self) -> None:
-        """Remove the folders that were made for a run that did not begin."""
+        """Remove the folders that were made for a run that did not begin, and let others have what was there."""
+        self._let_go()
         for folder in self._made:
             try:
                 folder.rmdir()
@@ -140,11 +137,30 @@ class RunFolder:
         write_aside(folder / f"step_{step:07d}.jpg", lambda file: file.write(coded.tobytes()))
 
     def close(self) -> None:
-        """Finish the TensorBoard log."""
-        if self._board is not None:
-            with _told(self.path / "tensorboard"):
-                self._board.close()
+        """Finish the TensorBoard log, and let others have the folder."""
+        try:
+            if self._board is not None:
+                with _told(self.path / "tensorboard"):
+                    self._board.close()
+        finally:
             self._board = None
+            self._let_go()
+
+
+def _hold(folder: Path) -> int:
+    """Return an open file that keeps a folder from others until it is closed, also by the end of the process.
+
+    :raises UserError: another has it
+    """
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(held)
+        raise UserError(f"another process trains in run folder {folder}: wait for its end") from None
+    except OSError:  # a network's file system without such locks
+        pass
+    return held
 
 
 def remembered_data(run: Path) -> Path | None:

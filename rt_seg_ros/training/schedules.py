@@ -6,7 +6,7 @@ import math
 
 
 def poly(progress: float, power: float = 0.9, final: float = 0.0) -> float:
-    """Return the factor (1 - progress)^power, never below ``final``, for progress from 0 to 1 (DeepLab, section 4)."""
+    """Return the factor that falls from 1 to ``final`` as (1 - progress)^power does, 0 to 1 (DeepLab, section 4)."""
     return final + (1.0 - final) * (1.0 - _clipped(progress)) ** power
 
 

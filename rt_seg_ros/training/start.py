@@ -92,6 +92,8 @@ def start_card(recipe: Recipe) -> ModelCard:
     if not path.suffix:
         return find_model(section.weights)
     if section.partial:
+        if is_pickle(path):
+            raise UserError(f"network.weights {path}: with network.partial=true it must be a .safetensors file")
         return read_weights_header(path)
     if section.allow_pickle and is_pickle(path):
         path = weights_from_pickle(path, section.name, recipe.label_space, section.options)

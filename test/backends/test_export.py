@@ -50,7 +50,9 @@ def export(photos, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments):
-        frames = ("--calibration", str(photos), "--calibration-frames", "6", "--check-frames", "3")
+        frames = ["--calibration", str(photos), "--check-frames", "3"]
+        if "int8" in arguments:
+            frames += ["--calibration-frames", "6"]
         status = cli.main(["export", *frames, *map(str, arguments)])
         told = capsys.readouterr()
         return status, told.out + told.err
@@ -309,6 +311,7 @@ def test_what_agrees_too_little_is_not_written(export, tmp_path, monkeypatch):
         ),
         (["--out", "x.onnx", "--split", "train"], "--split names a part of --calibration"),
         (["--out", "x.onnx", "--calibration", "nowhere"], "there is nothing at nowhere"),
+        (["--out", "x.onnx", "--calibration-frames", "9"], "--calibration-frames is for --precision int8"),
         (["--out", "x.onnx", "--check-frames", "0"], "must be 1 or more"),
         (["--out", "there.onnx"], "add --overwrite"),
         (["--out", "there.onnx/x.onnx"], "there.onnx is a file; give a folder"),

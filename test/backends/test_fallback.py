@@ -122,6 +122,25 @@ def test_what_shares_the_network_shares_its_fate_and_another_config_begins_anew(
     assert (again.backend_name, again.backend.trouble) == ("torch", "")
 
 
+def test_a_rehearsal_that_fails_is_told_and_changes_nothing():
+    """A parameter that asks for more than a GPU can do must not move the camera's frames off it."""
+    one, frame = segmenter("auto"), cut(*SIZE)
+    one.segment(frame)
+    serving = one.backend._serving
+    working = serving.make_ready
+
+    def full(size):
+        raise MemoryError(f"no room for {size}")
+
+    serving.make_ready = full
+    larger = one.reconfigured(SegmenterConfig(**{**vars(one.config), "downsampling_ratio": 1.0}))
+    with pytest.raises(MemoryError, match="no room"):
+        larger.warm_up(128, 192, hand_over=False)
+    serving.make_ready = working
+    one.segment(frame)
+    assert (one.backend._serving, one.backend.trouble) == (serving, "")
+
+
 def test_who_can_take_over_comes_in_autos_order_and_in_a_precision_that_is_to_be_had(monkeypatch):
     card = segmenter("torch").card
     assert [place for place, _ in other_backends(card, "cpu", "fp32", 1, {("openvino", "cpu")})] == [

@@ -17,7 +17,7 @@ MEAN, STD = (120.0, 110.0, 100.0), (60.0, 55.0, 50.0)
 CLASSES = 5
 
 
-def small_graph(dtype=np.float32, names=("image", "scores")):
+def small_graph(dtype=np.float32, names=("image", "scores"), opset=17):
     """Return one convolution of stride 4, any size, with a cast to and fro where it is not in float32."""
     from onnx import TensorProto, helper, numpy_helper
 
@@ -36,7 +36,7 @@ def small_graph(dtype=np.float32, names=("image", "scores")):
     planes = helper.make_tensor_value_info(image, TensorProto.FLOAT, ["batch", 3, "height", "width"])
     logits = helper.make_tensor_value_info(scores, TensorProto.FLOAT, ["batch", CLASSES, "rows", "columns"])
     graph = helper.make_graph(nodes, "small", [planes], [logits], weights)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 
 
 def run(model, **inputs):
@@ -57,9 +57,9 @@ def on_the_host(model, image, size):
 
 
 @pytest.mark.parametrize("names", [("image", "scores"), ("pixels", "labels"), ("planes", "logits")])
-@pytest.mark.parametrize("label_size", [None, (48, 64), (100, 75)])
-def test_labels_and_confidence_are_those_of_the_host(names, label_size):
-    model = small_graph(names=names)
+@pytest.mark.parametrize(("label_size", "opset"), [(None, 17), ((48, 64), 18), ((100, 75), 20)])
+def test_labels_and_confidence_are_those_of_the_host(names, label_size, opset):
+    model = small_graph(names=names, opset=opset)
     image = picture(48, 64)
     _, labels, confidence = on_the_host(model, image, label_size or (48, 64))
     made = pixels_to_labels(model, MEAN, STD, size=(48, 64), label_size=label_size, confidence=True)

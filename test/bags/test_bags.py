@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import cv2
@@ -143,6 +144,34 @@ def test_colours_are_no_labels(tmp_path: Path) -> None:
     bag = open_bag(write(tmp_path / "b"))
     with pytest.raises(UserError, match="mono8"):
         next(bag.labels(IMAGE_TOPIC))
+
+
+def test_what_would_change_ids_is_no_label_image(tmp_path: Path) -> None:
+    """16 bits would be scaled to 8: class 0 everywhere; JPEG gives each edge ids of its own."""
+    ids = labels(0)
+    grey, deep = (cv2.imencode(*args)[1].tobytes() for args in ((".jpg", ids), (".png", ids.astype(np.uint16))))
+    with BagWriter(tmp_path / "b") as writer:
+        raw = {"header": writer.header(1, "c"), "height": 2, "width": 3, "is_bigendian": 0, "step": 6}
+        for encoding in ("mono16", "16UC1"):
+            image = writer.message(IMAGE, **raw, encoding=encoding, data=np.arange(12, dtype=np.uint8))
+            writer.write(f"/{encoding}/label", image, 1)
+        writer.add_compressed_image("/jpeg/label", 1, "c", grey, "mono8; jpeg compressed ")
+        writer.add_compressed_image("/deep/label", 1, "c", deep, "mono16; png compressed ")
+    with open_bag(tmp_path / "b") as bag:
+        for topic, said in {"mono16": "mono16", "16UC1": "16UC1", "jpeg": "JPEG", "deep": "uint16"}.items():
+            with pytest.raises(UserError, match=f"/{topic}/label' of .* holds no label images: .*{said}"):
+                next(bag.labels(f"/{topic}/label"))
+
+
+@pytest.mark.parametrize("name", ["b.mcap", "b.db3"])
+def test_any_thread_may_write(tmp_path: Path, name: str) -> None:
+    with BagWriter(tmp_path / name) as writer:
+        for _ in range(2):  # the topic's first message, and another
+            thread = threading.Thread(target=writer.add_label, args=("/label", 1, "c", labels(0)))
+            thread.start()
+            thread.join()
+    with open_bag(tmp_path / name) as bag:
+        assert bag.topics["/label"].count == 2
 
 
 @pytest.mark.parametrize(

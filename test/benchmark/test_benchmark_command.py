@@ -142,6 +142,8 @@ def test_untrained_networks_are_said_to_be():
         (["--parts", "--seconds", "1", "--warm-up", "0"], "--seconds, --warm-up are not for --parts"),
         (["--parts", "--outputs", "labels", "--input", "raw"], "--input, --outputs are not for --parts"),
         (["--parts", "--no-naive", "--cameras", "2"], "--cameras, --no-naive are not for --parts"),
+        (["--node", "--input", "raw"], "--input is not for --node"),
+        (["--network-only", "--outputs", "labels"], "--outputs is not for --network-only"),
         (["--parts", "--csv", "b.csv", "--picture", "b.png"], "--csv, --picture are not for --parts"),
         (["--parts", "--threads", "1,2"], "--threads has several values"),
         (["--parts", "--backend", "torch,openvino"], "--backend has several values"),

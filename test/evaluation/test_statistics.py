@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 
 import numpy as np
@@ -40,8 +41,9 @@ def test_corners():
     edges, shares = empty.histogram(10)
     assert len(edges) == 11 and shares.sum() == 0
     one = Distribution()
-    for value in (0.0, -1.0, 1e12):
+    for value in (0.0, math.nan, -1.0, 1e12):
         one.add(value)
+    assert one.count == 3
     assert one.percentile(99) == pytest.approx(1e12, rel=1) and one.percentile(1) == pytest.approx(0.0, abs=1e-3)
     same = Distribution()
     for _ in range(10):

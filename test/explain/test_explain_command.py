@@ -54,7 +54,7 @@ def test_the_usual_name_says_what_was_explained(photo, tmp_path):
 def test_layers_are_listed_with_their_stages(photo, capsys):
     assert explain(photo, "--list-layers", "--model", "csrnet_heavy,frfnet") == 0
     text = capsys.readouterr().out
-    for expected in ("stages.2.0", "SelectiveResolution", "low-refined (stage 1)", "high-refined (stage 3)"):
+    for expected in ("stages.2.0", "SelectiveResolution", "low-refined, stage 1", "high-refined, stage 3"):
         assert expected in text
     assert "SFM, 1/4 (its input)" in text and "96x72" in text
 

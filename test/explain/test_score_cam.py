@@ -135,7 +135,8 @@ def test_every_network_has_stages_to_show(name, x):
         if "1/" in words:
             assert maps[layer].shape[-1] == SIZE[1] // int(stride), layer
     if name.startswith("csrnet"):
-        assert [words.partition(" ")[0] for words in stages.values()] == ["low-refined", "mid-refined", "high-refined"]
+        assert [words.rpartition(", ")[2] for words in stages.values()] == ["stage 1", "stage 2", "stage 3"]
+        assert all("refined" in words for words in stages.values()) == (name == "csrnet_heavy")
         # As in section 3: each stage refines to a resolution at least as fine as the one before, the last to 1/4.
         widths = [maps[layer].shape[-1] for layer in stages]
         assert widths == sorted(widths) and widths[-1] == SIZE[1] // 4

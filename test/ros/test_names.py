@@ -46,3 +46,9 @@ def test_class_names_become_topics():
         "pole/sign": "pole_sign_1",
         "pole sign": "pole_sign_2",
     }
+
+
+def test_names_that_were_told_apart_stay_apart():
+    assert list(class_tokens(["a", "a!", "a_1"]).values()) == ["a_0", "a_1_1", "a_1"]
+    names = camera_names(["/a/b", "/a_b", "/a/b_0"])
+    assert len(set(names)) == 3

@@ -77,6 +77,15 @@ def test_run_folder_holds_what_a_run_leaves(streets: Path, tmp_path: Path) -> No
         Trainer(small_recipe(), streets, out)
 
 
+def test_two_do_not_train_in_one_folder(streets: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    trainer = StopAt(small_recipe(), streets, out)
+    with pytest.raises(UserError, match=f"another process trains in run folder {out}"):
+        Trainer(small_recipe(), streets, out)
+    trainer.run()
+    assert Trainer(small_recipe(), streets, out, checkpoint=read_checkpoint(out)).run()
+
+
 def test_truncated_checkpoint_is_refused_and_the_one_before_offered(streets: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     StopAt(small_recipe(), streets, out).run()

@@ -249,7 +249,7 @@ def test_what_cannot_be_is_refused_before_pictures_are_read_and_leaves_no_folder
 def test_a_folder_that_cannot_be_written_is_refused_before_pictures_are_read(streets, tmp_path, monkeypatch):
     monkeypatch.setattr("rt_seg_ros.training.loop.load_sources", lambda *_: pytest.fail("pictures were read"))
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"file/run cannot be written"):
+    with pytest.raises(UserError, match=r"file/run cannot be made"):
         Trainer(small(), streets, tmp_path / "file" / "run")
 
 
@@ -257,7 +257,7 @@ def test_a_disk_without_room_for_checkpoints_is_refused_before_pictures_are_read
     monkeypatch.setattr("rt_seg_ros.training.loop.load_sources", lambda *_: pytest.fail("pictures were read"))
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage._replace(free=500_000))
-    with pytest.raises(UserError, match=r"checkpoints will take \d+ MB, and its disk has 0 MB free"):
+    with pytest.raises(UserError, match=r"has 0 MB left, and about \d+ MB will be written"):
         Trainer(small(), streets, tmp_path / "runs" / "run")
     assert not (tmp_path / "runs").exists()
 

@@ -154,7 +154,7 @@ def test_errors_come_before_any_step(data, recipe, tmp_path, capsys):
         str(recipe), "loss.class_weights=[1, 2]", NO_DRIVES, "--data", str(data), "--out", str(tmp_path / "d")
     )
     (tmp_path / "file").touch()
-    assert "cannot be written" in refused(str(recipe), "--data", str(data), "--out", str(tmp_path / "file" / "run"))
+    assert "cannot be made" in refused(str(recipe), "--data", str(data), "--out", str(tmp_path / "file" / "run"))
     assert "no checkpoint" in refused("--resume", str(tmp_path))
 
 
