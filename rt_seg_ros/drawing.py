@@ -177,59 +177,69 @@ class _Legend:
 def _draw_legend(image: Image, space: LabelSpace, pixels: dict[int, int]) -> None:
     """Draw the legend of these classes into an image in place; the rarest go first where there is no room."""
     height, width = image.shape[:2]
-    rendered = _legend(space, tuple(sorted(pixels)), height, width)
-    if rendered is None and pixels:
-        frequent = sorted(pixels, key=pixels.__getitem__, reverse=True)
-        for count in range(len(frequent) - 1, 0, -1):
-            rendered = _legend(space, tuple(sorted(frequent[:count])), height, width, len(frequent) - count)
-            if rendered is not None:
-                break
-    if rendered is None:
+    frequent = sorted(pixels, key=pixels.__getitem__, reverse=True)
+    for count in range(len(frequent), 0, -1):
+        ids, left_out = tuple(sorted(frequent[:count])), len(frequent) - count
+        size = _legend_size(space, ids, left_out, height, width)
+        if size is not None:
+            break
+    else:
         return
+    rendered = _legend(space, ids, left_out, size)
     rows, columns = rendered.keep.shape[:2]
     area = image[rendered.y : rendered.y + rows, rendered.x : rendered.x + columns]
     cv2.multiply(area, rendered.keep, dst=area, scale=1 / 255)
     cv2.add(area, rendered.ink, dst=area)
 
 
-@lru_cache(maxsize=256)
-def _legend(space: LabelSpace, ids: tuple[int, ...], height: int, width: int, left_out: int = 0) -> _Legend | None:
-    """Render a legend for an image of this size, or None if none that can be read fits."""
-    if not ids:
-        return None
+@lru_cache(maxsize=16)  # at 3840x2160 each takes 1.5 MB
+def _legend(space: LabelSpace, ids: tuple[int, ...], left_out: int, size: int) -> _Legend:
+    """Render the legend of these classes, and of how many are left out, in a font of this size."""
+    inks = [lettering.coverage(name, size) for name in _legend_names(space, ids, left_out)]
     colors = [tuple(int(v) for v in space.palette[i][::-1]) for i in ids]
-    names = [space.classes[i].name for i in ids]
-    if left_out:
-        names.append(f"+ {left_out} more")
+    row, pad, swatch, box_height, box_width = _legend_box(inks, size)
+    keep = _rounded(box_height, box_width, 0.45 * size)
+    keep = 255 - (keep.astype(np.uint16) * 170 // 255).astype(np.uint8)
+    keep = cv2.merge([keep, keep, keep])
+    ink = np.zeros_like(keep)
+    for i, text in enumerate(inks):
+        top = pad + i * row
+        if i < len(colors):
+            _swatch(keep, ink, pad, top, swatch, colors[i])
+        # Small letters are about half the font size high: their middle goes to the swatch's middle.
+        at = top + round(swatch / 2 + 0.30 * size) - size
+        left = pad + swatch + pad if i < len(colors) else pad
+        lettering.lay(keep, text, left, at, (0, 0, 0))
+        lettering.lay(ink, text, left, at, _INK)
+    return _Legend(pad, pad, keep, ink)
+
+
+@lru_cache(maxsize=1024)  # where there is no room for all, each frame asks for ever fewer of them
+def _legend_size(space: LabelSpace, ids: tuple[int, ...], left_out: int, height: int, width: int) -> int | None:
+    """Return the font size of a legend for an image of this size, or None if none that can be read fits."""
+    names = _legend_names(space, ids, left_out)
     # Grows more slowly than the image: a person comes no closer to a large screen.
     ideal = max(_LEGEND_SMALLEST, round(12 * (min(height, 0.75 * width) / 360) ** 0.75))
     for size in range(ideal, _LEGEND_SMALLEST - 1, -1):
-        row = line_step(size)
-        pad = max(3, round(0.5 * size))
-        swatch = max(5, round(0.85 * size))
-        inks = [lettering.coverage(name, size) for name in names]
-        box_width = pad + swatch + pad + max(ink.shape[1] for ink in inks) + pad
-        box_height = 2 * pad + row * len(names) - (row - swatch)
-        x = y = pad
+        _, pad, _, box_height, box_width = _legend_box([lettering.coverage(name, size) for name in names], size)
         if box_width * box_height > LEGEND_SHARE * height * width:
             continue
-        if box_width + 2 * x > width or box_height + 2 * y > height:
-            continue
-        keep = _rounded(box_height, box_width, 0.45 * size)
-        keep = 255 - (keep.astype(np.uint16) * 170 // 255).astype(np.uint8)
-        keep = cv2.merge([keep, keep, keep])
-        ink = np.zeros_like(keep)
-        for i, text in enumerate(inks):
-            top = pad + i * row
-            if i < len(colors):
-                _swatch(keep, ink, pad, top, swatch, colors[i])
-            # Small letters are about half the font size high: their middle goes to the swatch's middle.
-            at = top + round(swatch / 2 + 0.30 * size) - size
-            left = pad + swatch + pad if i < len(colors) else pad
-            lettering.lay(keep, text, left, at, (0, 0, 0))
-            lettering.lay(ink, text, left, at, _INK)
-        return _Legend(x, y, keep, ink)
+        if box_width + 2 * pad <= width and box_height + 2 * pad <= height:
+            return size
     return None
+
+
+def _legend_names(space: LabelSpace, ids: tuple[int, ...], left_out: int) -> list[str]:
+    return [space.classes[i].name for i in ids] + ([f"+ {left_out} more"] if left_out else [])
+
+
+def _legend_box(inks: Sequence[Image], size: int) -> tuple[int, int, int, int, int]:
+    """Return in pixels the distance of rows, the padding, a swatch's side, and the height and width of the whole."""
+    row = line_step(size)
+    pad = max(3, round(0.5 * size))
+    swatch = max(5, round(0.85 * size))
+    width = pad + swatch + pad + max(ink.shape[1] for ink in inks) + pad
+    return row, pad, swatch, 2 * pad + row * len(inks) - (row - swatch), width
 
 
 def line_step(size: int) -> int:

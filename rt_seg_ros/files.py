@@ -13,6 +13,9 @@ from typing import IO, Any
 
 from rt_seg_ros.errors import UserError
 
+#: How text stands in a file that UTF-8 has no bytes for, as parts of names of files that were none: ``\udce9``.
+NOT_UTF8 = "backslashreplace"
+
 #: A file's content, or what writes it into the open file that it is handed.
 Content = bytes | Callable[[IO[bytes]], object]
 
@@ -66,8 +69,8 @@ def write_bytes(path: Path, data: bytes, wait: bool = True) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write one text file, UTF-8: see :func:`write_together`."""
-    write_bytes(path, text.encode("utf-8"))
+    """Write one text file, UTF-8 whatever names of files are in it: see :func:`write_together`."""
+    write_bytes(path, text.encode("utf-8", NOT_UTF8))
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

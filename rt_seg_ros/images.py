@@ -2,16 +2,13 @@
 
 Works without ROS: a message's fields come in, a :class:`Frame` goes out. 8-bit colour and mono
 images become views of the message's own bytes, without a copy; Bayer, YUV and 16-bit ones go through OpenCV.
-Whatever else there is goes through cv_bridge where that is installed.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +28,7 @@ _MOST_SCANS = 64
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8"
+_BMP = b"BM"
 _PNG_PALETTE = 3  # kind of its pixels, as its header has it
 
 CHANNELS: dict[str, int] = {"bgr": 3, "rgb": 3, "bgra": 4, "rgba": 4, "mono": 1}
@@ -71,11 +69,13 @@ REASONS = ("empty", "too_large", "encoding", "step", "short_data", "corrupt")
 class Frame:
     """One image: ``pixels`` uint8, (H, W, C) or (H, W) for mono, with its channels in ``order``.
 
-    ``pixels`` may be a read-only view of a message, with padded rows.
+    ``pixels`` may be a read-only view of a message, with padded rows. ``peak`` is the largest sample of an image of
+    16 bits, before it was scaled to 8; None where it had 8.
     """
 
     pixels: NDArray[np.uint8]
     order: Order = "bgr"
+    peak: int | None = None
 
     @property
     def height(self) -> int:
@@ -165,35 +165,94 @@ _YUV: dict[str, int] = {
 }
 
 
-def _layout(encoding: str) -> tuple[int, int, Callable[[NDArray[Any]], Frame]] | None:
-    """Return (bytes per sample, samples per pixel, conversion of the viewed array), or None if unknown."""
+# A plane of luma, and behind it one of chroma: half as many rows, each as long in bytes (nv12, nv21), or as many, each
+# twice as long (nv24). Height is the image's and step that of luma, as V4L2 has it and, by its getHeightScaling() for
+# the former, sensor_msgs.
+_SEMI_PLANAR: dict[str, int | None] = {
+    "nv12": cv2.COLOR_YUV2BGR_NV12,
+    "nv21": cv2.COLOR_YUV2BGR_NV21,
+    "nv24": None,  # OpenCV has nothing for it
+}
+
+
+def _layout(encoding: str, sample_bits: int = 16) -> tuple[int, int, Callable[[NDArray[Any]], Frame]] | None:
+    """Return (bytes per sample, samples per pixel, conversion of the viewed array), or None for other encodings."""
     if encoding in _PLAIN:
         order = _PLAIN[encoding]
         return 1, CHANNELS[order], lambda a: Frame(a, order)
     if encoding in _PLAIN_16:
         order = _PLAIN_16[encoding]
-        return 2, CHANNELS[order], lambda a: Frame(_to_8_bits(a), order)
+        return 2, CHANNELS[order], lambda a: Frame(_to_8_bits(a, sample_bits), order, _peak(a))
     if encoding in _YUV:
         code = _YUV[encoding]
         return 1, 2, lambda a: Frame(cv2.cvtColor(a, code))
-    if encoding[:-1] in _BAYER and encoding.endswith("8"):
-        code = _BAYER[encoding[:-1]]
-        return 1, 1, lambda a: Frame(cv2.cvtColor(a, code))
-    if encoding[:-2] in _BAYER and encoding.endswith("16"):
-        code = _BAYER[encoding[:-2]]
-        return 2, 1, lambda a: Frame(cv2.cvtColor(_to_8_bits(a), code))
+    bayer = _bayer(encoding)
+    if bayer is not None:
+        return 2 if encoding.endswith("16") else 1, 1, lambda a: _demosaiced(a, bayer, sample_bits)
     return None
 
 
-def _to_8_bits(samples: NDArray[np.uint16]) -> NDArray[np.uint8]:
-    """Scale 0..65535 to 0..255, rounded (as cv_bridge does)."""
-    return cv2.convertScaleAbs(samples, alpha=255.0 / 65535.0)  # type: ignore[return-value]
+def _bayer(encoding: str) -> int | None:
+    """Return OpenCV's code of a Bayer encoding, None for any other."""
+    for bits in ("16", "8"):
+        if encoding.endswith(bits):
+            return _BAYER.get(encoding.removesuffix(bits))
+    return None
+
+
+def _demosaiced(mosaic: NDArray[Any], code: int, sample_bits: int) -> Frame:
+    """Return the colour image of a mosaic, uint8 or uint16 (H, W).
+
+    :raises ImageRejected: for one that is smaller than the pattern
+    """
+    height, width = mosaic.shape
+    if min(height, width) < 2:
+        raise ImageRejected("empty", f"a Bayer image needs at least 2x2 pixels, got {width}x{height}")
+    if mosaic.dtype == np.uint8:
+        return Frame(cv2.cvtColor(mosaic, code))
+    return Frame(cv2.cvtColor(_to_8_bits(mosaic, sample_bits), code), peak=_peak(mosaic))
+
+
+def _to_8_bits(samples: NDArray[np.uint16], sample_bits: int) -> NDArray[np.uint8]:
+    """Scale samples that use ``sample_bits`` to 0..255, rounded (as cv_bridge does); larger ones become 255."""
+    return cv2.convertScaleAbs(samples, alpha=255.0 / (2**sample_bits - 1))  # type: ignore[return-value]
+
+
+def _peak(samples: NDArray[np.uint16]) -> int:
+    """Return the largest sample; of alpha, which is full where nothing is transparent, none counts."""
+    return int((samples[:, :, :3] if samples.ndim == 3 else samples).max())
+
+
+def _from_semi_planar(encoding: str, height: int, width: int, step: int, flat: NDArray[np.uint8]) -> Frame:
+    """Make a frame of a plane of luma and one of chroma; arguments and errors as :func:`frame_from_ros`."""
+    code = _SEMI_PLANAR[encoding]
+    share = 1 if code is None else 2  # pixels to a sample of chroma, across and down
+    if height % share or width % share:
+        raise ImageRejected("step", f"{encoding} needs an even width and height, got {width}x{height}")
+    if step < width:
+        raise ImageRejected("step", f"step is {step} bytes, but a row of {width} {encoding} pixels takes {width}")
+    rows, columns, chroma_step = height // share, width // share, 2 * step // share
+    needed = step * height + chroma_step * (rows - 1) + 2 * columns
+    if flat.size < needed:
+        raise ImageRejected(
+            "short_data",
+            f"{flat.size} bytes of data; {width}x{height} {encoding} of step {step} takes {needed} with its chroma",
+        )
+    luma: NDArray[np.uint8] = np.ndarray((height, width), np.uint8, flat, 0, (step, 1))
+    chroma: NDArray[np.uint8] = np.ndarray((rows, columns, 2), np.uint8, flat, step * height, (chroma_step, 2, 1))
+    if code is not None:
+        return Frame(cv2.cvtColorTwoPlane(luma, chroma, code))
+    # As uyvy, whose chroma two pixels share, of each pixel twice: by the same arithmetic as the others.
+    pairs = np.empty((height, width, 4), np.uint8)
+    cv2.mixChannels([chroma, luma], [pairs], [0, 0, 2, 1, 1, 2, 2, 3])
+    twice = cv2.cvtColor(pairs.reshape(height, 2 * width, 2), cv2.COLOR_YUV2BGR_UYVY)
+    return Frame(cv2.resize(twice, (width, height), interpolation=cv2.INTER_NEAREST))  # type: ignore[arg-type]
 
 
 def known_encodings() -> tuple[str, ...]:
-    """Return the encodings that are understood without cv_bridge."""
+    """Return the encodings that are understood."""
     bayer = [f"{pattern}{bits}" for pattern in _BAYER for bits in (8, 16)]
-    return (*_PLAIN, *_PLAIN_16, *bayer, *_YUV)
+    return (*_PLAIN, *_PLAIN_16, *bayer, *_YUV, *_SEMI_PLANAR)
 
 
 def frame_from_ros(
@@ -204,30 +263,34 @@ def frame_from_ros(
     data: Any,
     is_bigendian: bool = False,
     max_pixels: int = MAX_PIXELS,
+    sample_bits: int = 16,
 ) -> Frame:
     """Make a frame of the fields of a sensor_msgs/Image.
 
     :param data: bytes-like (``array.array``, ``bytes``, uint8 array); the frame keeps a view of it where the
         encoding allows
     :param step: length of a row in bytes, padding counted
-    :raises ImageRejected: zero size, more than ``max_pixels``, ``step`` shorter than a row, ``data`` shorter
-        than ``step * height``, or an encoding that nothing here understands
+    :param sample_bits: bits (8 to 16) that images of 16 use: of 12, 4095 is white, and so is what lies above
+    :raises ImageRejected: zero size, or one that the encoding cannot have, more than ``max_pixels``, ``step`` shorter
+        than a row, ``data`` shorter than all rows take, or an encoding that nothing here understands
     """
     if height <= 0 or width <= 0:
         raise ImageRejected("empty", f"image of {width}x{height} pixels")
     if height * width > max_pixels:
         raise ImageRejected("too_large", f"image of {width}x{height} pixels; the limit is {max_pixels} pixels")
-    layout = _layout(encoding)
+    if encoding in _SEMI_PLANAR:
+        return _from_semi_planar(encoding, height, width, step, np.frombuffer(data, np.uint8))
+    layout = _layout(encoding, sample_bits)
     if layout is None:
-        return _through_cv_bridge(encoding, height, width, step, data, is_bigendian)
+        raise ImageRejected(
+            "encoding", f"encoding {_shown(encoding)} is not known (known: {', '.join(known_encodings())})"
+        )
     sample_bytes, samples, convert = layout
     row = width * samples * sample_bytes
     if step < row:
         raise ImageRejected("step", f"step is {step} bytes, but a row of {width} {encoding} pixels takes {row}")
     if encoding in _YUV and width % 2:
         raise ImageRejected("step", f"{encoding} needs an even width, got {width}")
-    if encoding.startswith("bayer") and min(height, width) < 2:
-        raise ImageRejected("empty", f"{encoding} needs at least 2x2 pixels, got {width}x{height}")
     flat = np.frombuffer(data, np.uint8)
     # The last row's padding may be missing: drivers differ, and no pixel is lost by it.
     needed = step * (height - 1) + row
@@ -249,34 +312,6 @@ def frame_from_ros(
     return convert(pixels)
 
 
-@lru_cache(maxsize=1)
-def _cv_bridge() -> Any | None:
-    if importlib.util.find_spec("cv_bridge") is None:
-        return None
-    try:
-        from cv_bridge import CvBridge
-    except Exception:  # its binary part breaks in several ways where numpy does not match
-        return None
-    return CvBridge()
-
-
-def _through_cv_bridge(encoding: str, height: int, width: int, step: int, data: Any, is_bigendian: bool) -> Frame:
-    bridge = _cv_bridge()
-    if bridge is None:
-        raise ImageRejected(
-            "encoding",
-            f"encoding {_shown(encoding)} is not known (known: {', '.join(known_encodings())}; more with cv_bridge)",
-        )
-    from sensor_msgs.msg import Image  # beside cv_bridge it is always there
-
-    message = Image(encoding=encoding, height=height, width=width, step=step, is_bigendian=int(is_bigendian))
-    message.data = bytes(data)
-    try:
-        return Frame(np.ascontiguousarray(bridge.imgmsg_to_cv2(message, "bgr8")))
-    except Exception as error:
-        raise ImageRejected("encoding", f"encoding {_shown(encoding)}: cv_bridge says {error}") from error
-
-
 def _shown(text: str) -> str:
     """Return what a message says, fit for one line of a log."""
     return repr(text if len(text) <= 40 else f"{text[:40]}...")
@@ -287,20 +322,26 @@ def _shown(text: str) -> str:
 # ---------------------------------------------------------------------------------------------------
 
 
-def frame_from_compressed(data: Any, max_pixels: int | None = MAX_PIXELS) -> Frame:
+def frame_from_compressed(
+    data: Any, max_pixels: int | None = MAX_PIXELS, message_format: str = "", sample_bits: int = 16
+) -> Frame:
     """Decode a JPEG or PNG image into a BGR frame.
 
     :param data: bytes-like
     :param max_pixels: refuse a header that promises more, before memory is taken for it; None, for files of one's
         own: no limit, whatever other format OpenCV reads, upright as EXIF says, as viewers show them, and of 16 bits
         whose values take only 12 taken for one of 12, which in a stream would flicker
+    :param message_format: ``format`` of a CompressedImage, which begins with the encoding of the image that was
+        compressed: of one channel and a Bayer encoding, it is a mosaic
+    :param sample_bits: as in :func:`frame_from_ros`; files tell it themselves
     :raises ImageRejected: no data, too large, another format, or data that do not decode
     """
     buffer = np.frombuffer(data, np.uint8)
     if buffer.size == 0:
         raise ImageRejected("empty", "no data")
+    bayer = _bayer(message_format.partition(";")[0].strip())
     # OpenCV's own way to 8 bits takes every 16-bit image for one that uses them all.
-    flags = cv2.IMREAD_COLOR | (cv2.IMREAD_ANYDEPTH if max_pixels is None else 0)
+    flags = cv2.IMREAD_ANYDEPTH | (cv2.IMREAD_COLOR if bayer is None else cv2.IMREAD_ANYCOLOR)
     if max_pixels is not None:
         # As the sensor has it: turned by EXIF, it would fit neither its calibration nor other topics.
         flags |= cv2.IMREAD_IGNORE_ORIENTATION
@@ -319,11 +360,16 @@ def frame_from_compressed(data: Any, max_pixels: int | None = MAX_PIXELS) -> Fra
         raise ImageRejected("corrupt", f"the data do not decode: {error.err or 'OpenCV gave up'}") from error
     if pixels is None:
         raise ImageRejected("corrupt", f"{buffer.size} bytes that are no image OpenCV can decode")
-    if pixels.dtype == np.uint16:
+    if bayer is not None and pixels.ndim == 2:
+        return _demosaiced(pixels, bayer, sample_bits)
+    if pixels.dtype == np.uint8:
+        return Frame(pixels)
+    peak = _peak(pixels)
+    if max_pixels is None:
         # Many cameras have 12 bits, and their files hold them as they are.
-        pixels >>= 4 if pixels.max() < 4096 else 8
-        pixels = pixels.astype(np.uint8)
-    return Frame(pixels)
+        pixels >>= 4 if peak < 4096 else 8
+        return Frame(pixels.astype(np.uint8), peak=peak)
+    return Frame(_to_8_bits(pixels, sample_bits), peak=peak)
 
 
 def _promised_size(data: bytes) -> tuple[int, int]:
@@ -381,6 +427,8 @@ def label_pixels(data: bytes) -> NDArray[np.uint8]:
     """
     if data[:2] == _JPEG:
         raise UserError("JPEG changes values, which are class ids here: take PNG")
+    if data[:2] == _BMP and _shows_other_values(data):
+        raise UserError("the colour table of a BMP stands for other values than its class ids: take PNG")
     try:
         labels = _undisplayed(data)
     except cv2.error:
@@ -416,6 +464,21 @@ def _undisplayed(data: bytes) -> NDArray[Any] | None:
     if pixels is not None and pixels.ndim == 2 and bits < 8:
         pixels //= 255 // (2**bits - 1)  # OpenCV has stretched them to 0..255
     return pixels
+
+
+def _shows_other_values(bmp: bytes) -> bool:
+    """Return whether a BMP has a colour table that is not the identity: OpenCV gives what stands in it, not indices."""
+    header = int.from_bytes(bmp[14:18], "little")
+    old = header == 12  # that of OS/2: sizes of 16 bits, and three bytes to a colour
+    bits = int.from_bytes(bmp[24:26] if old else bmp[28:30], "little")
+    if not 1 <= bits <= 8:
+        return False
+    used = 0 if old else int.from_bytes(bmp[46:50], "little")
+    count, entry = min(used or 2**bits, 2**bits), 3 if old else 4
+    table = np.frombuffer(bmp[14 + header : 14 + header + count * entry], np.uint8)
+    if table.size < count * entry:
+        return False  # cut off: that it does not decode says more
+    return bool((table.reshape(count, entry)[:, :3] != np.arange(count)[:, None]).any())
 
 
 def _palette_indices(png: bytes) -> NDArray[np.uint8] | None:

@@ -28,6 +28,7 @@ _log = get_logger(__name__)
 
 OUTPUT_RESOLUTIONS = ("input", "network")
 MAX_THREADS = 1024  # runtimes crash on what no machine has
+_SIZES_WARMED = 8
 _TOO_LARGE = 2.0  # times the frames that a network learnt from: beyond, its labels are worth little (README.md)
 
 
@@ -146,6 +147,7 @@ class Segmenter:
         self.label_space = space
         self.backend = backend
         self._remarked = False
+        self._warmed: set[Size] = set()
 
     def reconfigured(self, config: SegmenterConfig) -> Segmenter:
         """Return a segmenter for another config; the loaded network is shared where only its use changes.
@@ -219,6 +221,16 @@ class Segmenter:
                 break
             for _ in range(self.backend.warm_up_calls):
                 run([frame] * count, working, [size] * count, self._needs_confidence(confidence))
+
+    def warm_up_for(self, frame: Frame, confidence: bool = False) -> None:
+        """Warm up for a frame whose working size is one of the first few that come.
+
+        For runs that are timed: a runtime makes itself ready for each of them, and then for all others at once.
+        """
+        working = self.working_size(frame.height, frame.width)
+        if working not in self._warmed and len(self._warmed) < _SIZES_WARMED:
+            self._warmed.add(working)
+            self.warm_up(frame.height, frame.width, frame.order, confidence)
 
     def segment(self, image: Frame | NDArray[np.uint8], confidence: bool = False) -> Segmentation:
         """Segment one frame.

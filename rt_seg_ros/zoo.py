@@ -252,9 +252,18 @@ def read_weights_header(path: Path) -> ModelCard:
     except ValueError as error:
         raise UserError(f"weights {path}: its metadata is not valid JSON: {error}") from error
     card_path = path.with_suffix(".yaml")
-    if card_path.is_file():
+    if card_path.is_file() and _may_be_a_card(card_path):
         return read_card(card_path)
     return replace(_card_from(document, path.stem, path, f"weights {path}"), sha256=_sha256(path))
+
+
+def _may_be_a_card(path: Path) -> bool:
+    """Return whether a document of that name is not something else, such as the recipe of one's own."""
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return True  # a damaged one: reading it tells
+    return not isinstance(document, dict) or "num_classes" in document
 
 
 def _safetensors_header(path: Path) -> dict[str, Any]:

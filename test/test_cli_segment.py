@@ -383,6 +383,19 @@ def test_a_drive(here, expected, capsys, name):
         assert [(c.class_id, c.class_name) for c in info.class_map] == named
 
 
+def test_a_wrong_stamp_does_not_stop_a_drives_video(here):
+    start = 1_700_000_000_000_000_000
+    with BagWriter(here / "drive.mcap") as writer:
+        for number in range(5):
+            wrong = 10**12 if number == 2 else 0
+            stamp = start + number * 10**8
+            writer.add_image("/camera/image_raw", stamp + wrong, "c", picture(number), recorded_ns=stamp)
+    assert segment("drive.mcap", "--out", "o") == 0
+    assert [t for t, _ in VideoReader(here / "o/drive_overlay.mp4")] == pytest.approx(
+        [0, 0.1, 0.15, 0.3, 0.4], abs=0.01
+    )
+
+
 def test_a_drive_with_several_cameras_wants_a_topic(here, capsys):
     with BagWriter(here / "two.mcap") as writer:
         for topic in ("/left/image_raw", "/right/image_raw"):

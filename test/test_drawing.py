@@ -30,11 +30,11 @@ def _both_letterings(request, monkeypatch):
     """With the true-type face of OpenCV 5 and with the strokes that OpenCV 4 has."""
     if request.param == "strokes":
         monkeypatch.setattr(lettering, "_face", lambda: None)
-    lettering.coverage.cache_clear()
-    drawing._legend.cache_clear()
+    for kept in (lettering.coverage, drawing._legend, drawing._legend_size):
+        kept.cache_clear()
     yield
-    lettering.coverage.cache_clear()
-    drawing._legend.cache_clear()
+    for kept in (lettering.coverage, drawing._legend, drawing._legend_size):
+        kept.cache_clear()
 
 
 def test_colourise_paints_each_class_in_its_colour():
@@ -153,6 +153,23 @@ def test_a_legend_without_room_for_all_keeps_the_most_frequent():
     colours = {tuple(c) for c in drawn.reshape(-1, 3).tolist()}
     shown = [c.id for c in space.classes if tuple(c.color[::-1]) in colours]
     assert 33 in shown and 3 <= len(shown) < 60
+
+
+def test_few_legends_are_kept_whatever_classes_come_and_go(monkeypatch):
+    drawing._legend.cache_clear()
+    image, out = np.zeros((360, 480, 3), np.uint8), np.empty((360, 480, 3), np.uint8)
+    painter = Painter(SPACE)
+    for shown in range(1, 80):  # as many sets of classes
+        labels = np.resize(np.array([i for i in range(11) if shown >> i & 1], np.uint8), (360, 480))
+        painter.overlay(image, labels, out)
+    assert drawing._legend.cache_info().currsize <= 16
+    # Where there is no room for all, what does not fit is looked up, and not reckoned anew for each frame.
+    many = LabelSpace("many", tuple(LabelClass(i, f"class number {i}", (i, 255 - i, 7)) for i in range(60)))
+    labels = (np.arange(240 * 320).reshape(240, 320) % 60).astype(np.uint8)
+    painter = Painter(many)
+    painter.overlay(image[:240, :320], labels)
+    monkeypatch.setattr(lettering, "coverage", lambda *_: pytest.fail("lettered again"))
+    painter.overlay(image[:240, :320], labels)
 
 
 def test_a_class_lingers_in_a_painters_legend():

@@ -22,7 +22,7 @@ ROOM = 64 * LIMIT + (1 << 20)
 
 edge = st.one_of(st.integers(0, 40), st.integers(0, LARGEST), st.sampled_from([2**16, 2**31 - 1, 2**31, LARGEST]))
 encodings = st.one_of(
-    st.sampled_from(images.known_encodings()), st.sampled_from(["32FC1", "64FC3", "8UC2", "nv21"]), st.text(max_size=60)
+    st.sampled_from(images.known_encodings()), st.sampled_from(["32FC1", "64FC3", "8UC2", "nv42"]), st.text(max_size=60)
 )
 usual = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 
@@ -49,6 +49,9 @@ def outcome(make, *arguments) -> Frame | str:
 @example("bgr8", 100, 100, 300, bytes(29_999), False)
 @example("bayer_rggb8", 2, 2, 2, bytes(4), False)
 @example("yuyv", 1, 2, 4, bytes(4), False)
+@example("nv12", 2, 2, 2, bytes(6), False)
+@example("nv24", 1, 1, 1, bytes(3), False)
+@example("nv24", 100, 100, 2**31, bytes(30_000), False)
 @example("x" * 200_000, 1, 1, 1, b"0", False)
 @example("32FC1", 1, 1, 4, np.float32(np.nan).tobytes(), False)
 def test_a_raw_image_is_a_frame_or_rejected(encoding, height, width, step, data, big):
@@ -67,11 +70,17 @@ def test_a_raw_image_is_a_frame_or_rejected(encoding, height, width, step, data,
 @given(st.sampled_from(images.known_encodings()), st.integers(2, 12), st.integers(1, 6), st.integers(0, 9), st.data())
 def test_any_image_with_enough_data_is_a_frame_and_one_with_less_is_not(encoding, height, half, padding, data):
     width = 2 * half
-    layout = images._layout(encoding)
-    sample, samples, _ = layout
-    row = width * samples * sample
-    step = row + padding * sample
-    needed = step * (height - 1) + row
+    if encoding.startswith("nv"):
+        height = 2 * height
+        row, step = width, width + padding
+        needed = {"nv24": step * height + 2 * step * (height - 1) + 2 * row}.get(
+            encoding, step * height + step * (height // 2 - 1) + row
+        )
+    else:
+        sample, samples, _ = images._layout(encoding)
+        row = width * samples * sample
+        step = row + padding * sample
+        needed = step * (height - 1) + row
     length = data.draw(st.integers(0, needed + 10))
     result = outcome(frame_from_ros, encoding, height, width, step, bytes(length), False, LIMIT)
     assert isinstance(result, Frame) if length >= needed else result == "short_data"
@@ -84,10 +93,11 @@ def test_any_image_with_enough_data_is_a_frame_and_one_with_less_is_not(encoding
         st.binary(max_size=600),
         st.binary(max_size=300).map(lambda b: b"\xff\xd8" + b),
         st.binary(max_size=300).map(lambda b: b"\x89PNG\r\n\x1a\n" + b),
-    )
+    ),
+    st.one_of(st.just("bayer_rggb8; png compressed "), st.text(max_size=60)),
 )
-def test_bytes_are_an_image_or_rejected(data):
-    result = outcome(frame_from_compressed, data, LIMIT)
+def test_bytes_are_an_image_or_rejected(data, message_format):
+    result = outcome(frame_from_compressed, data, LIMIT, message_format)
     if isinstance(result, Frame):
         assert 0 < result.height * result.width <= LIMIT
 

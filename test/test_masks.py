@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -28,12 +28,14 @@ def test_known_codes():
     assert codes([[255, 3], [3, 0]]) == {0: [3, 1], 3: [1, 2, 1]}
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(ANY_LABELS)
 def test_a_view_gives_the_codes_of_its_copy(labels):
     for view in (labels[::2, ::3], labels.T, labels[::-1, ::-1]):
         assert codes(view) == codes(view.copy())
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(ANY_LABELS)
 def test_class_masks_agree_with_one_class_at_a_time(labels):
     masks = class_masks(labels, SPACE)

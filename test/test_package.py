@@ -29,8 +29,10 @@ def test_the_manifest_names_what_the_code_imports_of_ros(root):
 
 def test_every_message_is_built(root):
     cmake = (root / "CMakeLists.txt").read_text()
-    for message in (root / "msg").glob("*.msg"):
-        assert f'"msg/{message.name}"' in cmake
+    names = [message.name for message in (root / "msg").glob("*.msg")]
+    assert names
+    for name in names:
+        assert f'"msg/{name}"' in cmake
 
 
 def test_a_wheel_has_code_and_data(root, tmp_path):

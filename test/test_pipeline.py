@@ -4,12 +4,12 @@ import cv2
 import numpy as np
 import pytest
 
-from rt_seg_ros.backends.base import HostBackend
+from rt_seg_ros.backends.base import Backend, BatchResult, HostBackend
 from rt_seg_ros.errors import UserError
-from rt_seg_ros.images import Frame
+from rt_seg_ros.images import Frame, blank_frame
 from rt_seg_ros.labels import UNLABELLED
 from rt_seg_ros.pipeline import Segmenter, SegmenterConfig
-from rt_seg_ros.working_size import in_steps
+from rt_seg_ros.working_size import in_steps, working_size
 
 RANDOM = SegmenterConfig(model="cgnet", weights="", label_space="cityscapes19", allow_random_weights=True)
 
@@ -32,6 +32,20 @@ class Brightness(HostBackend):
     def logits(self, batch):
         red = batch[:, 0]
         return np.stack([-red, red], axis=1)
+
+
+class Noting(Backend):
+    """A runtime that notes what is asked of it."""
+
+    name, device, precision, batches = "noting", "cpu", "fp32", True
+
+    def __init__(self, prepares_batches=True, warm_up_calls=1):
+        self.prepares_batches, self.warm_up_calls, self.calls = prepares_batches, warm_up_calls, []
+
+    def run(self, frames, working, sizes, confidence):
+        self.calls.append((len(frames), frames[0].order, working, confidence))
+        maps = [np.zeros(size, np.uint8) for size in sizes]
+        return BatchResult(maps, maps if confidence else None, {"network": 12.0})
 
 
 @pytest.mark.parametrize("size", [(90, 130), (360, 480), (101, 67), (375, 1242)])
@@ -115,10 +129,16 @@ def test_frames_larger_than_what_was_learnt_from_are_seen_as_large_as_that(segme
     assert other.working_size(375, 1242) == (232, 760), "about as many pixels, in the frame's own proportions"
     for k, size in ((2, (720, 1280)), (3, (1080, 1920)), (6, (2160, 3840))):
         assert other.working_size(*size) == (360, 640), f"a {k}th, which is quick and near"
+    assert other.working_size(944, 1264) == (360, 480), "a half would be a third larger each way"
     assert other.working_size(240, 320) == (240, 320), "small ones are not blown up"
     full = other.reconfigured(replace(RANDOM, downsampling_ratio=1.0))
     full.card = other.card
     assert full.working_size(1080, 1920) == (1080, 1920)
+
+
+def test_no_side_is_beyond_the_limit():
+    assert in_steps(60, 9000) == (64, 8192)
+    assert working_size((100, 20_000), 1.0) == (104, 8192)
 
 
 def test_frames_far_larger_than_what_was_learnt_from_are_remarked_on(segmenter, caplog):
@@ -158,6 +178,30 @@ def test_a_batch_gives_what_its_frames_give_alone(segmenter):
         alone = segmenter.segment(frame, confidence=True)
         assert (result.labels == alone.labels).mean() > 0.999
         assert result.labels.shape == frame.shape[:2]
+
+
+def test_a_batch_s_time_is_shared_among_its_frames(segmenter):
+    other = segmenter.reconfigured(RANDOM)
+    other.backend = Noting()
+    results = other.segment_batch([picture()] * 3)
+    assert [result.timings for result in results] == [{"network": 4.0}] * 3
+
+
+@pytest.mark.parametrize("hand_over", [True, False])
+@pytest.mark.parametrize(("batches", "times", "numbers"), [(True, 2, [1, 1, 2, 2, 3, 3]), (False, 1, [1])])
+def test_warming_up_runs_each_kind_of_call_that_is_to_come(segmenter, batches, times, numbers, hand_over):
+    other = segmenter.reconfigured(RANDOM)
+    other.backend = Noting(batches, times)
+    other.warm_up(72, 96, "rgb", confidence=True, most_together=3, hand_over=hand_over)
+    assert other.backend.calls == [(number, "rgb", (72, 96), True) for number in numbers]
+
+
+def test_a_timed_run_makes_ready_for_the_first_sizes_that_come(segmenter, monkeypatch):
+    one, seen = segmenter.reconfigured(segmenter.config), []
+    monkeypatch.setattr(one, "warm_up", lambda *size_and_more: seen.append(size_and_more[:2]))
+    for height in (64, 66, 72, 64, *range(80, 200, 8)):  # 66 is seen at 64
+        one.warm_up_for(blank_frame(height, 96))
+    assert seen == [(height, 96) for height in (64, 72, 80, 88, 96, 104, 112, 120)]
 
 
 def test_uncertain_pixels_are_unlabelled(segmenter):

@@ -64,6 +64,14 @@ def test_a_file_without_its_card_still_tells_what_it_is(saved, tmp_path):
     assert labels.shape == (64, 80)
 
 
+def test_another_document_of_the_same_name_is_no_card(saved, tmp_path):
+    _, path, card = saved
+    weights = tmp_path / "mine.safetensors"
+    weights.write_bytes(path.read_bytes())
+    weights.with_suffix(".yaml").write_text("inherits: cgnet_camvid\nnetwork: {partial: true}\n")
+    assert zoo.find_model("cgnet", weights=weights).mean == card.mean
+
+
 def test_a_changed_file_is_refused_by_its_hash(saved, tmp_path):
     _, path, _ = saved
     data = bytearray(path.read_bytes())

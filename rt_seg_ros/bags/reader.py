@@ -123,9 +123,13 @@ class BagReader:
         return self._open_files(files)
 
     def _open_files(self, files: list[Path]) -> list[_Source]:
-        """Open storage files one by one, in their order; cut off ones as far as they go."""
+        """Open storage files one by one, in their order; cut off ones as far as they go.
+
+        :raises UserError: where nothing can be read of any
+        """
         sources: list[_Source] = []
         damage: list[str] = []
+        nothing: list[UserError] = []
         for file in files:
             name = file.name
             file, whole = self._unpacked(file)
@@ -136,11 +140,18 @@ class BagReader:
                 if whole:
                     continue
             except _Unreadable as error:
-                sources.append(_salvaged(file, str(error)))
+                try:
+                    sources.append(_salvaged(file, str(error)))
+                except UserError as told:  # a recorder that is killed leaves its last file empty
+                    nothing.append(told)
+                    damage.append(f"{name} holds nothing that can be read")
+                    continue
                 whole = isinstance(sources[-1], TornSqlite) and not torn_sqlite.cut_off(file)
             what = "was never closed" if whole else "was cut off"
             kept = sum(sources[-1].counts.values())
             damage.append(f"{name} {what}; {kept} messages before the break can be read")
+        if not sources:
+            raise nothing[0]
         self.damage = "; ".join(damage) or self.damage
         return sources
 
@@ -460,7 +471,7 @@ def _is_label(topic: str) -> bool:
 
 def _frame(message: Any, kind: str) -> Frame:
     if kind == COMPRESSED_IMAGE:
-        return frame_from_compressed(message.data)
+        return frame_from_compressed(message.data, message_format=message.format)
     return frame_from_ros(
         message.encoding, message.height, message.width, message.step, message.data, bool(message.is_bigendian)
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib
+import io
 import logging
 import signal
 import sys
@@ -67,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         near = did_you_mean(name, COMMANDS)
         print(f"rt-seg: no command '{name}'{near}; there are: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
+    _take_any_name()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=Output(sys.stderr))
     keep_freed_memory()
     try:
@@ -104,6 +106,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename else "what was to be written: "
         print(f"rt-seg {name}: {where}{error.strerror}", file=sys.stderr)
         return 2
+
+
+def _take_any_name() -> None:
+    """Print names of files as the bytes that they are, also where those are no UTF-8."""
+    stream = sys.stdout
+    if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+        stream.reconfigure(errors="surrogateescape")
 
 
 def _let_go_of_output() -> None:

@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from rt_seg_ros.cli.console import TableConsole
+from rt_seg_ros.cli.output import for_who_reads
 from rt_seg_ros.cli.progress import progress
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.evaluation.comparison import Comparison, common_space, compare, difference_picture, open_side
@@ -77,17 +79,21 @@ def run(args: argparse.Namespace) -> int:
     space = common_space(a, b, args.label_space)
     assumed = not (args.label_space or a.classes() or b.classes())
     comparison = compare(a, b, space, args.tolerance, progress, assumed)
-    _print(Console(), comparison)
+    # Written before anything is printed: who ceases to read has the files.
     if args.json is not None:
         write_json(args.json, comparison.to_dict())
-        print(f"figures: {args.json}")
     if args.out is not None:
         images = camera_images(comparison, args.images, args.image_topic)
         command = shlex.join(["rt-seg", "compare", *sys.argv[2:]]) if sys.argv[1:2] == ["compare"] else ""
         write_json(args.out / "comparison.json", comparison.to_dict())
         write_bytes(args.out / _PICTURE, cv2.imencode(".png", difference_picture(comparison))[1].tobytes())
         write_text(args.out / "compare.html", comparison_page(comparison, images, command))
-        print(f"comparison: {args.out / 'compare.html'}")
+    with for_who_reads():
+        _print(TableConsole(), comparison)
+        if args.json is not None:
+            print(f"figures: {args.json}")
+        if args.out is not None:
+            print(f"comparison: {args.out / 'compare.html'}")
     return 0
 
 

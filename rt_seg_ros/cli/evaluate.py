@@ -17,6 +17,7 @@ from rt_seg_ros.bags import BagWriter
 from rt_seg_ros.cli.console import unbounded_console
 from rt_seg_ros.cli.evaluation_tables import print_comparison, print_evaluation
 from rt_seg_ros.cli.options import add_model_options, segmenter_config
+from rt_seg_ros.cli.output import for_who_reads
 from rt_seg_ros.cli.progress import progress
 from rt_seg_ros.data.datasets import open_dataset
 from rt_seg_ros.errors import UserError
@@ -154,22 +155,19 @@ def run(args: argparse.Namespace) -> int:
     check_outputs(job, args.json)
     if frames.damage:
         print(f"{frames.path}: {frames.damage}", file=sys.stderr)
+    if frames.results:
+        print(
+            f"{frames.path}: {', '.join(frames.results)}: taken for labels of a node, which are no truth; if they are, "
+            "name them (--truth TOPIC)",
+            file=sys.stderr,
+        )
 
     evaluations, written = evaluate_models(job)
-    console = unbounded_console()
-    for evaluation in evaluations:
-        print_evaluation(console, evaluation)
-    if len(evaluations) > 1:
-        print_comparison(console, evaluations)
+    # Before anything is printed: who ceases to read has the file.
     if args.json is not None:
         write_json(args.json, metrics(evaluations))
-        print(f"figures: {args.json}")
-    if written:
-        print(f"report: {', '.join(str(path) for path in written)}")
-    for name in models if job.bag else ():
-        path = job.bag_of(name)
-        if path is not None and path.exists():
-            print(f"recording: {path}")
+    with for_who_reads():
+        _print(job, evaluations, written, args.json)
     problems = [*job.problems, *(f"{e.name}: {problem}" for e in evaluations for problem in e.problems)]
     problems += [
         f"{e.name}: {e.counts.unaccounted} frames unaccounted for, {e.counts.lost} lost on the way"
@@ -179,6 +177,22 @@ def run(args: argparse.Namespace) -> int:
     for problem in problems:
         print(f"rt-seg evaluate: {problem}", file=sys.stderr)
     return 1 if problems or any(evaluation.damage for evaluation in evaluations) else 0
+
+
+def _print(job: Job, evaluations: list[Evaluation], written: list[Path], figures: Path | None) -> None:
+    console = unbounded_console()
+    for evaluation in evaluations:
+        print_evaluation(console, evaluation)
+    if len(evaluations) > 1:
+        print_comparison(console, evaluations)
+    if figures is not None:
+        print(f"figures: {figures}")
+    if written:
+        print(f"report: {', '.join(str(path) for path in written)}")
+    for name in job.models if job.bag else ():
+        path = job.bag_of(name)
+        if path is not None and path.exists():
+            print(f"recording: {path}")
 
 
 def _check_data(args: argparse.Namespace) -> None:
@@ -298,7 +312,10 @@ def evaluate_models(job: Job) -> tuple[list[Evaluation], list[Path]]:
     evaluations: list[Evaluation] = []
     folder = None
     if job.report is not None:
-        folder = ReportFolder(job.report, list(job.models), LIVE_STAGES if job.live else OFFLINE_STAGES, job.video)
+        bags = [path for name in job.models if (path := job.bag_of(name)) is not None]
+        keep = [job.frames.path, *job.sources, *bags]
+        stages = LIVE_STAGES if job.live else OFFLINE_STAGES
+        folder = ReportFolder(job.report, list(job.models), stages, job.video, keep)
     try:
         for name in job.models:
             evaluations.append(_live(job, name, folder) if job.live else _offline(job, name, folder))

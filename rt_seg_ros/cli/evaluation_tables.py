@@ -131,6 +131,10 @@ def _latency(evaluation: Evaluation) -> _Grid:
 def _lines(evaluation: Evaluation) -> list[str]:
     scores, counts, usage, matching = evaluation.scores, evaluation.counts, evaluation.usage, evaluation.matching
     lines = []
+    if evaluation.truth:
+        lines.append(escape(f"truth: {evaluation.truth}"))
+    if evaluation.is_void:
+        lines.append("truth is void everywhere: there is no score")
     if evaluation.is_scored:
         matrix = scores.matrix
         more = [f"boundary F {_percent(scores.boundary.mean())} %"] if scores.boundary.mean() is not None else []
@@ -176,6 +180,8 @@ def _lines(evaluation: Evaluation) -> list[str]:
         left_out.append(f"{matching.frames_without_truth} images without truth")
     if matching.truth_without_frame:
         left_out.append(f"{matching.truth_without_frame} label images without an image")
+    if scores.void and evaluation.is_scored:
+        left_out.append(f"{scores.void} images whose truth is void everywhere")
     if counts.rejected:
         left_out.append(f"{counts.rejected} images that cannot be used")
     if matching.truth_rejected:

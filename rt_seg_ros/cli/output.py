@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import select
-from contextlib import suppress
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import TextIO
 
 _PATIENCE_SECONDS = 5.0  # with a pipe that is full
@@ -16,6 +18,17 @@ def let_go(stream: TextIO) -> None:
         number = stream.fileno()
         with open(os.devnull, "wb") as null:
             os.dup2(null.fileno(), number)
+
+
+@contextmanager
+def for_who_reads() -> Iterator[None]:
+    """Print in here what somebody may cease to read (``| head``): the rest is left out, and the run goes on."""
+    try:
+        yield
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        let_go(sys.stdout)
 
 
 class Output:

@@ -19,6 +19,7 @@ from rt_seg_ros.cli.options import add_model_options, segmenter_config
 from rt_seg_ros.cli.progress import progress
 from rt_seg_ros.drawing import Painter, colourise
 from rt_seg_ros.errors import UserError
+from rt_seg_ros.evaluation.timeline import Timeline
 from rt_seg_ros.files import check_folder, write_bytes
 from rt_seg_ros.images import Frame, ImageRejected
 from rt_seg_ros.labels import LabelSpace
@@ -189,7 +190,7 @@ def _wants(args: argparse.Namespace, source: Source, option: str) -> bool:
 class _Clock:
     """How many frames, and how fast.
 
-    :param warm_up: run the network before the first frame, so that this costs what the others do
+    :param warm_up: run the network before a frame of a new size, so that this costs what the others do
     """
 
     def __init__(self, warm_up: bool) -> None:
@@ -200,10 +201,11 @@ class _Clock:
 
     def run(self, segmenter: Segmenter, item: SourceFrame, confidence: bool) -> Segmentation:
         assert item.frame is not None
-        if not self.frames:
-            if self._warm_up:
-                segmenter.warm_up(item.frame.height, item.frame.width, item.frame.order, confidence)
-            self._start = time.perf_counter()
+        asked = time.perf_counter()
+        if self._warm_up:
+            segmenter.warm_up_for(item.frame, confidence)
+        begin = time.perf_counter()
+        self._start = self._start + begin - asked if self.frames else begin
         result = segmenter.segment(item.frame, confidence)
         self.frames += 1
         self._pipeline_ms += sum(result.timings.values())
@@ -259,7 +261,7 @@ def _open_sinks(
             continue
         target = _target(source, out, kind)
         if target.suffix == ".mp4":
-            sinks.append(_Video(target, source.fps, pictures[kind], stack))
+            sinks.append(_Video(target, source, pictures[kind], stack))
         else:
             sinks.append(_Files(target, kind, pictures[kind], one_file=source.kind == "image"))
     if args.bag is not None:
@@ -293,11 +295,13 @@ class _Files(_Sink):
 
 
 class _Video(_Sink):
-    """Pictures as a video, at the source's own times."""
+    """Pictures as a video, at the source's own times as far as they make sense."""
 
-    def __init__(self, path: Path, fps: float, picture: Picture, stack: ExitStack) -> None:
-        self._writer = stack.enter_context(VideoWriter(path, fps=fps or 10.0))
+    def __init__(self, path: Path, source: Source, picture: Picture, stack: ExitStack) -> None:
+        self._writer = stack.enter_context(VideoWriter(path, fps=source.fps or 10.0))
         self._picture = picture
+        # A video's own times rise, and a picture of one may stand for minutes.
+        self._timeline = Timeline(source.fps) if source.kind == "drive" else None
         self._first: int | None = None
 
     def take(self, item: SourceFrame, image: Image, result: Segmentation) -> None:
@@ -305,7 +309,9 @@ class _Video(_Sink):
         assert picture is not None
         if self._first is None:
             self._first = item.stamp_ns
-        self._writer.write(picture, max(0, item.stamp_ns - self._first) / 1e9)
+        timeline = self._timeline
+        seconds = max(0, item.stamp_ns - self._first) / 1e9 if timeline is None else timeline.seconds(item.stamp_ns)
+        self._writer.write(picture, seconds)
 
     def made(self) -> str:
         return f"overlay: {self._writer.path} ({self._writer.frames} frames)"

@@ -94,7 +94,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="begin with this backbone: torchvision's ResNet-18 for CSRNet, the authors' STDC for Cross-CBAM",
     )
-    parser.add_argument("--allow-pickle", action="store_true", help=f"{ALLOW_PICKLE}; also of --backbone-weights")
+    parser.add_argument(
+        "--allow-pickle", action="store_true", help=f"{ALLOW_PICKLE}; also of --backbone-weights; not with --partial"
+    )
     parser.add_argument("--export-weights", type=Path, metavar="FILE", help="write the best weights here, with a card")
     parser.add_argument(
         "--time-steps",
@@ -149,7 +151,7 @@ def _continue(run_path: Path, data: Path | None, overrides: list[str], export: P
     import yaml
 
     from rt_seg_ros.training.checkpoint import read_checkpoint
-    from rt_seg_ros.training.recipe import override_document, parse_recipe
+    from rt_seg_ros.training.recipe import override_document, parse_recipe, resolve_label_space
     from rt_seg_ros.training.run_folder import remembered_data
 
     folder = run_path if run_path.is_dir() else run_path.parent
@@ -159,6 +161,7 @@ def _continue(run_path: Path, data: Path | None, overrides: list[str], export: P
     document = yaml.safe_load(checkpoint["recipe"])
     for override in overrides:
         override_document(document, override)
+    resolve_label_space(document, Path.cwd())
     recipe = parse_recipe(document, f"recipe of {run_path}")
     return _train(recipe, data or remembered_data(folder), folder, checkpoint, export)
 

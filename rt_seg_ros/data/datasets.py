@@ -13,6 +13,7 @@ A picture is uint8 (height, width, 3) in BGR; its labels are uint8 (height, widt
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.images import ImageRejected, frame_from_compressed, read_label_image
-from rt_seg_ros.labels import UNLABELLED, LabelSpace, load_label_space
+from rt_seg_ros.labels import UNLABELLED, LabelSpace, list_label_spaces, load_label_space
 from rt_seg_ros.log import get_logger
 from rt_seg_ros.overlap import map_ahead
 
@@ -142,6 +143,8 @@ def open_dataset(path: str | Path, split: str | None = None, label_space: LabelS
         label_space = load_label_space(label_space)
     if (root / "leftImg8bit").is_dir():
         space = label_space or load_label_space("cityscapes19")
+        if space.name in list_label_spaces() and space.names != load_label_space("cityscapes19").names:
+            raise UserError(f"{root} is laid out as Cityscapes, whose classes are not those of '{space.name}'")
         return _cityscapes(root, _known_split(root, split, dataset_splits(root)), space)
     space = label_space or load_label_space("camvid11")
     if (root / "images").is_dir():
@@ -274,15 +277,18 @@ def _files(folder: Path, endings: tuple[str, ...]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in endings and not _is_hidden(path):
-            if path.stem in found:
-                raise UserError(f"{found[path.stem]} and {path} have one name: keep one of them")
-            found[path.stem] = path
+            stem = unicodedata.normalize("NFC", path.stem)  # macOS writes an umlaut as two characters, others as one
+            if stem in found:
+                raise UserError(f"{found[stem]} and {path} have one name: keep one of them")
+            found[stem] = path
     return found
 
 
 def _matched(root: Path, split: str, image_folder: Path, label_folder: Path, space: LabelSpace) -> Dataset:
     images, labels = _files(image_folder, IMAGE_ENDINGS), _files(label_folder, LABEL_ENDINGS)
     problems = [f"{images[stem]} has no labels in {label_folder}" for stem in images if stem not in labels]
+    if problems and any(path.suffix.lower() in (".jpg", ".jpeg") for path in label_folder.iterdir()):
+        problems.insert(0, f"{label_folder} has JPEG files, which do not keep class ids: take PNG")
     problems += [f"{labels[stem]} has no picture in {image_folder}" for stem in labels if stem not in images]
     if problems:
         raise UserError(_listed(f"data set {root} is not complete", problems))
@@ -327,6 +333,11 @@ def _cityscapes(root: Path, split: str, space: LabelSpace) -> Dataset:
         raise UserError(_listed(f"data set {root} is not complete", problems))
     id_map = None
     if mapped:
+        if space.names != load_label_space("cityscapes19").names:
+            raise UserError(
+                f"{pairs[0].label} has Cityscapes' label ids, which become train ids of cityscapes19; label space "
+                f"'{space.name}' has other classes: give label images with its ids (*_labelTrainIds.png)"
+            )
         id_map = np.full(256, UNLABELLED, np.uint8)
         id_map[list(_CITYSCAPES_TRAIN_IDS)] = list(_CITYSCAPES_TRAIN_IDS.values())
     return Dataset(f"{folder_name(root)}/{split}", space, pairs, id_map)

@@ -16,7 +16,7 @@ from rt_seg_ros.data.datasets import ids_outside
 from rt_seg_ros.drawing import colourise
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.evaluation.confusion import ConfusionMatrix
-from rt_seg_ros.evaluation.matching import DEFAULT_TOLERANCE, Matcher, Matching, Truth
+from rt_seg_ros.evaluation.matching import DEFAULT_TOLERANCE, Matcher, Matching, Truth, Window
 from rt_seg_ros.evaluation.stored import LabelStream, StoredLabels, file_name
 from rt_seg_ros.images import ImageRejected
 from rt_seg_ros.labels import UNLABELLED, LabelSpace, label_space_of_names, list_label_spaces, load_label_space
@@ -90,12 +90,19 @@ def _result(path: Path, metrics: Path, model: str) -> Side:
     if model and model not in names:
         raise UserError(f"{path} has no model '{model}'; it has: {', '.join(names)}")
     name = model or names[0]
-    ending = f"_{file_name(name)}" if len(names) > 1 else ""
-    labels = next((p for p in (path / f"labels{ending}.mcap", path / f"labels{ending}") if p.exists()), None)
-    if labels is None:
-        raise UserError(f"{path} has no labels of '{name}' (labels{ending}.mcap): evaluate again with --report {path}")
     figures = every[names.index(name)]
-    return Side(f"{name} ({path})", name, LabelStream(labels), figures if isinstance(figures, dict) else {})
+    figures = figures if isinstance(figures, dict) else {}
+    ending = f"_{file_name(name)}" if len(names) > 1 else ""
+    stored = [f"labels{ending}.mcap", f"labels{ending}"]
+    if "labels" in figures:  # an older version's does not tell
+        stored = [Path(str(figures["labels"])).name] if figures["labels"] else []
+    elif "topic" in figures and not figures["topic"]:  # of a data set
+        stored.reverse()
+    labels = next((path / one for one in stored if (path / one).exists()), None)
+    if labels is None:
+        missing = stored[0] if stored else "its report was written without"
+        raise UserError(f"{path} has no labels of '{name}' ({missing}): evaluate again with --report {path}")
+    return Side(f"{name} ({path})", name, LabelStream(labels), figures)
 
 
 def common_space(a: Side, b: Side, wanted: str = "") -> LabelSpace:
@@ -331,8 +338,9 @@ def _by_name(a: Side, b: Side, result: Comparison) -> Iterator[tuple[int | str, 
 
 def _by_stamp(a: Side, b: Side, result: Comparison, tolerance: float) -> Iterator[tuple[int | str, Labels, Labels]]:
     matching = Matching()
-    truths = (Truth(int(stored.key), "", stored.load) for stored in b.stream)
-    matcher = Matcher(truths, round(tolerance * _NANO), matching)
+    stamps = np.array([int(stored.key) for stored in b.stream], np.int64)
+    others = Window(Truth(int(stored.key), "", stored.load) for stored in b.stream)
+    matcher = Matcher(stamps, others, round(tolerance * _NANO), matching)
     stream = iter(a.stream)
     present = next(stream, None)
     while present is not None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from rt_seg_ros.evaluation.frames import Item
 from rt_seg_ros.evaluation.matching import Matching
 from rt_seg_ros.evaluation.scores import Scores
 from rt_seg_ros.evaluation.statistics import Distribution
 from rt_seg_ros.evaluation.usage import Usage
+from rt_seg_ros.images import ImageRejected
 from rt_seg_ros.labels import LabelSpace
 from rt_seg_ros.working_size import Size
 from rt_seg_ros.zoo import ModelCard
@@ -48,8 +50,9 @@ class Evaluation:
     ``name``: what the model is called here; ``stages``: milliseconds of each frame by stage, in their order;
     ``seconds``: from the first frame to the last result; ``busy_seconds``: of those, inside the pipeline;
     ``scoring``: CPU time of each frame's scores, offline, on a thread beside the network; ``sizes``: of each frame's
-    (height, width), how many frames had it and at what size the network saw them; ``problems``: what could not be
-    written, in words.
+    (height, width), how many frames had it and at what size the network saw them; ``rejections``: images that cannot
+    be used by reason, the first of them in ``first_rejected``; ``problems``: what could not be read or written, in
+    words; ``stored``: names of the files in the report's folder that hold its ``labels`` and its ``video``.
     """
 
     name: str
@@ -77,12 +80,35 @@ class Evaluation:
     usage: Usage = field(default_factory=Usage)
     machine: dict[str, Any] = field(default_factory=dict)
     rejections: dict[str, int] = field(default_factory=dict)
+    first_rejected: str = ""
     problems: list[str] = field(default_factory=list)
+    stored: dict[str, str] = field(default_factory=dict)
 
     @property
     def is_scored(self) -> bool:
-        """Whether there was truth for any frame."""
-        return self.scores.scored > 0
+        """Whether there was truth for any pixel."""
+        return self.scores.matrix.pixels > 0
+
+    @property
+    def is_void(self) -> bool:
+        """Whether there was truth, and all of it was void."""
+        return self.scores.void > 0 and not self.is_scored
+
+    def note_rejected(self, item: Item, error: ImageRejected) -> None:
+        """Note why an image cannot be used."""
+        self.rejections[error.reason] = self.rejections.get(error.reason, 0) + 1
+        self.first_rejected = self.first_rejected or f"frame {item.index}, {item.name}: {error}"
+
+    def add_reading_problems(self) -> None:
+        """Add to the problems what could not be read, the first of each kind by name."""
+        images, truths = max(self.counts.rejected, sum(self.rejections.values())), self.matching.truth_rejected
+        if images:
+            reasons = ", ".join(f"{reason}: {count}" for reason, count in self.rejections.items())
+            told = f" ({reasons}); the first: {self.first_rejected}" if reasons else ""
+            self.problems.append(f"{images} image{'s' if images > 1 else ''} cannot be used{told}")
+        if truths:
+            what = f"{truths} label image{'s' if truths > 1 else ''} of the truth cannot be used"
+            self.problems.append(f"{what}; the first: {self.matching.first_rejected}")
 
     @property
     def frames_per_second(self) -> float:
@@ -140,6 +166,8 @@ class Evaluation:
             "rate": self.rate or None,
             "damage": self.damage or None,
             "problems": self.problems,
+            "labels": self.stored.get("labels"),
+            "video": self.stored.get("video"),
             "model": self.card.name,
             "network": self.card.network,
             "weights": str(self.card.weights) if self.card.weights else None,
@@ -164,6 +192,7 @@ class Evaluation:
                 "frames_without_truth": matching.frames_without_truth if self.truth else None,
                 "truth_without_frame": matching.truth_without_frame,
                 "rejected": matching.truth_rejected,
+                "void": scores.void,
                 "resized": matching.truth_resized,
                 "largest_offset_ms": matching.largest_offset_ns / 1e6,
             },

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from rt_seg_ros.bags import BagReader, open_bag
 from rt_seg_ros.bags.cdr import stamp_of
-from rt_seg_ros.bags.types import CLASS_MASKS, STATS
+from rt_seg_ros.bags.results import DEFAULT_NAMESPACE
+from rt_seg_ros.bags.types import CLASS_MASKS, LABEL_INFO, STATS
 from rt_seg_ros.data.datasets import Dataset, check_dataset, folder_name, ids_outside, open_dataset
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.evaluation.matching import (
@@ -85,7 +86,8 @@ class Frames(ABC):
     """Frames in their order; iterating starts from the first one each time.
 
     ``name`` says what they are, ``path`` where; ``has_truth`` whether truth is looked for; ``matching`` how it came
-    together with the frames in the last iteration; ``damage`` what is missing of a recording that was cut off.
+    together with the frames in the last iteration; ``damage`` what is missing of a recording that was cut off;
+    ``results`` are topics of labels that were taken for a node's instead of truth, where there is no other.
     """
 
     name: str
@@ -95,6 +97,7 @@ class Frames(ABC):
     topic: str = ""
     damage: str = ""
     truth_name: str = ""
+    results: Collection[str] = ()
     matching: Matching
 
     def check(self) -> None:  # noqa: B027 - of a drive that takes as long as evaluating it
@@ -246,15 +249,22 @@ class _Drive(Frames):
 
     def _open_truth(self, bag: BagReader, truth: str) -> TopicTruth | FolderTruth | None:
         if not truth:
-            topics = [t for t in bag.label_topics() if bag.topics[t].count and not _is_a_result(bag, t)]
+            every = [t for t in bag.label_topics() if bag.topics[t].count]
+            topics = [t for t in every if not _is_a_result(bag, t)]
             if not topics:
+                self.results = every
                 return None
-            if len(topics) > 1:
+            namespace = _own_namespace(bag, self.topic)
+            own = [t for t in topics if t.startswith(namespace)]
+            choice = f"say which is the truth (--truth TOPIC), or --truth {NO_TRUTH}"
+            if not own:
                 raise UserError(
-                    f"{bag.path} has several topics of label images ({', '.join(topics)}): "
-                    f"say which is the truth (--truth), or --truth {NO_TRUTH}"
+                    f"{bag.path} has several topics of images, and none of label images below {namespace} as "
+                    f"{self.topic} is, but {', '.join(topics)}: {choice}"
                 )
-            return TopicTruth(bag.path, topics[0])
+            if len(own) > 1:
+                raise UserError(f"{bag.path} has several topics of label images ({', '.join(own)}): {choice}")
+            return TopicTruth(bag.path, own[0])
         if truth not in bag.topics and f"/{truth}" not in bag.topics and Path(truth).expanduser().is_dir():
             return FolderTruth(Path(truth).expanduser())
         return TopicTruth(bag.path, bag.label_topic(truth))
@@ -286,7 +296,10 @@ class _Drive(Frames):
         self.matching = Matching()
         self.damage = self._opening_damage
         # A reader of its own for the truth: what waits does not grow with the length of the drive.
-        matcher = Matcher(self._truths, self._tolerance, self.matching) if self._truths is not None else None
+        truths = self._truths
+        matcher = None
+        if truths is not None:
+            matcher = Matcher(truths.stamps(), truths.reader(), self._tolerance, self.matching)
         with open_bag(self.path) as bag:
             # An image is held back until the next one is known, whose stamp bounds the search for its truth. Messages
             # of other topics wait behind it, so that the order stays.
@@ -317,6 +330,8 @@ class _Drive(Frames):
             yield from waiting
         if matcher is not None:
             matcher.finish()
+        if isinstance(truths, TopicTruth):
+            self.damage = self.damage or truths.damage
 
     def _read(self, bag: BagReader, topics: Collection[str] | None) -> Iterator[Message]:
         """Yield messages as far as they can be read."""
@@ -353,8 +368,10 @@ class _Drive(Frames):
     def _labels(self, truth: Truth, size: tuple[int, int]) -> Labels | None:
         try:
             raw = truth.load()
-        except ImageRejected:
+        except ImageRejected as error:
             self.matching.truth_rejected += 1
+            told = str(error) if truth.name in str(error) else f"{truth.name}: {error}"
+            self.matching.first_rejected = self.matching.first_rejected or told
             return None
         if cv2.countNonZero(cv2.LUT(raw, self._strange)):
             ids = ", ".join(str(v) for v in ids_outside(raw, self._space)[:10])
@@ -367,11 +384,38 @@ class _Drive(Frames):
 
 
 def _is_a_result(bag: BagReader, topic: str) -> bool:
-    """Return whether a label topic is the output of a segmentation node: the node's other topics lie beside it."""
-    namespace = topic.rsplit("/label", 1)[0]
-    return any(
-        name.startswith(f"{namespace}/") and info.type in (STATS, CLASS_MASKS) for name, info in bag.topics.items()
-    )
+    """Return whether a label topic is the output of a segmentation node.
+
+    It lies under the node's default name, or one of the node's other topics lies beside it.
+    """
+    if f"{DEFAULT_NAMESPACE}/" in topic:
+        return True
+    namespace = topic.removesuffix("/compressed").rpartition("/")[0]
+    for name, info in bag.topics.items():
+        if not name.startswith(f"{namespace}/"):
+            continue
+        below = name.removeprefix(f"{namespace}/").removesuffix("/compressed")
+        if info.type in (STATS, CLASS_MASKS) or (info.type == LABEL_INFO and "/" not in below):
+            return True
+        if info.is_image and (below in ("overlay", "confidence") or below.startswith("mask/")):
+            return True
+    return False
+
+
+def _own_namespace(bag: BagReader, topic: str) -> str:
+    """Return what only the names of one camera's topics begin with: as far as the first part that tells it from others.
+
+    It ends in a slash, and is empty where there is one camera.
+    """
+    # An image topic's compressed twin is no other camera.
+    cameras = {t.removesuffix("/compressed") for t in bag.image_topics() if bag.topics[t].count}
+    parts = topic.removesuffix("/compressed").split("/")
+    others = cameras - {"/".join(parts)}
+    shared = 0
+    for other in others:
+        equal = next((i for i, (a, b) in enumerate(zip(parts, other.split("/"), strict=False)) if a != b), len(parts))
+        shared = max(shared, equal)
+    return "/".join(parts[: shared + 1]) + "/" if others else ""
 
 
 def _frame_id(data: bytes) -> str:

@@ -42,7 +42,7 @@ class _Decoded:
 @dataclass(frozen=True)
 class _Rejected:
     item: Item
-    reason: str
+    error: ImageRejected
 
 
 Entry = _Decoded | _Rejected | Message
@@ -88,6 +88,8 @@ def evaluate(
     )
     outputs = outputs or Outputs()
     meter = Meter(gpu_before_mib=before if gpu is not None else None, gpu=gpu or 0)
+    if table is not None:
+        table.begin(frames.rate)
     run = _Run(evaluation, segmenter, outputs, table)
     with meter:
         with outputs, Background(workers=1, depth=_AHEAD) as scorer:
@@ -96,7 +98,7 @@ def evaluate(
                 if isinstance(entry, Message):
                     outputs.take(entry)
                 elif isinstance(entry, _Rejected):
-                    run.reject(entry.reason)
+                    run.reject(entry.item, entry.error)
                 else:
                     run.segment(entry, scorer)
         if run.started is not None:
@@ -106,6 +108,7 @@ def evaluate(
     evaluation.usage = meter.usage
     evaluation.matching = replace(frames.matching)
     evaluation.damage = frames.damage
+    evaluation.add_reading_problems()
     evaluation.problems += outputs.problems
     evaluation.stages["total"] = evaluation.stages.pop("total", Distribution())  # the sum stands last
     if not evaluation.counts.processed:
@@ -128,26 +131,24 @@ class _Run:
         self._outputs = outputs
         self._table = table
         self.started: float | None = None
-        if table is not None:
-            table.begin()
 
-    def reject(self, reason: str) -> None:
+    def reject(self, item: Item, error: ImageRejected) -> None:
         evaluation = self._evaluation
         evaluation.counts.played += 1
         evaluation.counts.received += 1
         evaluation.counts.rejected += 1
-        evaluation.rejections[reason] = evaluation.rejections.get(reason, 0) + 1
+        evaluation.note_rejected(item, error)
 
     def segment(self, entry: _Decoded, scorer: Background) -> None:
         evaluation, frame = self._evaluation, entry.frame
         try:
-            if self.started is None:
-                self._segmenter.warm_up(frame.height, frame.width, frame.order, self._outputs.wants_confidence)
-                self.started = time.perf_counter()
+            asked = time.perf_counter()
+            self._segmenter.warm_up_for(frame, self._outputs.wants_confidence)
             begin = time.perf_counter()
+            self.started = begin if self.started is None else self.started + begin - asked
             segmentation = self._segmenter.segment(frame, confidence=self._outputs.wants_confidence)
         except ImageRejected as error:
-            self.reject(error.reason)
+            self.reject(entry.item, error)
             return
         seconds = time.perf_counter() - begin
         counts = evaluation.counts
@@ -211,7 +212,7 @@ def _decoded(frames: Frames, with_messages: bool) -> Iterator[Entry]:
         try:
             frame = entry.frame()
         except ImageRejected as error:
-            yield _Rejected(entry, error.reason)
+            yield _Rejected(entry, error)
             continue
         milliseconds = (time.perf_counter() - begin) * 1e3
         yield _Decoded(entry, frame, frame.bgr(), entry.truth((frame.height, frame.width)), milliseconds)

@@ -27,6 +27,8 @@ from rt_seg_ros.errors import UserError
 from rt_seg_ros.evaluation.frames import Item, Message
 from rt_seg_ros.evaluation.scores import FrameScores
 from rt_seg_ros.evaluation.stored import BAG_SUFFIX, LabelBag, LabelFolder
+from rt_seg_ros.evaluation.timeline import Timeline
+from rt_seg_ros.files import NOT_UTF8
 from rt_seg_ros.labels import LabelSpace
 from rt_seg_ros.overlap import Background
 from rt_seg_ros.video import VideoWriter
@@ -204,7 +206,7 @@ class Overlays:
 
 
 class OverlayVideo(Sink):
-    """Overlays as a video, at the source's own times."""
+    """Overlays as a video, at the source's own times as far as they make sense."""
 
     what = "the video"
 
@@ -213,7 +215,8 @@ class OverlayVideo(Sink):
         self._fps = fps
         self._overlays = overlays
         self._writer: VideoWriter | None = None
-        self._first: int | None = None
+        self._timeline = Timeline(fps)
+        self._first: float | None = None
 
     def context(self) -> AbstractContextManager[object]:
         """See :meth:`Sink.context`."""
@@ -224,13 +227,14 @@ class OverlayVideo(Sink):
         """See :meth:`Sink.take`."""
         if not isinstance(entry, FrameResult):
             return
+        seconds = self._timeline.seconds(entry.item.stamp_ns, entry.item.recorded_ns)
         overlay = self._overlays.of(entry)
         if overlay is None:
             return
         if self._first is None:
-            self._first = entry.item.stamp_ns
+            self._first = seconds
         assert self._writer is not None
-        self._writer.write(overlay, max(0, entry.item.stamp_ns - self._first) / 1e9)
+        self._writer.write(overlay, seconds - self._first)
 
 
 class SourceTopics:
@@ -325,24 +329,25 @@ class FrameTable:
         self.stages = stages
         self.columns = (*_FRAME_COLUMNS, *SCORE_COLUMNS, *(f"{stage}_ms" for stage in stages))
         self._aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-        self._first_ns: int | None = None
+        self._timeline = Timeline(0.0)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._aside.open("w", encoding="utf-8", newline="")
+            self._file = self._aside.open("w", encoding="utf-8", errors=NOT_UTF8, newline="")
         except OSError as error:
             raise UserError(f"{path} cannot be written: {error.strerror}") from error
         self._rows = csv.writer(self._file)
         self._guarded(self._rows.writerow, self.columns)
 
-    def begin(self) -> None:
-        """Begin another model: times count from its first frame."""
-        self._first_ns = None
+    def begin(self, rate: float) -> None:
+        """Begin another model: times count from its first frame.
+
+        :param rate: of its frames, as of its video: see :class:`Timeline`
+        """
+        self._timeline = Timeline(rate)
 
     def add(self, model: str, item: Item, scores: FrameScores, timings: Mapping[str, float]) -> None:
         """Write the row of one frame."""
-        if self._first_ns is None:
-            self._first_ns = item.stamp_ns
-        seconds = f"{(item.stamp_ns - self._first_ns) / 1e9:.3f}" if item.stamp_ns else ""
+        seconds = f"{self._timeline.seconds(item.stamp_ns, item.recorded_ns):.3f}" if item.stamp_ns else ""
         truth = item.truth_ns or ""
         figures = [_short(getattr(scores, name), 5) for name in SCORE_COLUMNS]
         times = [_short(timings.get(stage), 3) for stage in self.stages]

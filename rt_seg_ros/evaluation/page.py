@@ -101,7 +101,9 @@ def _warnings(evaluations: Sequence[Evaluation]) -> str:
     for evaluation in evaluations:
         if evaluation.damage:
             said[f"The recording is not whole: {evaluation.damage}. The figures are of what could be read."] = None
-        if evaluation.truth and not evaluation.is_scored:
+        if evaluation.is_void:
+            said[f"Truth ({evaluation.truth}) is void everywhere: there is no score."] = None
+        elif evaluation.truth and not evaluation.is_scored:
             said[f"There is truth ({evaluation.truth}), but none for any frame: see the tolerance and the stamps."] = (
                 None
             )
@@ -471,6 +473,8 @@ def _accounts(evaluation: Evaluation) -> str:
     if evaluation.truth:
         frames.append(("truth", evaluation.truth))
         frames.append(("scored", f"{evaluation.scores.scored:,}"))
+        if evaluation.scores.void:
+            frames.append(("truth that is void everywhere", f"{evaluation.scores.void:,}"))
         if evaluation.scores.in_sequence:
             frames.append(("frames without truth", f"{matching.frames_without_truth:,}"))
             frames.append(("truth without a frame", f"{matching.truth_without_frame:,}"))

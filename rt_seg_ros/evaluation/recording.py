@@ -16,10 +16,11 @@ from rt_seg_ros.bags.cdr import restamped, stamp_of
 from rt_seg_ros.bags.results import DEFAULT_NAMESPACE, ResultTopics
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.evaluation.evaluation import Evaluation
-from rt_seg_ros.evaluation.frames import Frames, Message
+from rt_seg_ros.evaluation.frames import Frames, Item, Message
 from rt_seg_ros.evaluation.outputs import FrameResult, FrameTable, Outputs, SourceTopics
 from rt_seg_ros.evaluation.scores import Scores
 from rt_seg_ros.evaluation.usage import Usage, gpu_number, machine
+from rt_seg_ros.images import ImageRejected
 from rt_seg_ros.labels import LabelSpace
 from rt_seg_ros.zoo import ModelCard
 
@@ -80,7 +81,7 @@ def evaluate_recording(
     )
     evaluation.counts.played = len(live.stamps)
     if table is not None:
-        table.begin()
+        table.begin(frames.rate)
     outputs = outputs or Outputs()
     unmatched = 0
     first_arrival: int | None = None
@@ -96,6 +97,7 @@ def evaluate_recording(
             first_arrival = arrived if first_arrival is None else first_arrival
             last_arrival = arrived
             while item is not None and place is not None and item.index < place:
+                _look_for_rejected(evaluation, item, evaluation.counts.rejected)
                 item = next(items, None)
             if item is None or item.index != place:
                 unmatched += 1
@@ -106,14 +108,18 @@ def evaluate_recording(
             if table is not None:
                 table.add(name, item, scores, timings)
             outputs.take(FrameResult(item, labels, overlay=_image(bag, parts, "overlay"), timings=timings))
-        for _ in items:  # so that the truth of frames without a label is counted too
-            pass
+        # To the end, so that the truth of frames without a label is counted too. What the node rejected after its last
+        # label it has told nobody: it stands among the lost.
+        unknown = evaluation.counts.rejected + evaluation.counts.lost
+        for item in items:
+            _look_for_rejected(evaluation, item, unknown)
     gpu = gpu_number(evaluation.device)
     evaluation.machine = machine(gpu)
     if gpu is None:
         evaluation.usage = replace(live.usage, gpu_memory_mib=None)
     evaluation.matching = replace(frames.matching)
     evaluation.damage = frames.damage
+    evaluation.add_reading_problems()
     evaluation.problems += outputs.problems
     if first_arrival is not None and evaluation.counts.processed > 1:
         # From the first result to the last there is one frame less.
@@ -126,6 +132,15 @@ def evaluate_recording(
     if not evaluation.scores.frames:
         raise UserError(evaluation.problems[-1] if unmatched else "the node published no label")
     return evaluation
+
+
+def _look_for_rejected(evaluation: Evaluation, item: Item, number: int) -> None:
+    """Try a frame that has no label, as long as less than ``number`` were found for which the node had a reason."""
+    if sum(evaluation.rejections.values()) < number:
+        try:
+            item.frame()
+        except ImageRejected as error:
+            evaluation.note_rejected(item, error)
 
 
 def _answers(bag: BagReader, played: Sequence[int], names: Collection[str]) -> Iterator[tuple[int | None, _Parts]]:

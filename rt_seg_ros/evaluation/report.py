@@ -1,10 +1,11 @@
 """What an evaluation leaves in its folder: the page, the figures, a row for each frame, labels and videos.
 
-Everything is written aside and moved into place, the page last.
+Everything is written aside and moved into place, the page last; then what only an earlier report wrote is removed.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ class ReportFolder:
     :param path: is made where it is missing
     :param names: of the models to come
     :param stages: of which milliseconds are kept frame by frame
+    :param keep: files and folders that are never removed, though an earlier report wrote them
     :raises UserError: the folder cannot be made or written to
     """
 
@@ -43,12 +45,15 @@ class ReportFolder:
     names: Sequence[str]
     stages: tuple[str, ...]
     video: bool = True
+    keep: Sequence[Path] = ()
     table: FrameTable = field(init=False)
     _labels: dict[str, StoredLabelsSink] = field(default_factory=dict, init=False)
     _videos: dict[str, OverlayVideo] = field(default_factory=dict, init=False)
+    _former: set[Path] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
         check_folder(self.path)
+        self._former = _files_of_former(self.path)
         self.table = FrameTable(self.path / TABLE, self.stages)
 
     def sinks(self, name: str, frames: Frames, space: LabelSpace, overlays: Overlays) -> list[Sink]:
@@ -76,21 +81,44 @@ class ReportFolder:
         """
         if self.table.problem:
             evaluations[-1].problems.append(self.table.problem)
-        problems = []
+        whole = True
         try:
             self.table.close()
         except UserError as error:
-            problems.append(str(error))
-        write_json(self.path / METRICS, metrics(evaluations))
-        content = Content(evaluations, command=command)
+            evaluations[-1].problems.append(str(error))
+            whole = False
         videos = {name: sink.path for name, sink in self._videos.items() if sink.complete and sink.path.is_file()}
         labels = {name: sink.path for name, sink in self._labels.items() if sink.complete}
+        for evaluation in evaluations:
+            for what, places in (("labels", labels), ("video", videos)):
+                if evaluation.name in places:
+                    evaluation.stored[what] = places[evaluation.name].name
+        write_json(self.path / METRICS, metrics(evaluations))
+        content = Content(evaluations, command=command)
         content.videos = {name: path.name for name, path in videos.items()}
-        if not problems:
+        if whole:
             self._add_frames(content, frames, labels)
         write_text(self.path / PAGE, report_page(content))
         paths = [self.path / PAGE, self.path / METRICS, self.path / TABLE, *videos.values(), *labels.values()]
+        if whole:
+            self._remove_former(evaluations, paths)
         return [path for path in paths if path.exists()]
+
+    def _remove_former(self, evaluations: Sequence[Evaluation], own: Sequence[Path]) -> None:
+        """Remove what an earlier report wrote and this one did not: it would lie beside the figures of others."""
+        recordings = [_recording(self.path, name, self.names) for name in self.names if evaluations[0].mode == "live"]
+        kept = {path.resolve() for path in (*own, *recordings, *self.keep)}
+        for path in self._former:
+            place = path.resolve()
+            if place in kept or any(place in other.parents for other in kept) or not _is_of_a_report(path):
+                continue
+            try:
+                for file in sorted(path.iterdir()) if path.is_dir() else []:
+                    file.unlink()
+                path.rmdir() if path.is_dir() else path.unlink()
+            except OSError as error:
+                problem = f"{path} is of an earlier report, and cannot be removed: {error.strerror}"
+                evaluations[-1].problems.append(problem)
 
     def _add_frames(self, content: Content, frames: Frames, labels: Mapping[str, Path]) -> None:
         evaluations = content.evaluations
@@ -135,13 +163,36 @@ def report_files(folder: Path, names: Sequence[str], is_drive: bool, live: bool 
     :param names: of the models
     """
     files = [folder / PAGE, folder / METRICS, folder / TABLE]
-    for ending in [f"_{file_name(name)}" for name in names] if len(names) > 1 else [""]:
+    for name in names:
+        ending = f"_{file_name(name)}" if len(names) > 1 else ""
         files.append(folder / f"labels{ending}{BAG_SUFFIX if is_drive else ''}")
         if is_drive:
             files.append(folder / f"overlay{ending}.mp4")
         if live:
-            files.append((folder / f"live{ending}" if ending else folder) / RECORDING)
+            files.append(_recording(folder, name, names))
     return files
+
+
+def _recording(folder: Path, name: str, names: Sequence[str]) -> Path:
+    return (folder / f"live_{file_name(name)}" if len(names) > 1 else folder) / RECORDING
+
+
+def _files_of_former(folder: Path) -> set[Path]:
+    """Return the labels, videos and recordings in a folder that the report there wrote, by what its figures tell."""
+    try:
+        told = json.loads((folder / METRICS).read_text(encoding="utf-8"))
+        every = told.get("models", [told])
+        names = [str(one["name"]) for one in every]
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return set()
+    endings = ["", *(f"_{file_name(name)}" for name in names)]
+    own = {name for e in endings for name in (f"labels{e}", f"labels{e}{BAG_SUFFIX}", f"overlay{e}.mp4")}
+    if all("labels" in one for one in every):  # an older version's tells the models alone
+        own &= {str(one.get(what)) for one in every for what in ("labels", "video")}
+    files = {folder / name for name in own}
+    if any(one.get("mode") == "live" for one in every):
+        files |= {folder / RECORDING, *(folder / f"live{ending}" / RECORDING for ending in endings)}
+    return {path for path in files if os.path.exists(path) and _is_of_a_report(path)}
 
 
 def check_report(files: Sequence[Path], sources: Sequence[Path] = ()) -> None:

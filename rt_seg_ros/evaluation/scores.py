@@ -33,7 +33,7 @@ class FrameScores:
 
 @dataclass
 class Scores:
-    """Scores over all frames seen.
+    """Scores over all frames seen: ``scored`` of them had truth, ``void`` others truth that is void everywhere.
 
     :param num_classes: C
     :param in_sequence: the frames follow one another, so that flicker means something
@@ -46,6 +46,7 @@ class Scores:
     flicker: Flicker = field(default_factory=Flicker, init=False)
     frames: int = field(default=0, init=False)
     scored: int = field(default=0, init=False)
+    void: int = field(default=0, init=False)
     _labelled: int = field(default=0, init=False)
     _pixels: int = field(default=0, init=False)
 
@@ -74,9 +75,10 @@ class Scores:
             return FrameScores(coverage)
         one = ConfusionMatrix(self.num_classes)
         one.update(truth, prediction)
+        if not one.pixels:
+            self.void += 1
+            return FrameScores(coverage, flicker=flicker)
         self.matrix.add(one)
         self.scored += 1
         boundary = self.boundary.update(truth, prediction)
-        if not one.pixels:
-            return FrameScores(coverage, boundary_f=boundary, flicker=flicker)
         return FrameScores(coverage, one.miou_of_present(), one.pixel_accuracy(), boundary, flicker)

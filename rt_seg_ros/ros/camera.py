@@ -32,6 +32,9 @@ except ImportError:  # Humble
 #: While nobody subscribes, one frame in this many seconds is looked at, so that bad images are still reported: in each
 #: of the reports, which come once a second.
 _GLANCE_PERIOD = 0.9
+#: Of so many 16-bit images one has a sample that takes more than 12 bits, in whatever light, where the camera has more.
+_DEEP_IMAGES = 30
+_HIGHEST_OF_12_BITS = 4095
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class Serving:
     drawing: Drawing = field(default_factory=Drawing)
     lazy: bool = True
     max_image_pixels: int = MAX_PIXELS
+    sample_bits: int = 16
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,7 @@ class Camera:
         self._info_durability = qos.VOLATILE
         self._info: CameraInfo | None = None
         self._next_glance = 0.0
+        self._deep_images = self._highest_sample = 0
 
     # --- on the executor's thread ---------------------------------------------------------------------------------
 
@@ -129,6 +134,7 @@ class Camera:
         """Open the mailbox and subscribe."""
         self.health.reset()
         self._next_glance = 0.0
+        self._deep_images = self._highest_sample = 0
         self.mailbox.open()
         reliability, reason = qos.match(self.publishers())
         self._subscribe(reliability, reason)
@@ -297,7 +303,9 @@ class Camera:
                     return None
                 self._next_glance = begin + _GLANCE_PERIOD  # now: an image that is refused was looked at too
             stage = "conversion_failed"
-            frame: Frame = self._convert(message, serving.max_image_pixels)
+            frame: Frame = self._convert(message, serving.max_image_pixels, serving.sample_bits)
+            if frame.peak is not None or self._deep_images:
+                self._look_at_samples(frame.peak, serving.sample_bits)
             _check_working_size(frame, serving)
             if not listened:
                 self.mailbox.dropped(mailbox.NO_SUBSCRIBER)
@@ -309,6 +317,26 @@ class Camera:
         else:
             return Ready(letter, wanted, frame, begin, time.monotonic())
         return None
+
+    def _look_at_samples(self, highest: int | None, sample_bits: int) -> None:
+        """Tell where images of 16 bits seem to use 12 of them only, and are segmented nearly black.
+
+        :param highest: the largest sample of one image; None where it had 8 bits, and all begins anew
+        """
+        if highest is None:
+            self._deep_images = self._highest_sample = 0
+        else:
+            self._deep_images += 1
+            self._highest_sample = max(self._highest_sample, highest)
+        remark = ""
+        # Nothing but zeros tells nothing: the lens may have its cap on.
+        if sample_bits == 16 and self._deep_images >= _DEEP_IMAGES and 0 < self._highest_sample <= _HIGHEST_OF_12_BITS:
+            remark = (
+                f"no 16-bit image had a value above {_HIGHEST_OF_12_BITS} yet, so that all are nearly black: "
+                "if the camera has 12 bits, set sample_bits to 12"
+            )
+        if self.health.remark(remark) and remark and self._node.context.ok():
+            self._warn("sample_bits", f"camera '{self.name}': {remark}")
 
     def fail(self, stage: str, error: Exception) -> None:
         """Count the frame in hand as rejected, for what nobody foresaw."""

@@ -7,9 +7,10 @@ from typing import Any
 from rt_seg_ros.images import MAX_PIXELS, Frame, frame_from_compressed, frame_from_ros
 
 
-def frame_from_image(message: Any, max_pixels: int = MAX_PIXELS) -> Frame:
+def frame_from_image(message: Any, max_pixels: int = MAX_PIXELS, sample_bits: int = 16) -> Frame:
     """Return the frame of a sensor_msgs/Image; it may view the message's data, which must then be kept.
 
+    :param sample_bits: bits (8 to 16) that images of 16 use
     :raises ImageRejected: where it cannot be used, with the reason
     """
     return frame_from_ros(
@@ -20,15 +21,17 @@ def frame_from_image(message: Any, max_pixels: int = MAX_PIXELS) -> Frame:
         message.data,
         bool(message.is_bigendian),
         max_pixels,
+        sample_bits,
     )
 
 
-def frame_from_compressed_image(message: Any, max_pixels: int = MAX_PIXELS) -> Frame:
+def frame_from_compressed_image(message: Any, max_pixels: int = MAX_PIXELS, sample_bits: int = 16) -> Frame:
     """Return the decoded frame of a sensor_msgs/CompressedImage.
 
+    :param sample_bits: bits (8 to 16) that images of 16 use
     :raises ImageRejected: where it cannot be used, with the reason
     """
-    return frame_from_compressed(message.data, max_pixels)
+    return frame_from_compressed(message.data, max_pixels, message.format, sample_bits)
 
 
 def stamp_nanoseconds(header: Any) -> int:

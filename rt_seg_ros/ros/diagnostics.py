@@ -55,7 +55,10 @@ class Window:
 
 @dataclass(frozen=True)
 class Seen:
-    """What is known of a camera's images: when one last came, its size and encoding, the last that was rejected."""
+    """What is known of a camera's images: when one last came, its size and encoding, the last that was rejected.
+
+    ``remark`` says what is odd about images that can be used.
+    """
 
     arrival: float | None = None
     height: int = 0
@@ -63,6 +66,7 @@ class Seen:
     encoding: str = ""
     unstamped: bool = False
     last_rejection: str = ""
+    remark: str = ""
 
 
 class Health:
@@ -103,6 +107,17 @@ class Health:
         with self._lock:
             self._window.rejected += 1
             self._seen = replace(self._seen, last_rejection=f"{reason}: {message}")
+
+    def remark(self, text: str) -> bool:
+        """Note what is odd about images that can be used, or with an empty text that nothing is.
+
+        :return: whether that is new
+        """
+        with self._lock:
+            new = text != self._seen.remark
+            if new:
+                self._seen = replace(self._seen, remark=text)
+            return new
 
     def turn(self, dropped: Mapping[str, int]) -> tuple[Window, Seen]:
         """Return what happened since the last turn, and begin another window.
@@ -152,9 +167,10 @@ def camera_status(
             level, message = ERROR, _silent(topic, silence, seen, publishers, remarks)
         else:
             level, message = _verdict(window, seen, counts, busy, limits.max_age)
-            if remarks or output_remarks:
+            found = [*remarks, *([seen.remark] if seen.remark else []), *output_remarks]
+            if found:
                 more = [] if level == OK else [message]
-                level, message = WARN, "; ".join([*remarks, *output_remarks, *more])
+                level, message = WARN, "; ".join([*found, *more])
 
     def mean(values: Sequence[float]) -> str:
         return f"{sum(values) / len(values):.1f}" if values else ""

@@ -48,6 +48,10 @@ _DIAGNOSTICS_PERIOD = 1.0
 _USUAL_SIZE = (360, 480)
 #: Seconds after which the executor looks up whether it is to stop, should it have missed the call.
 _LOOK_UP = 1.0
+#: States of the lifecycle between transitions, one of which loads the model.
+_AT_REST = ("unconfigured", "inactive", "active", "finalized")
+#: Seconds for which a change of parameters waits where another thread has the turn then: it is soon done.
+_SHORTLY = 0.1
 #: Signals that ask the node to stop.
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
 #: So many of them are heard in peace: ros2 launch sends up to three.
@@ -344,6 +348,7 @@ class SegmentationNode(LifecycleNode):
             Drawing(values["overlay_alpha"], values["overlay_legend"]),
             values["lazy"],
             values["max_image_pixels"],
+            values["sample_bits"],
         )
         if self._active:
             self._follow_infos()
@@ -461,8 +466,23 @@ class SegmentationNode(LifecycleNode):
 
     # --- parameters -----------------------------------------------------------------------------------------------
 
-    @_in_turn
     def _on_set_parameters(self, changes: Sequence[RosParameter]) -> SetParametersResult:
+        """Check a change as a whole; refuse it while a thread has the turn that may be loading a model.
+
+        The executor, whose thread this mostly is, is not to wait. What the node sets itself, it sets in its own turn.
+        """
+        if not any(change.name in TABLE for change in changes):
+            return SetParametersResult(successful=True)  # rclpy's own: a subscription may declare its QoS at any time
+        if not self._turn.acquire(timeout=_SHORTLY if self._state() in _AT_REST else 0):
+            reason = f"another thread has the node in hand (state: {self._state()}): nothing was set, try again"
+            return SetParametersResult(successful=False, reason=reason)
+        try:
+            return self._accept(changes)
+        finally:
+            self._turn.release()
+
+    @_in_turn
+    def _accept(self, changes: Sequence[RosParameter]) -> SetParametersResult:
         """Check a change as a whole. It is carried out when rclpy has set the values: others may refuse them yet."""
         if not self._reverting:
             try:

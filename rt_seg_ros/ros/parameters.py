@@ -180,7 +180,8 @@ PARAMETERS: tuple[Parameter, ...] = (
     ),
     Parameter(
         "confidence_threshold", "float", _CONFIG.confidence_threshold, "at once",
-        "Pixels whose label has a lower probability become 255, unlabelled.", minimum=0.0, maximum=1.0,
+        "Pixels whose label has a lower probability become 255, unlabelled; in steps of 1/255.",
+        minimum=0.0, maximum=1.0,
     ),
     Parameter(
         "camera_topics", "strings", ["camera/image_raw"], "inactive",
@@ -216,6 +217,10 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "max_image_pixels", "int", MAX_PIXELS, "at once",
         "Larger images are rejected before memory is taken for them (pixels).", minimum=1, maximum=2**31 - 1,
+    ),
+    Parameter(
+        "sample_bits", "int", 16, "at once",
+        "Bits that 16-bit images use: 12 for cameras whose values end at 4095.", minimum=8, maximum=16,
     ),
     Parameter(
         "input_timeout", "float", 2.0, "at once",

@@ -10,14 +10,16 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 
 from rt_seg_ros import __version__
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.evaluation.usage import cpu_name
 from rt_seg_ros.labels import LabelSpace
+from rt_seg_ros.training.checkpoint import BEST
 from rt_seg_ros.training.distributed import World
-from rt_seg_ros.training.recipe import Recipe, SourceSection, load_recipe
-from rt_seg_ros.training.run_folder import RECIPE, commit
+from rt_seg_ros.training.recipe import Recipe, SourceSection, load_recipe, parse_recipe
+from rt_seg_ros.training.run_folder import METRICS, RECIPE, commit, label_space_of, read_about, read_metrics
 from rt_seg_ros.training.sources import Source
 from rt_seg_ros.working_size import Size
 
@@ -56,6 +58,65 @@ def describe_run(
         "commit": commit(),
         **({"start": dict(start)} if start else {}),
     }
+
+
+def card_of_run(run: Path, content: Mapping[str, Any], start: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what the card of a run's weights tells of where they come from.
+
+    :param run: run folder
+    :param content: of its best checkpoint
+    :param start: what the card of the weights tells that the run went on from
+    :raises UserError: a recipe or an about.yaml that cannot be read
+    """
+    recipe = parse_recipe(yaml.safe_load(content["recipe"]), f"recipe in {run / BEST}")
+    about = read_about(run)
+    for key in ("frame_size", "start"):  # what the weights need in use; and what stands last
+        about.pop(key, None)
+    return {
+        "recipe": recipe.name,
+        "scores": _scores(recipe, label_space_of(run, recipe), content["metrics"]),
+        "data": [],
+        "protocol": "",
+        "command": repeat_command(recipe),
+        "licence": licence(recipe, start),
+        "pretraining": Path(recipe.network.backbone_weights).name if recipe.network.backbone_weights else "none",
+        **about,
+        "training": _training(recipe, content["metrics"], run),
+        **({"start": dict(start)} if start else {}),
+    }
+
+
+def _scores(recipe: Recipe, space: LabelSpace, metrics: Mapping[str, float]) -> dict[str, Any]:
+    """Return the best validation's figures in percent: ``{'camvid val': {'miou': 61.2, ...}}``."""
+    names = [key.removesuffix("/miou") for key in metrics if key.endswith("/miou")]
+    return {
+        split_name(section, name): {
+            "miou": _percent(metrics[f"{name}/miou"]),
+            "pixel_accuracy": _percent(metrics[f"{name}/pixel_accuracy"]),
+            "per_class_iou": {label: _percent(metrics[f"{name}/{label}"]) for label in space.names},
+        }
+        for section, name in zip(recipe.data.val, names, strict=True)  # measured and written in the recipe's order
+    }
+
+
+def _training(recipe: Recipe, metrics: Mapping[str, float], run: Path) -> dict[str, Any]:
+    """Return how the weights came about: the step they are of, and what the whole run took."""
+    rows = read_metrics(run / METRICS) if (run / METRICS).is_file() else []
+    last = rows[-1] if rows else metrics
+    return {
+        "best_step": int(metrics["step"]),
+        "best_epoch": round(float(metrics["epoch"]), 1),
+        "steps": int(last["step"]),
+        "epochs": round(float(last["epoch"]), 1),
+        "minutes": round(float(last["minutes"]), 1),
+        "batch": recipe.schedule.batch,
+        "crop": list(recipe.augment.crop),
+        "precision": recipe.run.precision,
+    }
+
+
+def _percent(share: float) -> float:
+    return round(100 * float(share), 2)
 
 
 def frame_size(recipe: Recipe, train: Sequence[Source]) -> Size:

@@ -46,7 +46,14 @@ from rt_seg_ros.training.recipe import Recipe, parse_recipe
 from rt_seg_ros.training.run_folder import RunFolder, label_space_of, read_about
 from rt_seg_ros.training.schedules import rate_factor
 from rt_seg_ros.training.sources import OpenSource, Source, load_sources, open_sources
-from rt_seg_ros.training.start import check_network, check_sizes, describe_start, make_networks
+from rt_seg_ros.training.start import (
+    check_network,
+    check_sizes,
+    describe_start,
+    make_networks,
+    sizes_of,
+    start_remarks,
+)
 from rt_seg_ros.training.validation import validate
 from rt_seg_ros.training.watcher import Progress, Watcher
 from rt_seg_ros.working_size import working_size
@@ -123,13 +130,13 @@ class Trainer:
                 f"loss.class_weights has {len(given)} numbers; label space '{self.space.name}' has "
                 f"{self.space.num_classes} classes"
             )
-        if checkpoint is None:
+        if checkpoint is None or _sizes_changed(recipe, checkpoint):
             check_sizes(recipe)
         check_network(recipe, self.space.num_classes)
         torch.manual_seed(recipe.run.seed)
-        self.network, self._evaluated = make_networks(recipe, self.space.num_classes, checkpoint is None)
+        self.network, self._evaluated = make_networks(recipe, self.space, checkpoint is None)
         self._deployed = set(self._evaluated.state_dict())
-        self._start = describe_start(recipe, self.network) if checkpoint is None else None
+        self._start = describe_start(recipe, self.network, self.space) if checkpoint is None else None
         self._opened: tuple[list[OpenSource], list[OpenSource]] = (
             open_sources(data.train, root, self.space, data, data.size),
             open_sources(data.val, root, self.space, data, None),
@@ -202,6 +209,9 @@ class Trainer:
             if anew := (self._start or {}).get("begun_anew"):
                 more = f" and {len(anew) - 4} more" if len(anew) > 4 else ""
                 self.watcher.on_message(f"nothing in network.weights fits {', '.join(anew[:4])}{more}: begun anew")
+            if self._start:
+                for remark in start_remarks(self.recipe, self.space, frame_size(self.recipe, sources)):
+                    self.watcher.on_message(remark)
             if self.device.type == "cpu" and self.recipe.run.precision == "bf16" and not cpu_has_bf16():
                 self.watcher.on_message("this CPU has no instructions for bf16: run.precision=fp32 is faster here")
 
@@ -557,6 +567,11 @@ def _check_continued(recipe: Recipe, checkpoint: dict[str, Any]) -> None:
             f"a run cannot be continued as another: {'; '.join(changed)}. Begin a new run instead; "
             "with --weights FILE it goes on from the weights of this one"
         )
+
+
+def _sizes_changed(recipe: Recipe, checkpoint: dict[str, Any]) -> bool:
+    before = parse_recipe(yaml.safe_load(checkpoint["recipe"]), "recipe in the checkpoint")
+    return sizes_of(before) != sizes_of(recipe)
 
 
 def _checkpoint_bytes(recipe: Recipe, network: nn.Module) -> int:

@@ -14,6 +14,7 @@ from rt_seg_ros.cache import Cache
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.labels import list_label_spaces, load_label_space
 from rt_seg_ros.pickles import SAFE_SUFFIX, check_tensors, read_pickle, tensors_in
+from rt_seg_ros.training.about import card_of_run
 from rt_seg_ros.training.checkpoint import BEST
 from rt_seg_ros.training.run_folder import ABOUT, LABELS, label_space_of, read_about
 from rt_seg_ros.zoo import DEFAULT_LABEL_SPACE, DEFAULT_MEAN, DEFAULT_STD, save_weights
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _CONVERTED = Cache("pickles", keep=16)
-_FORMAT = 2
+_FORMAT = 3
 _USUAL_SIZE = (360, 480)
 
 
@@ -55,13 +56,16 @@ def weights_from_pickle(
         content = read_pickle(path, "weights")
         if isinstance(content, Mapping) and "recipe" in content:
             state, about = _of_run(content, network, path)
+            told = read_about(path.parent)  # "": best.pt without its run
+            card = card_of_run(path.parent, content, told.get("start")) if told else {}
         else:
             state = tensors_in(content, where)
             about = _of_tensors(state, network, label_space, dict(options or {}), where)
+            card = {}
         _check(state, about, where)
         with tempfile.TemporaryDirectory(prefix="rt_seg_pickle_") as folder:
             file = Path(folder) / name
-            save_weights(file, state, **about, card={"source": path.name})
+            save_weights(file, state, **about, card={**card, "source": path.name})
             files = {made.name: made.read_bytes() for made in (file, file.with_suffix(".yaml"))}
         if _CONVERTED.save(network, key, files) is None:
             raise UserError(f"{where}: {_CONVERTED.folder} cannot be written, where its tensors are to be kept")
@@ -122,15 +126,20 @@ def _of_tensors(
 
 def _count_classes(state: Mapping[str, Tensor], network: str, options: dict[str, Any], where: str) -> int:
     """Return the rows of the tensors whose rows are the classes."""
-    two, three = _outline(network, 2, options), _outline(network, 3, options)
-    of_classes = [key for key in two if two[key].shape[:1] != three[key].shape[:1]]
+    of_classes = class_tensors(network, options)
     found = {len(state[key]) for key in of_classes if key in state and state[key].ndim}
     if len(found) != 1:
         raise UserError(f"{where} are not those of network '{network}': no classifier '{of_classes[0]}' in them")
     return found.pop()
 
 
-def _outline(network: str, classes: int, options: dict[str, Any]) -> dict[str, Tensor]:
+def class_tensors(network: str, options: Mapping[str, Any]) -> list[str]:
+    """Return the names of a network's tensors whose rows are the classes."""
+    two, three = _outline(network, 2, options), _outline(network, 3, options)
+    return [key for key in two if two[key].shape[:1] != three[key].shape[:1]]
+
+
+def _outline(network: str, classes: int, options: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return a network's tensors without their values."""
     import torch
 

@@ -9,6 +9,7 @@ it; one that is named on the command line, in the present folder.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -174,6 +175,13 @@ class LossSection(_Section):
         default=[], description="by auxiliary head; none: the network is built without"
     )
 
+    @field_validator("class_weights", "auxiliary_weights")
+    @classmethod
+    def _weigh(cls, value: Any) -> Any:
+        if isinstance(value, list) and value and not (min(value) >= 0.0 < max(value) < math.inf):
+            raise ValueError("numbers from 0, and not all of them 0")
+        return value
+
     @model_validator(mode="after")
     def _smooths(self) -> LossSection:
         if self.label_smoothing and "cross_entropy" not in (self.kind, self.auxiliary_kind):
@@ -273,7 +281,7 @@ def load_recipe(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Reci
     for override in overrides:
         override_document(document, override)
         if override.startswith("label_space="):
-            _resolve_label_space(document, Path.cwd())
+            resolve_label_space(document, Path.cwd())
     return parse_recipe(document, f"recipe {name_or_path}")
 
 
@@ -301,7 +309,7 @@ def _with_ancestors(name_or_path: str | Path, descendants: tuple[Path, ...]) -> 
         raise UserError(f"recipe {path} is not valid YAML: {yaml_problem(error)}") from error
     if not isinstance(document, dict):
         raise UserError(f"recipe {path}: a mapping of keys to values is needed")
-    _resolve_label_space(document, path.parent)
+    resolve_label_space(document, path.parent)
     parent = document.pop("inherits", None)
     document.setdefault("name", path.stem)
     if parent is None:
@@ -312,7 +320,7 @@ def _with_ancestors(name_or_path: str | Path, descendants: tuple[Path, ...]) -> 
     return _merged(below, document)
 
 
-def _resolve_label_space(document: dict[str, Any], folder: Path) -> None:
+def resolve_label_space(document: dict[str, Any], folder: Path) -> None:
     """Make a label space's file one that is found from everywhere."""
     given = document.get("label_space")
     if isinstance(given, str) and is_label_file(given):
@@ -340,12 +348,17 @@ def _merged(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     result = copy.deepcopy(below)
     for key, value in above.items():
         # Another network's options are not this one's.
-        whole = key == "network" and isinstance(value, dict) and value.get("name") != result.get(key, {}).get("name")
+        whole = key == "network" and isinstance(value, dict) and _is_another(value, result.get(key))
         if isinstance(value, dict) and isinstance(result.get(key), dict) and not whole:
             result[key] = _merged(result[key], value)
         else:
             result[key] = copy.deepcopy(value)
     return result
+
+
+def _is_another(network: Mapping[str, Any], below: Any) -> bool:
+    former = below.get("name") if isinstance(below, dict) else None
+    return bool(network.get("name", former) != former)
 
 
 def override_document(document: dict[str, Any], override: str) -> None:

@@ -5,6 +5,7 @@ Either way a picture is the same array, so that a run does not depend on where i
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from rt_seg_ros.data.datasets import Dataset, check_dataset, open_dataset
 from rt_seg_ros.errors import UserError
-from rt_seg_ros.labels import UNLABELLED, LabelSpace
+from rt_seg_ros.labels import UNLABELLED, LabelSpace, load_label_space
 from rt_seg_ros.overlap import reading_threads
 from rt_seg_ros.resampling import resize_labels, resize_pixels
 from rt_seg_ros.training.distributed import World
@@ -191,20 +192,22 @@ class RenderedDrives:
 class OpenSource:
     """A source that is there and looks usable; what it holds is not read yet.
 
-    ``size``: pictures are resized to this height and width; ``held``: they are to be kept in memory.
+    ``size``: pictures are resized to this height and width; ``held``: they are to be kept in memory, if that takes no
+    more than ``room`` bytes.
     """
 
     name: str
     pictures: Dataset | RenderedDrives
     size: Size | None
     held: bool = True
+    room: float = math.inf
 
     def __len__(self) -> int:
         return len(self.pictures)
 
     @cached_property
     def bytes(self) -> int:
-        """What holding it takes, by its first picture."""
+        """What holding it takes, if all pictures are as large as the first."""
         size = self.size
         if size is None and isinstance(self.pictures, RenderedDrives):
             size = self.pictures.size
@@ -273,14 +276,18 @@ def open_sources(
             left -= source.bytes if source.held else 0
         else:
             source.held = data.loading == "memory"
+    if data.loading == "auto":
+        for source in opened:
+            source.room = source.bytes + left
     return opened
 
 
 def _open(section: SourceSection, root: Path | None, space: LabelSpace, size: Size | None) -> OpenSource:
     if section.synth is not None:
-        if space.name != "camvid11":
+        if space.names != load_label_space("camvid11").names:  # a space of one's own may bear that name
             raise UserError(
-                f"rendered drives have label space camvid11, this recipe has '{space.name}': leave synth out"
+                f"rendered drives have the classes of camvid11, this recipe's label space '{space.name}' has "
+                f"{', '.join(space.names[:4])}...: leave synth out"
             )
         return OpenSource(section.name or "synth", RenderedDrives(section.synth), size)
     path = Path(str(section.path)).expanduser()
@@ -306,7 +313,10 @@ def load_sources(
         surveys: list[_Survey | None] = []
         for k, source in enumerate(opened):
             if source.held:
-                held[k] = _hold(source, fill, report)
+                try:
+                    held[k] = _hold(source, fill, report)
+                except _LargerThanThought:  # the same in every process, for all read the same
+                    source.held = False
             surveys.append(None if source.held else _survey(source, world, report))
         return surveys
 
@@ -327,12 +337,22 @@ def load_sources(
     return sources
 
 
+class _LargerThanThought(Exception):
+    """Pictures do not fit the memory that they were to be held in."""
+
+
 def _hold(source: OpenSource, fill: Triple, report: Report | None) -> Frames:
     pictures: list[NDArray[np.uint8]] = []
     truth: list[NDArray[np.uint8]] = []
     doing = "reading" if isinstance(source.pictures, Dataset) else "rendering"
+    height = width = 0
 
     def keep(image: NDArray[np.uint8], labels: NDArray[np.uint8]) -> None:
+        nonlocal height, width
+        # They are held at one size, the largest of each axis.
+        height, width = max(height, labels.shape[0]), max(width, labels.shape[1])
+        if len(source) * height * width * _BYTES_PER_PIXEL > source.room:
+            raise _LargerThanThought
         pictures.append(image)
         truth.append(labels)
         if report:

@@ -11,14 +11,26 @@ import torch
 from torch import Tensor
 
 from rt_seg_ros.errors import UserError
+from rt_seg_ros.labels import LabelSpace
 from rt_seg_ros.networks import SegmentationNetwork, create_network
 from rt_seg_ros.pickles import is_pickle
-from rt_seg_ros.training.pickled import weights_from_pickle
+from rt_seg_ros.training.pickled import class_tensors, weights_from_pickle
 from rt_seg_ros.training.recipe import Recipe
-from rt_seg_ros.working_size import STEP
+from rt_seg_ros.working_size import STEP, Size
 from rt_seg_ros.zoo import ModelCard, build_network, find_model, read_weights_header
 
+_MUCH_LARGER = 2.0  # times as many pixels
 _LEAST_SHARE = 0.2  # of a network's values: less than this is chance
+
+
+def sizes_of(recipe: Recipe) -> dict[str, Size | None]:
+    """Return the (height, width) at which a network is to see pictures, by their keys in the recipe."""
+    begin = recipe.augment.begin
+    return {
+        "augment.crop": recipe.augment.crop,
+        "data.size": recipe.data.size,
+        "augment.begin.crop": begin.crop if begin else None,
+    }
 
 
 def check_sizes(recipe: Recipe) -> None:
@@ -26,9 +38,7 @@ def check_sizes(recipe: Recipe) -> None:
 
     :raises UserError: one that labels would be shifted at
     """
-    begin = recipe.augment.begin
-    sizes = {"augment.crop": recipe.augment.crop, "data.size": recipe.data.size}
-    for name, size in {**sizes, "augment.begin.crop": begin.crop if begin else None}.items():
+    for name, size in sizes_of(recipe).items():
         if size is not None and any(side % STEP for side in size):
             near = [max(STEP, STEP * round(side / STEP)) for side in size]
             raise UserError(f"{name} is {list(size)}; use multiples of {STEP}, such as {near}: others shift the labels")
@@ -60,14 +70,15 @@ def check_network(recipe: Recipe, num_classes: int) -> None:
 
 
 def make_networks(
-    recipe: Recipe, num_classes: int, with_weights: bool = True
+    recipe: Recipe, space: LabelSpace, with_weights: bool = True
 ) -> tuple[SegmentationNetwork, SegmentationNetwork]:
     """Build the network to train, with its auxiliary heads, and the one to measure and ship, without.
 
+    :param space: the label space that is learnt
     :param with_weights: load what the recipe begins with; else both are randomly initialised
     :raises UserError: weights that cannot be read, or do not fit
     """
-    section = recipe.network
+    section, num_classes = recipe.network, space.num_classes
     deployed = create_network(section.name, num_classes, **section.options)
     if recipe.loss.auxiliary_weights:
         network = create_network(section.name, num_classes, **{**section.options, "aux": True})
@@ -76,7 +87,7 @@ def make_networks(
     if with_weights and section.backbone_weights:
         network.load_backbone(Path(section.backbone_weights).expanduser(), section.allow_pickle)
     if with_weights and section.weights:
-        load_start(recipe, network)
+        load_start(recipe, network, space)
     return network, deployed
 
 
@@ -100,26 +111,55 @@ def start_card(recipe: Recipe) -> ModelCard:
     return find_model(section.name, weights=path)
 
 
-def describe_start(recipe: Recipe, network: SegmentationNetwork | None = None) -> dict[str, Any] | None:
+def describe_start(
+    recipe: Recipe, network: SegmentationNetwork | None = None, space: LabelSpace | None = None
+) -> dict[str, Any] | None:
     """Return what a card tells of the weights that the run goes on from: all that their own card does.
 
-    :param network: the one that went on from them; which of its parts began anew is then told too
+    :param network: the one that went on from them, in ``space``; which of its parts began anew is then told too
     :raises UserError: as :func:`start_card`
     """
     if not recipe.network.weights:
         return None
     card = start_card(recipe)
     told = {"model": card.name, "sha256": card.sha256, "scores": dict(card.scores), **card.details}
-    if recipe.network.partial and network is not None:
+    if recipe.network.partial and network is not None and space is not None:
         anew = _misfits(network.state_dict(), build_network(card).state_dict())
+        if _other_classes(card, space):
+            anew += [key for key in class_tensors(recipe.network.name, recipe.network.options) if key not in anew]
         told["begun_anew"] = sorted({key.rpartition(".")[0] or key for key in anew})
     return told
 
 
-def load_start(recipe: Recipe, network: SegmentationNetwork) -> None:
+def start_remarks(recipe: Recipe, space: LabelSpace, frames: Size) -> list[str]:
+    """Return what is likely to surprise where a run goes on from weights.
+
+    :param frames: (height, width) of the frames to learn from
+    :raises UserError: as :func:`start_card`
+    """
+    if not recipe.network.weights:
+        return []
+    card, remarks = start_card(recipe), []
+    if not recipe.network.partial and _other_classes(card, space):
+        theirs = ", ".join(card.load_label_space().names[:3])
+        remarks.append(
+            f"network.weights know {theirs}...: the classifier goes on from these, place by place; with "
+            "network.partial=true it begins anew"
+        )
+    known = card.frame_size
+    if known is not None and frames[0] * frames[1] > _MUCH_LARGER * known[0] * known[1]:
+        remarks.append(
+            f"pictures are {frames[1]}x{frames[0]}; network.weights learnt from {known[1]}x{known[0]}, and know things "
+            "as large as there: data.size makes them smaller"
+        )
+    return remarks
+
+
+def load_start(recipe: Recipe, network: SegmentationNetwork, space: LabelSpace) -> None:
     """Load a model's weights into the network that is trained; its auxiliary heads begin anew.
 
-    With ``network.partial`` they may be of another network, or of other classes: what does not fit begins anew.
+    With ``network.partial`` they may be of another network, or of other classes: what does not fit begins anew, and so
+    does a classifier of other classes, whatever their number.
 
     :raises UserError: no such model or file, weights of another network or number of classes, or, in part, weights
         of which little fits
@@ -131,6 +171,8 @@ def load_start(recipe: Recipe, network: SegmentationNetwork) -> None:
     described = f"network.weights '{section.weights}' ({card.network}, {card.num_classes} classes)"
     wrong = _misfits(state, expected)
     if section.partial:
+        if _other_classes(card, space):
+            wrong += [key for key in class_tensors(card.network, card.options) if key not in wrong]
         state = {key: value for key, value in state.items() if key not in wrong}
         taken, all_values = (sum(value.numel() for value in part.values()) for part in (state, expected))
         if taken < _LEAST_SHARE * all_values:
@@ -145,6 +187,10 @@ def load_start(recipe: Recipe, network: SegmentationNetwork) -> None:
             f"{', '.join(wrong[:3])}{more}. With network.partial=true what fits is taken"
         )
     network.load_state_dict(expected | state)
+
+
+def _other_classes(card: ModelCard, space: LabelSpace) -> bool:
+    return card.load_label_space().names != space.names
 
 
 def _misfits(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -12,6 +13,7 @@ from backend_helpers import cut
 from breaking import break_backend
 
 from rt_seg_ros.backends import fallback, other_backends
+from rt_seg_ros.backends.base import Backend, BatchResult
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.images import Frame, ImageRejected
 from rt_seg_ros.pipeline import Segmenter, SegmenterConfig
@@ -29,6 +31,23 @@ def _runtimes():
 def segmenter(backend: str, fall_back: bool = True) -> Segmenter:
     config = SegmenterConfig(backend=backend, device="cpu", allow_random_weights=True, threads=1)
     return Segmenter(config, fall_back)
+
+
+class Still(Backend):
+    """A backend without a runtime; it works unless it is ``broken``."""
+
+    device, precision = "cpu", "fp32"
+    broken = False
+
+    def __init__(self, name: str, batches: bool = False, warm_up_calls: int = 1) -> None:
+        self.name, self.batches, self.warm_up_calls = name, batches, warm_up_calls
+        self.seen_live: list[bool] = []
+
+    def run(self, frames, working, sizes, confidence):
+        self.seen_live.append(self.live)
+        if self.broken:
+            raise RuntimeError("broken")
+        return BatchResult([np.zeros(size, np.uint8) for size in sizes], None)
 
 
 @pytest.mark.parametrize(
@@ -122,6 +141,17 @@ def test_what_shares_the_network_shares_its_fate_and_another_config_begins_anew(
     assert (again.backend_name, again.backend.trouble) == ("torch", "")
 
 
+def test_what_another_config_loads_anew_falls_back_too():
+    one, frame = segmenter("torch"), cut(*SIZE)
+    strict = one.reconfigured(replace(one.config, confidence_threshold=0.5))
+    for former in (one, strict):
+        again = former.reconfigured(replace(former.config, threads=2))
+        again.segment(frame)
+        break_backend(again.backend._serving)
+        again.segment(frame)
+        assert again.backend_name == "openvino" and again.backend.trouble
+
+
 def test_a_rehearsal_that_fails_is_told_and_changes_nothing():
     """A parameter that asks for more than a GPU can do must not move the camera's frames off it."""
     one, frame = segmenter("auto"), cut(*SIZE)
@@ -172,6 +202,39 @@ def test_it_does_not_build_what_is_not_needed():
     break_backend(first)
     one.run([frame], SIZE, [SIZE], False)
     assert built == ["onnxruntime"] and one.name == "onnxruntime"
+
+
+def test_who_takes_over_is_told_that_frames_wait_and_says_how_it_wants_them():
+    first, second = Still("torch"), Still("openvino", True, 3)
+    one = fallback.FallbackBackend(first, lambda failed: iter([(("openvino", "cpu"), second)]), True)
+    one.live = first.broken = True
+    one.run([Frame(cut(*SIZE))], SIZE, [SIZE], False)
+    assert second.seen_live == [True], "it must not build what takes long now"
+    assert (one.name, one.batches, one.warm_up_calls) == ("openvino", True, 3)
+
+
+def test_each_that_failed_is_passed_over_and_a_success_ends_the_waiting():
+    made = {name: Still(name) for name in ("torch", "openvino", "onnxruntime")}
+    asked = []
+
+    def others(failed):
+        asked.append(set(failed))
+        return (((name, "cpu"), backend) for name, backend in made.items() if (name, "cpu") not in failed)
+
+    one, frame = fallback.FallbackBackend(made["torch"], others, True), Frame(cut(*SIZE))
+    for name, takes_over in (("torch", "openvino"), ("openvino", "onnxruntime")):
+        made[name].broken = True
+        one.run([frame], SIZE, [SIZE], False)
+        assert one.name == takes_over
+    assert asked == [{("torch", "cpu")}, {("torch", "cpu"), ("openvino", "cpu")}]
+    made["onnxruntime"].broken = True
+    with pytest.raises(RuntimeError, match="broken"):
+        one.run([frame], SIZE, [SIZE], False)
+    assert one._pause == 2 * fallback._FIRST_PAUSE
+    made["openvino"].broken = False
+    one._not_before = 0.0
+    one.run([frame], SIZE, [SIZE], False)
+    assert one.name == "openvino" and one._pause == fallback._FIRST_PAUSE
 
 
 def test_a_users_error_of_a_named_backend_is_still_one():

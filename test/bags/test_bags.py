@@ -79,7 +79,8 @@ def test_what_is_written_is_read(tmp_path: Path, name: str, storage: str) -> Non
         assert len(list(bag.images())) == 5  # as often as wanted
         _, _, info = next(bag.messages([INFO_TOPIC]))
         np.testing.assert_allclose(info.k, CAMERA.matrix.reshape(-1))
-        assert (info.height, info.width, info.distortion_model, len(info.d)) == (24, 32, "plumb_bob", 5)
+        assert (info.height, info.width, info.distortion_model, list(info.d)) == (24, 32, "plumb_bob", [0.0] * 5)
+        np.testing.assert_array_equal(np.reshape(info.r, (3, 3)), np.eye(3))
         np.testing.assert_allclose(np.reshape(info.p, (3, 4))[:, :3], CAMERA.matrix)
     assert not list(tmp_path.glob(".*"))
 
@@ -127,6 +128,42 @@ def test_encodings(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read.frame.bgr(), picture(2)[:, ::2])
     (read,) = bag.images("/jpeg/compressed")
     assert read.frame.bgr().shape == image.shape
+
+
+def test_16_bit_images_of_either_byte_order_are_read(tmp_path: Path) -> None:
+    values = np.arange(0, 65536, 65535 // 11, dtype=np.uint16)[:12].reshape(3, 4)
+    with BagWriter(tmp_path / "b") as writer:
+        for big in (0, 1):
+            data = np.frombuffer(values.astype(">u2" if big else "<u2").tobytes(), np.uint8)
+            fields = {"header": writer.header(START + big, "c"), "height": 3, "width": 4, "is_bigendian": big}
+            message = writer.message(IMAGE, **fields, encoding="mono16", step=8, data=data)
+            writer.write("/image", message, START + big)
+    with open_bag(tmp_path / "b") as bag:
+        little, big = (image.frame.pixels for image in bag.images())
+    np.testing.assert_array_equal(little, big)
+    assert little[0, 1] == 23
+
+
+def test_an_image_without_a_stamp_has_the_time_of_its_recording(tmp_path: Path) -> None:
+    with BagWriter(tmp_path / "b") as writer:
+        writer.add_image(IMAGE_TOPIC, 0, "c", picture(0), recorded_ns=START)
+    with open_bag(tmp_path / "b") as bag:
+        assert [image.stamp_ns for image in bag.images()] == [START]
+
+
+def test_mosaics_are_demosaiced_compressed_too(tmp_path: Path) -> None:
+    mosaic = cv2.resize(picture(3)[:, :, 0], (32, 24))
+    packed = cv2.imencode(".png", mosaic)[1].tobytes()
+    with BagWriter(tmp_path / "b") as writer:
+        fields = {"header": writer.header(1, "c"), "height": 24, "width": 32, "is_bigendian": 0, "step": 32}
+        raw = writer.message(IMAGE, **fields, encoding="bayer_gbrg8", data=mosaic.reshape(-1))
+        writer.write("/raw", raw, 1)
+        writer.add_compressed_image("/png/compressed", 1, "c", packed, "bayer_gbrg8; png compressed ")
+        writer.add_compressed_image("/grey/compressed", 1, "c", packed, "mono8; png compressed ")
+    with open_bag(tmp_path / "b") as bag:
+        ((expected,), (read,), (grey,)) = (list(bag.images(t)) for t in ("/raw", "/png/compressed", "/grey/compressed"))
+    np.testing.assert_array_equal(read.frame.bgr(), expected.frame.bgr())
+    assert np.ptp(read.frame.bgr(), axis=2).max() > 0 == np.ptp(grey.frame.bgr(), axis=2).max()
 
 
 def test_compressed_labels_keep_their_ids(tmp_path: Path) -> None:
@@ -232,6 +269,21 @@ def test_label_info_names_what_has_no_label_as_the_node_does(tmp_path: Path) -> 
     ((_, _, info),) = open_bag(tmp_path / "b").messages(["/segmentation/label_info"])
     named = [(c.class_id, c.class_name) for c in info.class_map]
     assert named == [*((c.id, c.name) for c in space.classes), (255, "unlabelled")]
+
+
+def test_results_tell_box_and_threshold_and_keep_the_time_of_recording(tmp_path: Path) -> None:
+    found = np.full((24, 32), 255, np.uint8)
+    found[3:8, 10:30] = 8
+    with BagWriter(tmp_path / "b") as writer:
+        results = ResultTopics(writer, load_label_space("camvid11"), threshold=0.25)
+        results.add(START, "camera", found, recorded_ns=START + 7)
+    with open_bag(tmp_path / "b") as bag:
+        read = {topic.rpartition("/")[2]: (recorded, message) for topic, recorded, message in bag.messages()}
+    assert {recorded for recorded, _ in read.values()} == {START + 7}
+    (mask,) = read["class_masks"][1].masks
+    box = mask.bounding_box
+    assert (box.x_offset, box.y_offset, box.width, box.height) == (10, 3, 20, 5)
+    assert read["label_info"][1].threshold == 0.25
 
 
 def _foreign_bag(path: Path, definition: str, kind: str, **fields: object) -> None:
@@ -453,6 +505,14 @@ def test_what_was_latched_is_so_in_a_torn_recording(tmp_path: Path, name: str, c
     assert [profile.durability.name for profile in bag.offered_qos(IMAGE_TOPIC)] == ["VOLATILE"]
 
 
+def test_the_tenth_part_of_a_recording_comes_after_the_second(tmp_path: Path) -> None:
+    for part in (0, 2, 10):
+        with BagWriter(tmp_path / f"split_{part}.mcap") as writer:
+            writer.add_image(IMAGE_TOPIC, START + part, "c", picture(part))
+    with open_bag(tmp_path) as bag:
+        assert [image.stamp_ns - START for image in bag.images()] == [0, 2, 10]
+
+
 @pytest.mark.parametrize("torn", [0, 1])
 def test_parts_of_a_recording_keep_their_order_where_one_is_torn(tmp_path: Path, torn: int) -> None:
     for part in range(3):
@@ -465,6 +525,25 @@ def test_parts_of_a_recording_keep_their_order_where_one_is_torn(tmp_path: Path,
     assert bag.damage.startswith(f"split_{torn}.mcap was cut off; 4 messages")
     assert [stamp - START for _, _, stamp, _ in bag.raw_messages()] == list(range(12))
     assert (bag.start_ns, bag.topics[IMAGE_TOPIC].count) == (START, 12)
+
+
+@pytest.mark.parametrize("suffix", [".mcap", ".mcap.zstd", ".db3"])
+@pytest.mark.parametrize("content", [b"", b"\0" * 5000], ids=["empty", "zeros"])
+def test_a_part_that_holds_nothing_costs_none_of_the_others(tmp_path: Path, suffix: str, content: bytes) -> None:
+    """As a recorder that is killed leaves its last file."""
+    kind = "db3" if suffix == ".db3" else "mcap"
+    with BagWriter(tmp_path / f"split_0.{kind}") as writer:
+        writer.add_image(IMAGE_TOPIC, START, "c", picture(0))
+    last = tmp_path / f"split_1{suffix}"
+    last.write_bytes(content)
+    bag = open_bag(tmp_path)
+    assert bag.damage == f"split_1{suffix} holds nothing that can be read"
+    assert [stamp for _, _, stamp, _ in bag.raw_messages()] == [START]
+    with pytest.raises(UserError, match="cannot be read"):
+        open_bag(last)
+    (tmp_path / f"split_0.{kind}").write_bytes(content)
+    with pytest.raises(UserError, match=f"split_0.{kind} cannot be read"):
+        open_bag(tmp_path)
 
 
 @pytest.mark.parametrize("storage", [StoragePlugin.MCAP, StoragePlugin.SQLITE3])

@@ -7,7 +7,8 @@ import pytest
 
 from rt_seg_ros.benchmark.cases import Case, Plan
 from rt_seg_ros.benchmark.report import check_picture, notes, save_picture, undrawn
-from rt_seg_ros.benchmark.run import Effort, Result, Row, score
+from rt_seg_ros.benchmark.run import Effort, Result, Row, _Collected, _row, score
+from rt_seg_ros.benchmark.spec import Answer
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.zoo import ModelCard
 
@@ -28,6 +29,33 @@ def row(case=CASE, **changes):
 
 def result(*rows):
     return Result(list(rows), Effort(), MACHINE)
+
+
+def answer(total, network=(), **values):
+    return Answer(total=list(total), network=list(network), working=[360, 480], **values)
+
+
+def test_a_row_s_figures_are_those_of_its_rounds():
+    ours = _Collected([
+        answer([10, 10, 10, 30], [8, 8, 8, 8], cpu=20, first=1.0, memory=100, lost=1),
+        answer([20, 20, 20, 20], [19, 19, 19, 19], cpu=40, first=3.0, memory=300, lost=2),
+        answer([40, 40, 40, 40], [38, 38, 38, 38], cpu=90, first=2.0, memory=200),
+    ])  # fmt: skip
+    naive = _Collected([answer([100] * 3), answer([40] * 3), answer([50] * 3)])
+    one = _row(CASE, {CASE: ours, CASE.counterpart(): naive})
+    assert (one.rounds, one.frames, one.lost) == (3, 12, 3)
+    assert one.median == 20 and 30 < one.p95 <= 40
+    assert one.network == 19 and one.outside == pytest.approx(0.05)
+    assert one.of_naive == 0.5, "the median of 0.1, 0.5 and 0.8: this machine's slow rounds are slow for both"
+    assert (one.cpu, one.start, one.memory) == (40, 2.0, 300)
+
+
+def test_a_node_is_held_against_the_pipeline_alone():
+    node = replace(CASE, mode="node", input="raw", outputs="mask")
+    alone, naive = replace(node, mode="pipeline"), node.counterpart()
+    rounds = {node: answer([15] * 3, node=[12] * 3), alone: answer([10] * 3), naive: answer([60])}
+    one = _row(node, {case: _Collected([found]) for case, found in rounds.items()})
+    assert one.node == 12 and one.of_pipeline == pytest.approx(1.2) and one.of_naive == 0.25
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])

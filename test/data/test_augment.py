@@ -61,6 +61,13 @@ def test_doubling_has_half_pixel_centres(noise, mirrored):
     np.testing.assert_allclose(x[:, 1:-1, 1:-1], expected[:, 1:-1, 1:-1], atol=1e-2)  # beyond the edge is the mean
 
 
+def test_a_picture_that_shrinks_is_averaged():
+    image, labels = np.zeros((3, 16, 32), np.uint8), np.zeros((16, 32), np.uint8)
+    image[:, :, 3::4] = 200  # one column of four
+    x, _ = augmented(image, labels, (4, 8), view(scale=0.25), scale=(0.25, 1.0))
+    np.testing.assert_allclose(x[:, 1:-1, 1:-1], 50.0, atol=1e-2)
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_an_edge_is_where_its_labels_say(seed):
     """Whatever the view, the picture's edge lies within half a picture pixel of the labels' edge."""
@@ -114,6 +121,12 @@ def test_light_and_colour():
     np.testing.assert_allclose(x[:, 0, 0], [grey] * 3, atol=1e-2)
     x, _ = augmented(image, labels, (2, 4), view(contrast=0.0), **some)
     np.testing.assert_allclose(x[:, 0, 0], [grey] * 3, atol=1e-2)
+
+
+def test_colours_stay_within_what_a_picture_can_hold():
+    image, labels = np.full((3, 2, 4), 200, np.uint8), np.zeros((2, 4), np.uint8)
+    x, _ = augmented(image, labels, (2, 4), view(brightness=1.5), brightness=0.5)
+    np.testing.assert_allclose(x, 255.0, atol=1e-3)
 
 
 def test_views_keep_to_their_options_and_their_seed():

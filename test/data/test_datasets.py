@@ -10,7 +10,14 @@ import pytest
 
 from rt_seg_ros.data.datasets import check_dataset, open_dataset
 from rt_seg_ros.errors import UserError
-from rt_seg_ros.labels import LabelClass, LabelSpace
+from rt_seg_ros.labels import LabelClass, LabelSpace, load_label_space
+
+#: Of each class its number in files of label ids, as the data set's own labels.py has them.
+CITYSCAPES_IDS = {
+    "road": 7, "sidewalk": 8, "building": 11, "wall": 12, "fence": 13, "pole": 17, "traffic light": 19,
+    "traffic sign": 20, "vegetation": 21, "terrain": 22, "sky": 23, "person": 24, "rider": 25, "car": 26, "truck": 27,
+    "bus": 28, "train": 31, "motorcycle": 32, "bicycle": 33,
+}  # fmt: skip
 
 
 def write(path: Path, pixels: np.ndarray) -> None:
@@ -78,6 +85,41 @@ def test_cityscapes_layout(tmp_path, kind, ids):
     assert data.label_space.name == "cityscapes19"
     check_dataset(data)
     assert data[0][1][0, :3].tolist() == [0, 18, 255]
+
+
+def test_every_label_id_of_cityscapes_becomes_its_class(tmp_path):
+    raw = np.arange(34, dtype=np.uint8)[None].repeat(2, 0)
+    write(tmp_path / "leftImg8bit/val/town/town_1_leftImg8bit.png", picture(7, raw.shape))
+    write(tmp_path / "gtFine/val/town/town_1_gtFine_labelIds.png", raw)
+    names = load_label_space("cityscapes19").names
+    expected = [255] * 34
+    for name, label_id in CITYSCAPES_IDS.items():
+        expected[label_id] = names.index(name)
+    assert open_dataset(tmp_path, "val")[0][1][0].tolist() == expected
+
+
+def test_cityscapes_is_not_scored_against_other_classes(tmp_path):
+    write(tmp_path / "leftImg8bit/val/town/town_1_leftImg8bit.png", picture(7))
+    write(tmp_path / "gtFine/val/town/town_1_gtFine_labelIds.png", labels(7, 11, 23))
+    with pytest.raises(UserError, match=r"laid out as Cityscapes, whose classes are not those of 'camvid11'"):
+        open_dataset(tmp_path, "val", "camvid11")
+    own = LabelSpace("own", tuple(LabelClass(i, f"c{i}", (i, i, i)) for i in range(19)), frozenset())
+    with pytest.raises(UserError, match=r"town_1_gtFine_labelIds\.png has Cityscapes' label ids"):
+        open_dataset(tmp_path, "val", own)
+    write(tmp_path / "gtFine/val/town/town_1_gtFine_labelTrainIds.png", labels(1, 2, 3))
+    assert open_dataset(tmp_path, "val", own)[0][1][0, :3].tolist() == [1, 2, 3]
+
+
+def test_names_are_equal_however_their_umlauts_are_written(camvid):
+    (camvid / "val/2.png").rename(camvid / "val/Stra\u00dfe gr\u00f6\u00dfer.png")
+    (camvid / "valannot/2.png").rename(camvid / "valannot/Stra\u00dfe gro\u0308\u00dfer.png")
+    assert len(open_dataset(camvid, "val")) == 3
+
+
+def test_jpeg_is_told_to_be_no_label_format(camvid):
+    (camvid / "valannot/1.png").rename(camvid / "valannot/1.jpg")
+    with pytest.raises(UserError, match=r"(?s)valannot has JPEG files, which do not keep class ids: take PNG.*val/1"):
+        open_dataset(camvid, "val")
 
 
 def test_missing_partners_are_named(camvid):

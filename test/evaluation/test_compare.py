@@ -140,6 +140,47 @@ def test_two_results(tmp_path, weights, other_weights, street, write_drive):
     assert same["agreement"] == 1.0
 
 
+def test_a_second_report_leaves_nothing_of_the_first(tmp_path, weights, street, write_drive):
+    drive, report, data = write_drive(street[:2], labels=False), tmp_path / "report", tmp_path / "set"
+    for i, (image, labels) in enumerate(street[:2]):
+        for folder, pixels in (("images", image), ("labels", labels)):
+            (data / folder).mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(data / folder / f"{START + i * STEP}.png"), pixels)
+    mine = ["notes.txt", "labels_cgnet.mcap", "overlay_tiny.mp4", "labels_old"]
+
+    def left(source, *options):
+        command = ["evaluate", str(source), "--weights", str(weights), "--backend", "torch", "--report", str(report)]
+        assert main([*command, *map(str, options)]) == 0
+        assert all((report / name).read_text() == "somebody's own" for name in mine if (report / "notes.txt").exists())
+        there = {path.name for path in report.iterdir()} - set(mine)
+        assert there >= {"metrics.json", "per_frame.csv", "report.html"}
+        return sorted(there - {"metrics.json", "per_frame.csv", "report.html"})
+
+    assert left(drive) == ["labels.mcap", "overlay.mp4"]
+    for name in mine:
+        (report / name).write_text("somebody's own")
+    assert left(drive, "--no-video") == ["labels.mcap"]
+    assert left(data) == ["labels"]
+    assert left(drive, "--no-video", "--truth", report / "labels") == ["labels", "labels.mcap"]  # what is read stays
+
+
+def test_labels_are_those_of_the_run_that_the_figures_are_of(tmp_path, pairs, capsys):
+    labels = [one for one, _ in pairs]
+    report = tmp_path / "report"
+    write_folder(report_labels := tmp_path / "labels", labels)
+    report.mkdir()
+    report_labels.rename(report / "labels")
+    write_bag(report / "labels.mcap", [other for _, other in pairs])
+    figures = {"name": "x", "label_space": "camvid11"}
+    for told, frames in (({"labels": "labels"}, 6), ({"topic": None}, 6)):
+        (report / "metrics.json").write_text(json.dumps({**figures, **told}))
+        found = compared(tmp_path, report, report / "labels")
+        assert (found["frames"], found["agreement"]) == (frames, 1.0)
+    (report / "metrics.json").write_text(json.dumps({**figures, "labels": None}))
+    assert main(["compare", str(report), str(report)]) == 2
+    assert "has no labels of 'x' (its report was written without)" in capsys.readouterr().err
+
+
 def test_results_on_a_data_set_go_by_name(tmp_path, weights, other_weights, street):
     for i, (image, labels) in enumerate(street[:3]):
         for folder, pixels in (("images", image), ("labels", labels)):

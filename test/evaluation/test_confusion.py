@@ -52,6 +52,20 @@ def test_one_matrix_is_summed_over_the_split():
     assert counted.per_class_iou().tolist() == [2 / 3, 3 / 4]
 
 
+def test_matrices_added_up_are_one_of_all_frames_also_of_what_has_no_label(frames):
+    truth, guess = frames
+    guess = np.where(guess == 10, 255, guess).astype(np.uint8)
+    whole, added = ConfusionMatrix(11), ConfusionMatrix(11)
+    whole.update(truth, guess)
+    for one, other in zip(truth, guess, strict=True):
+        part = ConfusionMatrix(11)
+        part.update(one, other)
+        added.add(part)
+    assert added.missed.sum() == ((guess == 255) & (truth != 255)).sum() and added.pixels == (truth != 255).sum()
+    np.testing.assert_array_equal(added.per_class_iou(), whole.per_class_iou())
+    assert added.pixel_accuracy() == whole.pixel_accuracy()
+
+
 def test_void_is_ignored_and_an_unlabelled_prediction_is_a_miss():
     counted = ConfusionMatrix(2)
     counted.update(np.array([255, 11, 0, 0], np.uint8), np.array([0, 1, 0, 255], np.uint8))

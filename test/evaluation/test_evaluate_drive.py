@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gc
 import json
+import os
 import subprocess
 import sys
 import tracemalloc
@@ -19,6 +20,7 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 from rt_seg_ros.bags import BagWriter, open_bag
 from rt_seg_ros.bags.types import CLASS_MASKS, LABEL_INFO, STATS, typestore
 from rt_seg_ros.cli import main
+from rt_seg_ros.errors import UserError
 from rt_seg_ros.evaluation.frames import open_frames
 from rt_seg_ros.evaluation.scores import Scores
 from rt_seg_ros.labels import load_label_space
@@ -158,7 +160,7 @@ def test_truth_that_cannot_be_this_drives(tmp_path, weights, street, write_drive
     said = capsys.readouterr().err
     assert "no topic '/nothing'" in said and f"{LABEL}" in said
     assert main([*command, "--truth", IMAGE]) == 2
-    assert "label images are mono8" in capsys.readouterr().err
+    assert "mono8 is needed, whose values are class ids" in capsys.readouterr().err
     assert main([*command, "--topic", "/front"]) == 2
     said = capsys.readouterr().err
     (line,) = [line for line in said.splitlines() if IMAGE in line]
@@ -197,11 +199,173 @@ def test_mixed_sizes_encodings_and_images_that_cannot_be_used(tmp_path, weights,
             else:
                 bag.add_image(IMAGE, stamp, "camera", image)
             bag.add_label(LABEL, stamp, "camera", labels)
-    found = evaluated(tmp_path, weights, drive, "--report", str(tmp_path / "report"))
+    found = evaluated(tmp_path, weights, drive, "--report", str(tmp_path / "report"), status=1)
     assert (found["frames"], found["frames_rejected"], found["frames_scored"]) == (7, 1, 7)
+    assert found["problems"] == [
+        "1 image cannot be used (short_data: 1); the first: frame 5, 1700000000.500: 10 bytes of data; 128x96 bgr8 "
+        "takes 36864"
+    ]
     assert found["rejected_by_reason"] == {"short_data": 1} and found["frames_played"] == 8
     assert found["flicker_pairs"] == 4  # none across a change of size: 0-1, 3-4, 4-6, 6-7
     assert "100x80 (seen at 104x80); 128x96" in found["protocol"]
+
+
+def test_truth_that_cannot_be_read_is_told_with_the_first(tmp_path, weights, street, write_drive, capsys):
+    folder = tmp_path / "truth"
+    folder.mkdir()
+    for i, (_, labels) in enumerate(street[:4]):
+        cv2.imwrite(str(folder / f"{START + i * STEP}.png"), labels)
+    for i in (1, 2):
+        (folder / f"{START + i * STEP}.png").write_bytes(b"no image")
+    drive = write_drive(street[:4], labels=False)
+    found = evaluated(tmp_path, weights, drive, "--truth", str(folder), status=1)
+    first = folder / f"{START + STEP}.png"
+    assert (found["frames"], found["frames_scored"], found["truth"]["rejected"]) == (4, 2, 2)
+    (problem,) = found["problems"]
+    assert problem.startswith(f"2 label images of the truth cannot be used; the first: {first} cannot be read")
+    said = capsys.readouterr()
+    assert f"truth: {folder} (4 label images)" in said.out and problem in said.err
+
+
+def add(bag: BagWriter, topic: str, i: int, kind: str = "") -> None:
+    """Write an image, or what tells the names of classes."""
+    stamp, pixels = START + i * STEP, np.full((8, 12), i, np.uint8)
+    if kind:
+        info = bag.message(kind, header=bag.header(stamp, "camera"), class_map=[], threshold=0.0)
+        bag.write(topic, info, stamp)
+    elif topic.endswith("/compressed"):
+        bag.add_compressed_image(topic, stamp, "camera", cv2.imencode(".png", pixels)[1].tobytes(), "mono8; png")
+    else:
+        bag.add_image(topic, stamp, "camera", pixels, "mono8")
+
+
+@pytest.mark.parametrize(
+    ("label", "beside", "kind"),
+    [
+        ("/segmentation/label", "", ""),
+        ("/segmentation/label/compressed", "", ""),
+        ("/robot/segmentation/label", "", ""),
+        ("/mine/label", "/mine/overlay", ""),
+        ("/mine/label/compressed", "/mine/overlay/compressed", ""),
+        ("/mine/label", "/mine/confidence", ""),
+        ("/mine/label", "/mine/mask/car", ""),
+        ("/mine/label", "/mine/label_info", LABEL_INFO),
+    ],
+)
+def test_what_a_node_published_is_no_truth_unless_it_is_named(tmp_path, label, beside, kind):
+    drive = tmp_path / "drive.mcap"
+    with BagWriter(drive) as bag:
+        for i in range(2):
+            add(bag, IMAGE, i)
+            add(bag, label, i)
+            if beside:
+                add(bag, beside, i, kind)
+    frames = open_frames(drive, CAMVID)
+    assert not frames.has_truth and list(frames.results) == [label]
+    assert open_frames(drive, CAMVID, truth=label).truth_name == f"topic {label} (2 label images)"
+
+
+def test_truth_beside_what_a_node_published_is_found_and_told(tmp_path, weights, street, write_drive, capsys):
+    drive = write_drive(street[:2])
+    evaluated(tmp_path, weights, drive, "--bag", str(tmp_path / "result.mcap"))
+    assert f"truth: topic {LABEL} (2 label images)" in capsys.readouterr().out
+    frames = open_frames(tmp_path / "result.mcap", CAMVID)
+    assert frames.truth_name == f"topic {LABEL} (2 label images)" and not frames.results
+
+
+@pytest.mark.parametrize(
+    ("cameras", "labels", "chosen", "truth"),
+    [
+        (["/left/image_raw", "/right/image_raw"], ["/right/label"], "/right/image_raw", "/right/label"),
+        (["/left/image_raw", "/right/image_raw"], ["/right/label"], "/left/image_raw", None),
+        (["/r/left/image", "/r/right/image", "/rear/image"], ["/r/left/label"], "/r/left/image", "/r/left/label"),
+        (["/r/left/image", "/r/right/image"], ["/r/left/label", "/r/right/label"], "/r/right/image", "/r/right/label"),
+        (["/cam/left", "/cam/right"], ["/cam/label"], "/cam/left", None),
+        (["/cam/image", "/cam/image/compressed"], ["/truth/label"], "/cam/image", "/truth/label"),
+        (["/cam/image"], ["/truth/label"], "", "/truth/label"),
+    ],
+)
+def test_truth_is_of_the_camera_that_is_evaluated(tmp_path, cameras, labels, chosen, truth):
+    drive = tmp_path / "drive.mcap"
+    with BagWriter(drive) as bag:
+        for i in range(2):
+            for topic in (*cameras, *labels):
+                add(bag, topic, i)
+    if truth is not None:
+        assert open_frames(drive, CAMVID, topic=chosen).truth_name == f"topic {truth} (2 label images)"
+        return
+    with pytest.raises(UserError, match=f"{labels[0]}: say which is the truth \\(--truth TOPIC\\)"):
+        open_frames(drive, CAMVID, topic=chosen)
+    assert not open_frames(drive, CAMVID, topic=chosen, truth="none").has_truth
+    assert open_frames(drive, CAMVID, topic=chosen, truth=labels[0]).has_truth
+
+
+@pytest.mark.parametrize("wrong", [IMAGE, LABEL])
+def test_a_wrong_stamp_costs_its_own_frame_alone(tmp_path, wrong):
+    drive = tmp_path / "drive.mcap"
+    with BagWriter(drive) as bag:
+        for i in range(8):
+            for topic in (IMAGE, LABEL):
+                stamp = START + i * STEP + (10**12 if (topic, i) == (wrong, 2) else 0)
+                bag.add_image(topic, stamp, "camera", np.full((8, 12), i, np.uint8), "mono8", START + i * STEP)
+    frames = open_frames(drive, CAMVID)
+    found = [item.truth((8, 12)) for item in frames]
+    assert [None if one is None else int(one[0, 0]) for one in found] == [0, 1, None, 3, 4, 5, 6, 7]
+    assert (frames.matching.frames_without_truth, frames.matching.truth_without_frame) == (1, 1)
+
+
+def test_truth_that_is_void_everywhere_gives_no_score(tmp_path, weights, street, write_drive, capsys):
+    void = [(image, np.full_like(labels, 255)) for image, labels in street[:3]]
+    report = tmp_path / "report"
+    found = evaluated(tmp_path, weights, write_drive(void), "--report", str(report))
+    assert found["miou"] is None and found["confusion"] is None and found["frames_scored"] == 0
+    assert found["truth"]["void"] == 3
+    said = capsys.readouterr().out
+    assert "truth is void everywhere" in said and "mIoU" not in said
+    assert "is void everywhere: there is no score" in (report / "report.html").read_text()
+    some = evaluated(tmp_path, weights, write_drive([*void[:1], *street[1:3]], "some.mcap"))
+    assert (some["frames_scored"], some["truth"]["void"]) == (2, 1) and some["miou"] > 0
+    assert "1 images whose truth is void everywhere" in capsys.readouterr().out
+
+
+def test_a_path_that_is_no_text_is_written_and_printed(tmp_path, weights, street, write_drive):
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    folder.mkdir()
+    drive = write_drive(street[:2]).rename(folder / "drive.mcap")
+    report = folder / "report"
+    command = [sys.executable, "-m", "rt_seg_ros.cli", "evaluate", drive, "--weights", weights, *TORCH]
+    done = subprocess.run([*command, "--report", report], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert b"/caf\xe9/report/report.html" in done.stdout
+    page = (report / "report.html").read_text(encoding="utf-8")
+    assert "caf\\udce9" in page and "Worst, median and best" in page
+    assert json.loads((report / "metrics.json").read_text())["path"] == str(drive)
+    assert len((report / "per_frame.csv").read_text(encoding="utf-8").splitlines()) == 3
+
+
+def test_who_ceases_to_read_has_the_files(tmp_path, weights, street, write_drive, monkeypatch):
+    figures = tmp_path / "figures.json"
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "w") as broken, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", broken)
+        evaluated(tmp_path, weights, write_drive(street[:2]), "--bag", str(tmp_path / "result.mcap"))
+        assert main(["compare", *[str(tmp_path / "result.mcap")] * 2, "--json", str(tmp_path / "c.json")]) == 0
+        assert main(["compare", *[str(tmp_path / "result.mcap")] * 2, "--out", str(tmp_path / "out")]) == 0
+    assert figures.is_file() and (tmp_path / "c.json").is_file() and (tmp_path / "out" / "compare.html").is_file()
+
+
+@pytest.mark.parametrize("wrong", [10**12, -(10**12)])
+def test_a_wrong_stamp_neither_stops_the_video_nor_the_graphs(tmp_path, weights, street, wrong):
+    drive, report = tmp_path / "drive.mcap", tmp_path / "report"
+    with BagWriter(drive) as bag:
+        for i, (image, _) in enumerate(street[:6]):
+            bag.add_image(IMAGE, START + i * STEP + (wrong if i == 2 else 0), "camera", image, "bgr8", START + i * STEP)
+    evaluated(tmp_path, weights, drive, "--report", str(report))
+    times = [0, 0.1, 0.15, 0.3, 0.4, 0.5]
+    assert [seconds for seconds, _ in VideoReader(report / "overlay.mp4")] == pytest.approx(times, abs=0.01)
+    with (report / "per_frame.csv").open() as file:
+        assert [float(row["seconds"]) for row in csv.DictReader(file)] == pytest.approx(times)
 
 
 @pytest.mark.parametrize("mode", [CompressionMode.FILE, CompressionMode.MESSAGE])
@@ -334,7 +498,6 @@ def test_a_disk_that_fills_up_costs_the_video_and_not_the_figures(tmp_path, weig
 
 def test_a_model_that_fails_leaves_the_others_report(tmp_path, street, write_drive, monkeypatch, capsys):
     from rt_seg_ros.cli import evaluate as command_module
-    from rt_seg_ros.errors import UserError
 
     real = command_module.evaluate
 

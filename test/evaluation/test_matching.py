@@ -5,11 +5,12 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rt_seg_ros.bags import BagWriter
 from rt_seg_ros.errors import UserError
-from rt_seg_ros.evaluation.matching import FolderTruth, Matcher, Matching, Truth, stamp_of_name
+from rt_seg_ros.evaluation.matching import FolderTruth, Matcher, Matching, TopicTruth, Truth, Window, stamp_of_name
 
 
 def truth(stamp: int) -> Truth:
@@ -18,7 +19,7 @@ def truth(stamp: int) -> Truth:
 
 def matched(frames: list[int], truths: list[int], tolerance: int) -> tuple[list[int | None], Matching]:
     matching = Matching()
-    matcher = Matcher(map(truth, truths), tolerance, matching)
+    matcher = Matcher(np.array(truths, np.int64), Window(map(truth, truths)), tolerance, matching)
     found = []
     for i, stamp in enumerate(frames):
         pair = matcher.pair(stamp, frames[i + 1] if i + 1 < len(frames) else None)
@@ -38,6 +39,16 @@ def matched(frames: list[int], truths: list[int], tolerance: int) -> tuple[list[
         ([0, 100], [5, 95], 5, [5, 95]),
         ([0, 60], [50], 100, [None, 50]),  # the nearer frame has it
         ([0, 100], [], 10, [None, None]),
+        ([0, 0, 100, 100], [0, 0, 100, 100], 10, [0, 0, 100, 100]),  # pairs of one stamp
+        ([0, 100, 200, 300], [0, 100, 9000, 300], 10, [0, 100, None, 300]),  # one wrong stamp costs itself alone
+        ([0, 100, 200, 300], [-9000, 100, 200, 300], 10, [None, 100, 200, 300]),
+        ([0, 9000, 200, 300], [0, 100, 200, 300], 10, [0, None, 200, 300]),
+        ([0, 100, 300, 200, 400], [0, 100, 200, 300, 400], 10, [0, 100, 300, 200, 400]),  # swapped neighbours
+        ([0, 100, 200, 300, 400], [0, 200, 100, 300, 400], 10, [0, 100, 200, 300, 400]),
+        ([500, 600, 0, 100], [500, 600, 0, 100], 10, [500, 600, 0, 100]),  # a clock that was set back
+        # What is like the stamp of a frame far ahead does not take that frame's truth, and all between.
+        ([0, 3000, *range(200, 4000, 100)], list(range(0, 4000, 100)), 10, [0, None, *range(200, 4000, 100)]),
+        (list(range(0, 4000, 100)), [0, 3000, *range(200, 4000, 100)], 10, [0, None, *range(200, 4000, 100)]),
     ],
 )
 def test_each_is_the_nearest_of_the_other(frames, truths, tolerance, expected):
@@ -52,6 +63,7 @@ def test_each_is_the_nearest_of_the_other(frames, truths, tolerance, expected):
 stamps = st.lists(st.integers(0, 400), unique=True, max_size=12).map(sorted)
 
 
+@settings(deadline=None)
 @given(stamps, stamps, st.integers(0, 60))
 def test_against_all_pairs(frames, truths, tolerance):
     """Where two lie equally near either may be chosen; elsewhere there is one answer."""
@@ -68,6 +80,28 @@ def test_against_all_pairs(frames, truths, tolerance):
             near = [t for distance, t in distances if distance == distances[0][0]]
             later = following is not None and any(abs(t - following) < abs(t - frame) for t in near)
             assert later or any(t in found[:i] for t in near)
+
+
+@given(stamps, stamps.map(lambda few: few[:9]), st.integers(0, 60), st.randoms(use_true_random=False))
+def test_a_few_may_come_in_any_order(frames, truths, tolerance, random):
+    assert matched(frames, random.sample(truths, len(truths)), tolerance) == matched(frames, truths, tolerance)
+
+
+def test_no_more_than_a_few_label_images_wait():
+    alive = 0
+
+    class Counted:
+        def __init__(self):
+            nonlocal alive
+            alive += 1
+
+        def __del__(self):
+            nonlocal alive
+            alive -= 1
+
+    window = Window(Truth(i, "", Counted().__repr__) for i in range(100))
+    assert window(50).stamp_ns == 50 and alive <= 11
+    assert window(49).stamp_ns == 49 and window(49) is None and window(10) is None and window(100) is None
 
 
 @pytest.mark.parametrize(
@@ -89,6 +123,14 @@ def test_against_all_pairs(frames, truths, tolerance):
 )
 def test_stamps_in_names(name, stamp):
     assert stamp_of_name(name) == stamp
+
+
+def test_truth_of_a_topic_goes_by_its_header_not_by_when_it_was_recorded(tmp_path):
+    with BagWriter(tmp_path / "b") as bag:
+        for stamp, recorded in ((1000, 9000), (2000, 9001)):
+            bag.add_label("/label", stamp, "c", np.full((2, 3), stamp // 1000, np.uint8), recorded)
+    topic = TopicTruth(tmp_path / "b", "/label")
+    assert [one.stamp_ns for one in topic] == topic.stamps().tolist() == [1000, 2000]
 
 
 def test_a_folder_is_read_in_the_order_of_its_stamps(tmp_path):

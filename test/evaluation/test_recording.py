@@ -109,6 +109,31 @@ def test_what_cannot_be_told_apart_is_counted_and_said(scored):
     assert problem.startswith("3 labels of the node are left out")
 
 
+@pytest.mark.parametrize("where", [1, FRAMES - 1])
+def test_images_that_cannot_be_used_are_told_with_the_first(tmp_path, weights, where):
+    """The last one the node tells nobody of: it counts as lost."""
+    drive, played = tmp_path / "drive.mcap", [PLAYED + n * STEP for n in range(FRAMES)]
+    with BagWriter(drive) as bag:
+        for n, stamp in enumerate(RISING):
+            image = bag.message(
+                "sensor_msgs/msg/Image", header=bag.header(stamp, "camera"), height=8, width=12, encoding="mono8",
+                is_bigendian=0, step=12, data=np.zeros(10 if n == where else 96, np.uint8),
+            )  # fmt: skip
+            bag.write(IMAGE, image, stamp)
+    with BagWriter(tmp_path / "live.mcap") as bag:
+        topics = ResultTopics(bag, SPACE)
+        for n in (n for n in range(FRAMES) if n != where):
+            rejected = int(n > where)
+            stats = {"received": n + 1, "processed": n + 1 - rejected, "rejected": rejected, "device": "cpu"}
+            topics.add(played[n], "camera", labels(n), None, None, stats, played[n])
+    frames = open_frames(drive, SPACE)
+    live = Recorded(tmp_path / "live.mcap", played)
+    evaluation = evaluate_recording("cgnet", find_model("cgnet", weights=str(weights)), SPACE, frames, live)
+    assert evaluation.rejections == {"short_data": 1} and evaluation.counts.lost == int(where == FRAMES - 1)
+    (problem,) = evaluation.problems
+    assert problem.startswith(f"1 image cannot be used (short_data: 1); the first: frame {where}, 1700000"), problem
+
+
 def test_no_label_that_can_be_told_apart_is_an_error(scored):
     with pytest.raises(UserError, match="12 labels of the node are left out"):
         scored(RISING, [(n, PLAYED) for n in range(FRAMES)], [PLAYED] * FRAMES)

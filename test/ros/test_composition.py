@@ -16,6 +16,7 @@ import rclpy
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.msg import Log
+from rcl_interfaces.srv import SetParameters
 from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor, SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
@@ -163,17 +164,52 @@ def test_an_executor_does_not_wait_for_a_thread_that_configures(graph, compose, 
     monkeypatch.setattr(node_module, "Segmenter", slowly)
     other = rclpy.create_node("beside")
     other.create_timer(0.1, lambda: ticks.append(time.monotonic()))
+    request = SetParameters.Request(parameters=[one.to_parameter_msg() for one in parameters(max_rate=5.0)])
+
+    def set_max_rate():
+        return graph.call(SetParameters, f"/{node.get_name()}/set_parameters", request).results[0]
+
     with Spinning(SingleThreadedExecutor(), node, other):
         host = threading.Thread(target=configure, args=(node,))
         host.start()
         assert loading.wait(60)
         begin = time.monotonic()
+        refused = set_max_rate()
         time.sleep(2.5)  # the node reports once a second
-        count = sum(tick > begin for tick in ticks)
+        node.declare_parameter("qos_overrides./somewhere.subscription.depth", 3)  # as rclpy does for a subscription
+        meanwhile = [tick for tick in ticks if tick > begin]
         go_on.set()
         host.join(60)
+        assert set_max_rate().successful
+        graph.wait(lambda: node._applied["max_rate"] == 5.0, "what was set at last")
     other.destroy_node()
-    assert count > 10
+    assert not refused.successful and "try again" in refused.reason and "configuring" in refused.reason
+    assert len(meanwhile) > 10 and max(b - a for a, b in itertools.pairwise([begin, *meanwhile])) < 2
+
+
+def test_a_change_waits_for_what_is_done_shortly_and_the_nodes_own_for_nothing(compose):
+    node = compose()
+    configure(node)
+    held = threading.Event()
+
+    def hold(seconds):
+        with node._turn:
+            held.set()
+            time.sleep(seconds)
+
+    for seconds, done in ((0.02, True), (1.0, False)):
+        held.clear()
+        other = threading.Thread(target=hold, args=(seconds,))
+        other.start()
+        assert held.wait(20)
+        begin = time.monotonic()
+        (result,) = node.set_parameters(parameters(overlay_alpha=seconds))
+        waited = time.monotonic() - begin
+        other.join(20)
+        assert result.successful is done and (node.get_parameter("overlay_alpha").value == seconds) is done
+        assert waited < 0.9
+    with node._turn:
+        assert node.set_parameters(parameters(overlay_alpha=0.25))[0].successful
 
 
 def test_what_the_library_tells_is_in_the_log_of_the_node_that_it_is_about_and_once(graph, compose):

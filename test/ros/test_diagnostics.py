@@ -51,6 +51,18 @@ def test_all_is_well():
     assert values["dropped: newer_frame"] == "5" and values["rejected: step"] == "1"
 
 
+def test_rates_and_ages_are_of_what_they_say():
+    health = Health()
+    health._window.begin -= 10.0
+    for age in (10.0, 50.0):
+        served(health, age=age)
+    for _ in range(18):
+        health.arrived(time.monotonic())
+    values = facts(status(health))
+    assert (values["input rate (Hz)"], values["output rate (Hz)"]) == ("2.0", "0.2")
+    assert (values["age mean (ms)"], values["age max (ms)"]) == ("30.0", "50.0")
+
+
 def test_each_report_tells_of_its_own_time():
     health = Health()
     served(health, age=5000.0)
@@ -107,6 +119,21 @@ def test_a_remark_does_not_hide_what_is_wrong_with_the_images():
     served(health, age=5000.0)
     message = status(health, limits=Limits(0.0, 1.0), remarks=["the topic carries something else"]).message
     assert message.startswith("the topic carries something else; labels were up to 5.00 s old")
+
+
+def test_what_is_odd_about_usable_images_is_told_until_it_passes():
+    health = Health()
+    assert health.remark("nearly black") and not health.remark("nearly black")
+    served(health, age=float("nan"))
+    message = status(health, remarks=["the topic carries something else"])
+    assert message.level == WARN
+    assert message.message.startswith("the topic carries something else; nearly black; the images have no stamp")
+    served(health)
+    assert (status(health).level, status(health).message) == (WARN, "nearly black")
+    assert status(health, active=False).level == OK
+    assert health.remark("") and not health.remark("")
+    served(health)
+    assert status(health).level == OK
 
 
 def test_bad_images_missing_stamps_and_remarks_are_told():

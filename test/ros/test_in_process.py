@@ -16,11 +16,13 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
 from rt_seg_ros.errors import UserError
-from rt_seg_ros.images import blank_frame
+from rt_seg_ros.images import Frame, blank_frame
 from rt_seg_ros.labels import load_label_space
 from rt_seg_ros.pipeline import Segmentation
-from rt_seg_ros.ros import qos
+from rt_seg_ros.resampling import resize_pixels
+from rt_seg_ros.ros import diagnostics, qos
 from rt_seg_ros.ros.camera import Camera
+from rt_seg_ros.ros.diagnostics import OK, WARN
 from rt_seg_ros.ros.mailbox import OTHER_LABELS
 from rt_seg_ros.ros.node import SegmentationNode
 from rt_seg_ros.ros.outputs import Drawing, Outputs, Wanted
@@ -97,6 +99,18 @@ def test_labels_of_a_space_that_gave_way_are_not_published(graph):
         outputs.close()
 
 
+def test_the_overlay_at_the_working_size_is_of_the_picture(graph):
+    outputs = Outputs(graph.node, "in_process")
+    try:
+        pixels = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
+        labels, space = np.zeros((24, 32), np.uint8), load_label_space("camvid11")
+        message = outputs._overlay(Header(), Frame(pixels), labels, space, Drawing(alpha=0.0, legend=False))
+        drawn = np.frombuffer(message.data, np.uint8).reshape(24, 32, 3)
+        assert np.array_equal(drawn, resize_pixels(pixels, (24, 32)))
+    finally:
+        outputs.close()
+
+
 def test_what_is_told_of_labels_and_labels_change_together(alone):
     one = alone(camera_topics=["/in_process/image"])
     assert one.node.trigger_configure() and one.node.trigger_activate()
@@ -147,6 +161,93 @@ def test_what_is_told_of_labels_and_labels_change_together(alone):
     }
 
 
+def test_what_a_frame_waited_counts(alone, monkeypatch):
+    one = alone(camera_topics=["/in_process/image"])
+    assert one.node.trigger_configure()
+    camera, serving, told = one.node._cameras[0], one.node._serving, []
+    monkeypatch.setattr(camera.outputs, "wanted", lambda *_: Wanted(stats=True))
+    monkeypatch.setattr(camera.outputs, "publish_stats", told.append)
+    image = Image(height=48, width=64, encoding="bgr8", step=192, data=bytes(48 * 192))
+    image.header.stamp.sec = 1
+    camera.mailbox.open()
+    camera.mailbox.put(image, time.monotonic() - 5.0)
+    ready = camera.begin(camera.mailbox.take(), serving)
+    camera.finish(ready, serving.segmenter.segment(ready.frame), serving)
+    (stats,) = told
+    assert stats.wait_ms >= 5000 and stats.total_ms >= stats.wait_ms + stats.network_ms
+
+
+def test_limits_are_the_parameters_of_their_names(alone, monkeypatch):
+    one = alone(camera_topics=["/in_process/image"], input_timeout=7.0, max_age=3.0)
+    assert one.node.trigger_configure()
+    seen, plain = [], diagnostics.camera_status
+    monkeypatch.setattr(diagnostics, "camera_status", lambda *a, **k: seen.append(a[5]) or plain(*a, **k))
+    one.node._on_timer()
+    assert seen == [diagnostics.Limits(input_timeout=7.0, max_age=3.0)]
+
+
+def test_calibration_is_listened_to_only_while_active(alone):
+    one = alone(camera_topics=["/in_process/image"], output_resolution="network")
+    assert one.node.trigger_configure()
+    camera = one.node._cameras[0]
+    for _ in range(2):
+        assert one.node.trigger_activate() and camera._info_subscription is not None
+        assert one.node.trigger_deactivate() and camera._info_subscription is None and camera._info is None
+
+
+def test_images_that_seem_to_use_12_bits_are_told_until_the_parameter_says_so(alone, graph, capfd):
+    one = alone(camera_topics=["/in_process/image"], max_age=0.0, threads=1)
+    name = f"{one.node.get_name()}: camera in_process"
+    assert one.node.trigger_configure() and one.node.trigger_activate()
+    camera = one.node._cameras[0]
+    frames, publish = [], camera.outputs.publish
+    camera.outputs.publish = lambda wanted, header, frame, *rest: (
+        frames.append(frame.pixels),
+        publish(wanted, header, frame, *rest),
+    )[1]
+    eight = np.random.default_rng(0).integers(0, 256, SIZE, np.uint8)
+    eight[0, 0] = 255
+
+    def send(pixels, encoding, count=1):
+        for _ in range(count):
+            image = Image(height=48, width=64, encoding=encoding, step=pixels.nbytes // 48, data=pixels.tobytes())
+            image.header.stamp.sec = 1
+            done = camera.mailbox.counts().processed
+            camera._on_image(image)
+            one.spin(lambda done=done: camera.mailbox.counts().processed > done)
+
+    def told(level, text=""):
+        graph.diagnostics.clear()
+        one.spin(lambda: (s := graph.status(name)) is not None and s[0] == level and text in s[1])
+
+    dark = np.rint(eight * (4095 / 255)).astype("<u2")
+    send(eight, "mono8", 30)
+    send(dark, "mono16", 29)
+    told(OK)
+    send(dark, "mono16", 2)
+    told(WARN, "set sample_bits to 12")
+    assert capfd.readouterr().err.count("sample_bits") == 1 and frames[-1].max() == 16
+    assert one.set(sample_bits=12)
+    one.spin(lambda: one.node._serving.sample_bits == 12)
+    send(dark, "mono16")
+    assert np.array_equal(frames[-1], eight)
+    told(OK)
+    # Of a camera that has all 16, one image of many is enough; what came before an activation counts for nothing.
+    assert one.set(sample_bits=16)
+    assert one.node.trigger_deactivate() and one.node.trigger_activate()
+    send(dark * 0, "mono16", 30)  # the cap on its lens
+    told(OK)
+    send(dark, "mono16")
+    told(WARN, "4095")
+    send(eight, "mono8")  # another camera
+    told(OK)
+    send(dark, "mono16", 30)
+    told(WARN, "4095")
+    send(dark + 1, "mono16")
+    send(dark, "mono16")
+    told(OK)
+
+
 def test_outputs_that_cannot_all_be_had_leave_no_publisher(graph, monkeypatch):
     before = len(list(graph.node.publishers))
     create = Outputs._create
@@ -191,6 +292,21 @@ def test_a_camera_hears_on_where_subscribing_anew_fails(alone, graph, monkeypatc
         assert camera.reliability == qos.RELIABLE
     finally:
         graph.node.destroy_publisher(publisher)
+
+
+def test_a_threshold_set_while_another_size_is_prepared_holds_for_it_too(alone):
+    one = alone()
+    node = one.node
+    assert node.trigger_configure()
+    prepare, go = node._prepare, threading.Event()
+    node._preparation._build = lambda config: go.wait(20) and prepare(config)
+    assert one.set(downsampling_ratio=0.5)
+    one.spin(lambda: node._preparation.busy)
+    assert one.set(confidence_threshold=0.4)
+    one.spin(lambda: node._serving.segmenter.config.confidence_threshold == 0.4)
+    go.set()
+    one.spin(lambda: node._serving.segmenter.config.downsampling_ratio == 0.5)
+    assert node._serving.segmenter.config.confidence_threshold == 0.4
 
 
 def test_a_change_that_fails_does_not_undo_the_one_after_it(alone):

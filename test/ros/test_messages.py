@@ -45,6 +45,28 @@ def test_a_colour_image_comes_back_as_a_view():
     assert np.shares_memory(frame.pixels, np.frombuffer(message.data, np.uint8))
 
 
+def test_a_message_s_byte_order_is_honoured():
+    values = np.array([[0, 5957, 65535]], np.uint16)  # 5957 is 0x1745
+    for big in (False, True):
+        data = values.astype(">u2" if big else "<u2").tobytes()
+        message = messages.Image(height=1, width=3, step=6, encoding="mono16", is_bigendian=big, data=data)
+        assert conversions.frame_from_image(message).pixels.tolist() == [[0, 23, 255]]
+
+
+def test_samples_of_fewer_bits_and_mosaics_come_through(labels):
+    deep = messages.Image(height=1, width=2, step=4, encoding="mono16", data=np.array([0, 4095], "<u2").tobytes())
+    assert conversions.frame_from_image(deep, sample_bits=12).pixels.tolist() == [[0, 255]]
+    packed = cv2.imencode(".png", np.array([[0, 4095]], np.uint16))[1].tobytes()
+    png = messages.CompressedImage(format="mono16; png compressed ", data=packed)
+    assert conversions.frame_from_compressed_image(png, sample_bits=12).pixels.tolist() == [[[0] * 3, [255] * 3]]
+    raw = messages.image(HEADER, labels, "mono8")
+    raw.encoding = "bayer_bggr8"
+    png = messages.png(HEADER, labels)
+    png.format = "bayer_bggr8; png compressed "
+    expected = conversions.frame_from_image(raw).pixels
+    assert np.array_equal(conversions.frame_from_compressed_image(png).pixels, expected)
+
+
 def test_what_is_drawn_on_a_canvas_is_in_its_message():
     message, canvas = messages.canvas(HEADER, 2, 3)
     assert not canvas.any()
@@ -82,6 +104,16 @@ def test_a_calibration_is_scaled_about_pixel_centres():
     assert list(scaled.d) == list(info.d)
 
 
+def test_a_stereo_cameras_calibration_keeps_its_rotation_and_both_baselines():
+    info = CameraInfo(height=480, width=640, distortion_model="rational_polynomial", d=[0.1] * 8)
+    info.r = [0.6, 0.8, 0.0, -0.8, 0.6, 0.0, 0.0, 0.0, 1.0]
+    info.k = [500.0, 0.0, 319.5, 0.0, 510.0, 239.5, 0.0, 0.0, 1.0]
+    info.p = [500.0, 0.0, 319.5, -50.0, 0.0, 510.0, 239.5, -30.0, 0.0, 0.0, 1.0, 0.0]
+    scaled = messages.scaled_camera_info(info, HEADER, 240, 160)
+    assert list(scaled.r) == list(info.r) and scaled.distortion_model == "rational_polynomial"
+    assert (scaled.p[3], scaled.p[7]) == (-12.5, -15.0)
+
+
 def test_a_region_of_interest_is_worked_into_the_calibration():
     info = CameraInfo(height=480, width=640, k=[500.0, 0.0, 319.5, 0.0, 500.0, 239.5, 0.0, 0.0, 1.0])
     info.roi.x_offset, info.roi.y_offset, info.roi.width, info.roi.height = 100, 40, 320, 240
@@ -101,6 +133,13 @@ def test_a_message_with_too_little_data_is_rejected(labels):
         conversions.frame_from_image(message)
     with pytest.raises(ImageRejected):
         conversions.frame_from_compressed_image(messages.CompressedImage())
+
+
+def test_the_limit_holds_for_compressed_images_too(labels):
+    message = messages.png(HEADER, labels)
+    assert conversions.frame_from_compressed_image(message, 63).width == 9
+    with pytest.raises(ImageRejected, match="the limit is 62 pixels"):
+        conversions.frame_from_compressed_image(message, 62)
 
 
 def test_label_info_names_the_classes_and_255():

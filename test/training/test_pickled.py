@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from rt_seg_ros import zoo
 from rt_seg_ros.cli import main
 from rt_seg_ros.errors import UserError
+from rt_seg_ros.labels import load_label_space
 from rt_seg_ros.networks import create_network
 from rt_seg_ros.training.loop import Trainer
 from rt_seg_ros.training.pickled import weights_from_pickle
@@ -51,6 +52,9 @@ def test_a_runs_checkpoint_gives_what_its_export_gives(ended, cache):
     card = zoo.find_model("cgnet", weights=converted)
     same = replace(card, name=exported.name, weights=exported.weights, sha256="", scores={}, details={})
     assert same == replace(exported, sha256="", scores={}, details={}) and card.sha256
+    history = ("licence", "data", "command", "commit", "protocol", "training")
+    assert {key: card.details[key] for key in history} == {key: exported.details[key] for key in history}
+    assert card.scores == exported.scores
     mine, theirs = load_file(converted), load_file(exported.weights)
     assert mine.keys() == theirs.keys() and all(torch.equal(mine[key], theirs[key]) for key in theirs)
     assert cache in converted.parents and converted.parent.stat().st_mode & 0o077 == 0
@@ -138,8 +142,10 @@ def test_training_begins_with_a_pickle_only_where_its_recipe_says_so(tmp_path, k
     torch.save(state, tmp_path / "begin.pth")
     words = [f"network.{key}={tmp_path / 'begin.pth'}"]
     with pytest.raises(UserError, match=r"begin\.pth.*allow.pickle"):
-        make_networks(load_recipe("csrnet_light_camvid", words), 11)
-    trained, _ = make_networks(load_recipe("csrnet_light_camvid", [*words, "network.allow_pickle=true"]), 11)
+        make_networks(load_recipe("csrnet_light_camvid", words), load_label_space("camvid11"))
+    trained, _ = make_networks(
+        load_recipe("csrnet_light_camvid", [*words, "network.allow_pickle=true"]), load_label_space("camvid11")
+    )
     loaded = trained.state_dict() if key == "weights" else trained.backbone.state_dict()
     for name, value in state.items():
         if value.is_floating_point():

@@ -45,6 +45,9 @@ def test_recipes_inherit_key_by_key(tmp_path):
     base, recipe = load_recipe("cgnet_camvid"), load_recipe(tmp_path / "deeper.yaml")
     assert (recipe.name, recipe.network.name, recipe.schedule.batch) == ("deeper", "frfnet", 3)
     assert recipe.schedule.epochs == base.schedule.epochs and recipe.augment.crop == (64, 96)
+    (tmp_path / "part.yaml").write_text("inherits: deeper\nnetwork: {weights: frfnet, partial: true}\n")
+    part = load_recipe(tmp_path / "part.yaml").network
+    assert (part.name, part.weights, part.partial) == ("frfnet", "frfnet", True)  # the name need not be repeated
     (tmp_path / "mine.yaml").write_text("inherits: deeper\n")
     with pytest.raises(UserError, match="inherits from itself: deeper -> mine -> deeper"):
         load_recipe(tmp_path / "deeper.yaml")
@@ -66,6 +69,8 @@ def test_recipes_inherit_key_by_key(tmp_path):
         ("augment.crop=[0, 5]", r"augment\.crop\.0 is 0: .*greater than 0"),
         ("optimiser.betas=[1.5, 0.9]", r"optimiser\.betas\.0 is 1\.5: .*less than 1"),
         ("loss={kind: focal, label_smoothing: 0.1}", r"loss .*label_smoothing is of cross_entropy; focal has none"),
+        ("loss.class_weights=[0, 0]", r"loss\.class_weights is \[0.*: numbers from 0, and not all of them 0"),
+        ("loss.auxiliary_weights=[-1]", r"loss\.auxiliary_weights is \[-1.*: numbers from 0"),
         ("loss.kind=dice", r"loss\.kind is 'dice': .*'ohem'"),
         ("data.std=[1, 0, 1]", r"data\.std .*above 0"),
         ("data.train=[]", r"data\.train is \[\]: .*at least 1"),

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rt_seg_ros.errors import UserError
-from rt_seg_ros.training.checkpoint import LAST, PREVIOUS, read_checkpoint
+from rt_seg_ros.training.checkpoint import LAST, PREVIOUS, read_checkpoint, write_checkpoint
 from rt_seg_ros.training.loop import Trainer, TrainingError
 from rt_seg_ros.training.recipe import Recipe, load_recipe
 
@@ -96,6 +96,14 @@ def test_truncated_checkpoint_is_refused_and_the_one_before_offered(streets: Pat
     with pytest.raises(UserError, match=f"{LAST}.*truncated or damaged.*{PREVIOUS}"):
         read_checkpoint(out)
     assert read_checkpoint(out / PREVIOUS)["step"] == 3
+
+
+def test_a_run_that_was_stopped_between_two_moves_goes_on_from_the_newer(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / PREVIOUS, {"step": 3})
+    write_checkpoint(tmp_path / f"new-{LAST}", {"step": 7})
+    assert read_checkpoint(tmp_path)["step"] == 7
+    write_checkpoint(tmp_path / LAST, {"step": 8})
+    assert read_checkpoint(tmp_path)["step"] == 8
 
 
 def test_loss_that_is_no_number_stops_the_run_and_names_the_files(streets: Path, tmp_path: Path) -> None:

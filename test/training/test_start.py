@@ -19,12 +19,18 @@ from safetensors.torch import load_file
 
 from rt_seg_ros.cli import main
 from rt_seg_ros.errors import UserError
+from rt_seg_ros.evaluation.confusion import ConfusionMatrix
+from rt_seg_ros.labels import load_label_space
 from rt_seg_ros.networks import create_network
 from rt_seg_ros.networks.resnet import ResNet18
-from rt_seg_ros.training.checkpoint import LAST, read_checkpoint, write_checkpoint
+from rt_seg_ros.training import loop
+from rt_seg_ros.training.checkpoint import BEST, LAST, read_checkpoint, write_checkpoint
 from rt_seg_ros.training.loop import Trainer
+from rt_seg_ros.training.losses import class_weights
 from rt_seg_ros.training.recipe import Recipe, load_recipe
 from rt_seg_ros.training.run_folder import read_about, read_metrics
+from rt_seg_ros.training.validation import SplitScore
+from rt_seg_ros.training.watcher import Watcher
 from rt_seg_ros.training.weights import export_weights
 from rt_seg_ros.zoo import build_network, find_model, read_card
 
@@ -41,6 +47,16 @@ STANDING_STILL = ("optimiser.lr=1.0e-12", "run.ema=0")
 
 def small(*overrides: str) -> Recipe:
     return load_recipe("cgnet_camvid_paper", [*SMALL, *overrides])
+
+
+class Told(Watcher):
+    """Keeps the messages."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def on_message(self, text: str) -> None:
+        self.told.append(text)
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +135,11 @@ def test_weights_are_gone_on_from_and_the_card_tells(streets, ended, tmp_path, c
         moved.rename(weights)
 
 
+def test_weights_tell_how_large_the_frames_were_that_they_learnt_from(ended):
+    card = read_card(ended / "cgnet_camvid11.yaml")
+    assert card.frame_size == (48, 64) and not card.resized and card.input_size == (32, 48)
+
+
 def test_weights_that_do_not_fit_are_refused(ended, tmp_path, capsys):
     weights = str(ended / "cgnet_camvid11.safetensors")
     nowhere = ["--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run")]
@@ -139,6 +160,25 @@ def test_weights_that_do_not_fit_are_refused(ended, tmp_path, capsys):
         assert main(["train", "--resume", str(ended), *given]) == 2
         assert "--resume takes the weights of the run" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_classifier_of_as_many_other_classes_begins_anew_where_part_is_taken(streets, ended, tmp_path):
+    own = tmp_path / "own.yaml"
+    own.write_text(
+        "name: own\nvoid_ids: [11, 255]\nclasses:\n"
+        + "".join(f"  - {{name: c{i}, color: [{i}, 0, 0]}}\n" for i in range(11))
+    )
+    begun = load_file(ended / "cgnet_camvid11.safetensors")["classifier.weight"].float()
+
+    def trained(*words: str) -> Trainer:
+        given = f"network.weights={ended / 'cgnet_camvid11.safetensors'}"
+        return Trainer(small(given, f"label_space={own}", *words), streets, tmp_path / f"run{len(words)}", watcher)
+
+    watcher = Told()
+    assert torch.equal(trained().network.state_dict()["classifier.weight"], begun)
+    assert any("network.weights know sky, building, pole...: the classifier goes on" in text for text in watcher.told)
+    assert not torch.equal(trained("network.partial=true").network.state_dict()["classifier.weight"], begun)
+    assert any("nothing in network.weights fits classifier" in text for text in watcher.told)
 
 
 def test_of_weights_for_other_classes_all_but_the_classifier_goes_on(streets, ended, tmp_path):
@@ -286,6 +326,11 @@ def test_a_run_is_not_continued_as_another(ended, capsys, override, message):
     assert "cannot be continued as another" in told and "--weights" in told and re.search(message, told)
 
 
+def test_a_run_is_not_continued_at_a_size_that_shifts_labels(ended, tmp_path, monkeypatch, capsys):
+    assert main(["train", "--resume", str(ended), "augment.crop=[33, 48]", "schedule.max_steps=3"]) == 2
+    assert "augment.crop is [33, 48]; use multiples of 8" in capsys.readouterr().err
+
+
 def test_overrides_of_a_continued_run_count(streets, ended):
     recipe = small("optimiser.weight_decay=0.25", "optimiser.betas=[0.5, 0.9]", "schedule.max_steps=3")
     trainer = Trainer(recipe, streets, ended, checkpoint=read_checkpoint(ended))
@@ -371,6 +416,32 @@ def test_the_last_weights_are_kept_where_the_recipe_says(streets, tmp_path):
         assert kept["metrics"]["camvid/miou"] == pytest.approx(wanted["camvid/miou"], abs=1e-5)
 
 
+def test_the_first_of_several_validations_says_which_weights_are_best(streets, tmp_path, monkeypatch):
+    right = {"val": iter([30, 20]), "small": iter([10, 90])}
+
+    def validate(network, source, *_):
+        matrix = ConfusionMatrix(11)
+        share = next(right[source.name])
+        matrix.matrix[0, 0], matrix.matrix[0, 1] = share, 100 - share
+        return SplitScore(source.name, matrix)
+
+    monkeypatch.setattr(loop, "validate", validate)
+    two = "data.val=[{name: val, path: ., split: val}, {name: small, path: ., split: small}]"
+    trainer = Trainer(small(two), streets, tmp_path / "run")
+    for trainer.step in (1, 2):
+        trainer._validate(1.0, 1.0)
+    assert read_checkpoint(tmp_path / "run" / BEST)["step"] == 1 and trainer.best == pytest.approx(0.3 / 11)
+
+
+def test_computed_class_weights_count_a_source_by_its_share(streets, tmp_path):
+    train = "data.train=[{path: ., split: train}, {name: small, path: ., split: small, weight: 0.2}]"
+    trainer = Trainer(small(train, "loss.class_weights=computed"), streets, tmp_path / "run")
+    one, two = (np.asarray(source.class_pixels(11)) for source in trainer.mixture.sources)
+    expected = class_weights(one + 0.2 * two)
+    np.testing.assert_allclose(trainer.loss.main.weights.numpy(), expected, rtol=1e-6)
+    assert not np.allclose(expected, class_weights(one + two), rtol=1e-3)
+
+
 @pytest.mark.parametrize(("scale", "expected"), [("null", 1.0), ("1.0", 1.0), ("0.1", 0.1)])
 def test_the_backbones_rate_and_decay_are_scaled(streets, tmp_path, scale, expected):
     recipe = load_recipe(
@@ -408,6 +479,6 @@ def test_auxiliary_heads_begin_anew_on_given_weights(tmp_path):
 
     recipe = load_recipe("crosscbam_m_camvid")
     assert recipe.loss.auxiliary_weights
-    network, deployed = make_networks(recipe, 11)
+    network, deployed = make_networks(recipe, load_label_space("camvid11"))
     alone = create_network("crosscbam_m", 11)
     assert set(deployed.state_dict()) == set(alone.state_dict()) < set(network.state_dict())

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from rt_seg_ros.errors import UserError
+from rt_seg_ros.labels import load_label_space
 from rt_seg_ros.training.checkpoint import read_checkpoint
 from rt_seg_ros.training.distributed import FailedElsewhere, World, join_world
 from rt_seg_ros.training.loop import Heads, Trainer
@@ -41,7 +42,7 @@ def exact_gradients(trainer: Trainer) -> dict[str, torch.Tensor]:
     """Return the gradients of the first batch in float64, where no order of sums can hide a mistake."""
     recipe, world = trainer.recipe, trainer.world
     torch.manual_seed(recipe.run.seed)
-    network = make_networks(recipe, 11)[0].double()
+    network = make_networks(recipe, load_label_space("camvid11"))[0].double()
     world.synchronised(network)
     forward = world.wrapped(Heads(network))
     x, truth = trainer.batch(0)
