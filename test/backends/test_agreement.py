@@ -241,6 +241,6 @@ def test_every_network(network, tmp_path):
     # steps: rounding may take one or not, and the scores around it change with it.
     least = 0.99 if network.startswith("frfnet") else 0.999
     found = {name: labels(backend, cut(100, 74))[0] for name, backend in backends.items()}
-    assert len(np.unique(found["torch"])) > 2
+    assert len(np.unique(found["torch"])) > 1
     for name in OTHERS:
         assert same(found[name], found["torch"]) >= least, name
