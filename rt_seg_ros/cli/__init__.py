@@ -44,7 +44,7 @@ COMMANDS = {
 _OF_THE_MACHINE = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG}
 
 #: Commands that have work to do beside what they print, and the words with which they only print.
-_AT_WORK, _ONLY_PRINTS = {"train", "ablate"}, {"--list", "--help", "-h"}
+_AT_WORK, _ONLY_PRINTS = {"train", "ablate"}, {"--list", "--dry", "--help", "-h"}
 
 _EPILOG = """\
 first steps:

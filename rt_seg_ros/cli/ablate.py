@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from rt_seg_ros.cli.console import TableConsole
 from rt_seg_ros.cli.progress import progress
 from rt_seg_ros.errors import UserError
 
@@ -266,7 +266,7 @@ def _print(table: AblationTable, outcomes: list[Outcome], as_markdown: bool = Fa
         shown.add_column(heading, justify="right" if number else "left", min_width=width)  # figures are never cut
     for row in rows:
         shown.add_row(*map(escape, row))
-    console = Console()
+    console = TableConsole()
     if not console.is_terminal:
         console.width = 200  # a log or a pipe has no edge to wrap at
     console.print(shown, crop=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import sys
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -28,7 +27,7 @@ from rt_seg_ros.benchmark.report import (
 )
 from rt_seg_ros.benchmark.run import Effort, Result, measure
 from rt_seg_ros.cli.console import unbounded_console
-from rt_seg_ros.cli.options import add_weights_options, chosen_weights, size
+from rt_seg_ros.cli.options import add_weights_options, chosen_weights, need_ros, size
 from rt_seg_ros.cli.progress import progress
 from rt_seg_ros.data.synth import SyntheticDrive
 from rt_seg_ros.errors import UserError
@@ -181,8 +180,8 @@ def run(args: argparse.Namespace) -> int:
             check_file(path, replaceable)
     if args.picture is not None:
         check_picture(args.picture, planned)
-    if args.node and importlib.util.find_spec("rclpy") is None:
-        raise UserError("--node needs ROS 2: source its setup file, or set up with `make setup`")
+    if args.node:
+        need_ros("to measure the node", "without --node the pipeline is measured")
     frames = _source_frames(args.source) if args.source is not None else _rendered
     if args.parts:
         return _parts(args, planned.cases, frames, effort.rounds)

@@ -18,7 +18,7 @@ from rt_seg_ros.cli.console import TableConsole
 from rt_seg_ros.cli.output import for_who_reads
 from rt_seg_ros.cli.progress import progress
 from rt_seg_ros.errors import UserError
-from rt_seg_ros.evaluation.comparison import Comparison, common_space, compare, difference_picture, open_side
+from rt_seg_ros.evaluation.comparison import FIGURES, Comparison, common_space, compare, difference_picture, open_side
 from rt_seg_ros.evaluation.comparison_page import camera_images, comparison_page
 from rt_seg_ros.evaluation.matching import DEFAULT_TOLERANCE
 from rt_seg_ros.evaluation.report import check_apart
@@ -43,7 +43,7 @@ exit status: 0 compared; 2 nothing could be compared
 """
 
 _FLIPS = 8
-_PICTURE = "difference.png"
+_FIGURES, _PICTURE, _PAGE = "comparison.json", "difference.png", "compare.html"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,12 +70,15 @@ def run(args: argparse.Namespace) -> int:
     if not 0 <= args.tolerance < 3600:
         raise UserError(f"--tolerance is {args.tolerance}; give seconds, from 0")
     if args.json is not None:
-        check_file(args.json, lambda path: {"a", "b", "agreement"} <= json_keys(path))
+        check_file(args.json, _is_comparison)
     models, topics = _two("--models", args.models), _two("--topics", args.topics)
     a, b = (open_side(path, m, t) for path, m, t in zip((args.a, args.b), models, topics, strict=True))
     if args.out is not None:
-        check_apart(args.out / _PICTURE, [a.stream.path, b.stream.path])
         check_folder(args.out)
+        ours = _is_comparison(args.out / _FIGURES)
+        for name in (_FIGURES, _PICTURE, _PAGE):
+            check_apart(args.out / name, [a.stream.path, b.stream.path])
+            check_file(args.out / name, lambda path: ours)
     space = common_space(a, b, args.label_space)
     assumed = not (args.label_space or a.classes() or b.classes())
     comparison = compare(a, b, space, args.tolerance, progress, assumed)
@@ -85,16 +88,20 @@ def run(args: argparse.Namespace) -> int:
     if args.out is not None:
         images = camera_images(comparison, args.images, args.image_topic)
         command = shlex.join(["rt-seg", "compare", *sys.argv[2:]]) if sys.argv[1:2] == ["compare"] else ""
-        write_json(args.out / "comparison.json", comparison.to_dict())
+        write_json(args.out / _FIGURES, comparison.to_dict())
         write_bytes(args.out / _PICTURE, cv2.imencode(".png", difference_picture(comparison))[1].tobytes())
-        write_text(args.out / "compare.html", comparison_page(comparison, images, command))
+        write_text(args.out / _PAGE, comparison_page(comparison, images, command))
     with for_who_reads():
         _print(TableConsole(), comparison)
         if args.json is not None:
             print(f"figures: {args.json}")
         if args.out is not None:
-            print(f"comparison: {args.out / 'compare.html'}")
+            print(f"comparison: {args.out / _PAGE}")
     return 0
+
+
+def _is_comparison(path: Path) -> bool:
+    return {"a", "b", "agreement"} <= json_keys(path)
 
 
 def _two(option: str, text: str) -> tuple[str, str]:
@@ -146,11 +153,11 @@ def _print(console: Console, comparison: Comparison) -> None:
     for name, side in (("A", comparison.a), ("B", comparison.b)):
         if side.stream.damage:
             lines.append(escape(f"{name} is not whole: {side.stream.damage}"))
-    figures = comparison.to_dict()["figures"]
-    for name, values in figures.items():
-        if isinstance(values["a"], (int, float)) and isinstance(values["b"], (int, float)):
+    for name in FIGURES:
+        one, other = comparison.a.figures.get(name), comparison.b.figures.get(name)
+        if isinstance(one, (int, float)) and isinstance(other, (int, float)):
             scale = 1 if name == "frames_per_second" else 100
-            one, other = scale * values["a"], scale * values["b"]
+            one, other = scale * one, scale * other
             over = comparison.frames_of(name)
             lines.append(f"{name}: A {one:.2f}, B {other:.2f} ({other - one:+.2f}){over and f', over {over} frames'}")
     for difference in comparison.worst[:1]:

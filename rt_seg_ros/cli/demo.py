@@ -16,7 +16,7 @@ from rich.table import Table
 
 from rt_seg_ros.cli.console import unbounded_console
 from rt_seg_ros.cli.evaluate import Job, evaluate_models
-from rt_seg_ros.cli.options import size
+from rt_seg_ros.cli.options import need_ros, size
 from rt_seg_ros.cli.progress import progress
 from rt_seg_ros.data.drives import LABEL_TOPIC, write_synthetic_drive
 from rt_seg_ros.drawing import error_map, overlay, panel
@@ -74,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
     console = unbounded_console()
     if not 0 < args.rate < math.inf:
         raise UserError(f"--rate is {args.rate:g}; it must be above 0 (1: as recorded)")
+    need_ros("to run the node")
     card = find_model(args.model, allow_random_weights=args.allow_random_weights)  # refuse before anything is rendered
     space = card.load_label_space()
     if space.name != load_label_space("camvid11").name:
@@ -92,10 +93,7 @@ def run(args: argparse.Namespace) -> int:
     _check_former(out, drive)
     check_report(report_files(out, [args.model], is_drive=True, live=True))
     console.print(f"[bold]1[/]  rendering {args.frames} frames of a street, {args.size[1]}x{args.size[0]}")
-    write_synthetic_drive(
-        drive, args.frames, args.size, args.seed, overwrite=True,
-        watch=lambda items, what, total: progress(items, what, total),
-    )  # fmt: skip
+    write_synthetic_drive(drive, args.frames, args.size, args.seed, overwrite=True, watch=progress)
     write_json(out / _MARK, {"drive": drive.name, **_stamp(drive)})
     console.print(
         f"[bold]2[/]  the node ({escape(card.name)}) and a player, over DDS, at {args.rate * 10:g} frames a second"

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rt_seg_ros.bags import BagWriter
 from rt_seg_ros.cli.console import unbounded_console
 from rt_seg_ros.cli.evaluation_tables import print_comparison, print_evaluation
-from rt_seg_ros.cli.options import add_model_options, segmenter_config
+from rt_seg_ros.cli.options import add_model_options, need_ros, segmenter_config
 from rt_seg_ros.cli.output import for_who_reads
 from rt_seg_ros.cli.progress import progress
 from rt_seg_ros.data.datasets import open_dataset
@@ -139,6 +139,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--rate is of playing: give it together with --live; offline every frame is segmented")
     if args.rate is not None and not 0 < args.rate <= 1000:
         raise UserError(f"--rate is {args.rate}; give a number above 0")
+    if args.live:
+        need_ros("to evaluate live", "without --live the drive is segmented here")
     models = choose_models(args)
     space = next(iter(models.values()))[1].load_label_space()
     _check_data(args)

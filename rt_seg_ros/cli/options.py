@@ -104,6 +104,24 @@ def add_model_options(parser: argparse.ArgumentParser, several_models: bool = Fa
     )
 
 
+def need_ros(what: str, instead: str = "") -> None:
+    """Make sure that ROS 2 is there, before any work that would be lost without.
+
+    :param what: what it is needed for, as in "to play a recording"; ``instead``: what goes without
+    :raises UserError: where it cannot be imported
+    """
+    # Importing it here is the check, and lets the wheels' start-up hook run before anything is opened.
+    try:
+        import rclpy  # noqa: F401
+
+        import rt_seg_ros.msg  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"{what}, ROS 2 is needed, and this Python cannot import '{error.name}': source your workspace's "
+            f"setup.bash (or set up with `make setup`){instead and f'; {instead}'}"
+        ) from error
+
+
 def segmenter_config(args: argparse.Namespace, model: str | None = None) -> SegmenterConfig:
     """Make a config of what :func:`add_model_options` declared.
 

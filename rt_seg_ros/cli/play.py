@@ -10,6 +10,8 @@ import sys
 import threading
 from pathlib import Path
 
+from rt_seg_ros.bags.reader import BagReader, open_bag
+from rt_seg_ros.cli.options import need_ros
 from rt_seg_ros.errors import UserError
 
 SUMMARY = "publish a recorded drive (rosbag2) over ROS 2, in real time or at another rate"
@@ -58,10 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Play the recording; return the exit status."""
-    from rt_seg_ros.bags.reader import open_bag
-
     if not 0 <= args.wait < math.inf:
         raise UserError(f"--wait is {args.wait:g}; use seconds, 0 or more")
+    need_ros("to play a recording")
     with open_bag(args.bag) as bag:
         if bag.damage:
             print(f"{args.bag}: {bag.damage}", file=sys.stderr)
@@ -75,13 +76,11 @@ def run(args: argparse.Namespace) -> int:
             rclpy.try_shutdown()
 
 
-def _play(args: argparse.Namespace, bag: object) -> int:
+def _play(args: argparse.Namespace, bag: BagReader) -> int:
     import rclpy
 
-    from rt_seg_ros.bags.reader import BagReader
     from rt_seg_ros.ros.player import Player
 
-    assert isinstance(bag, BagReader)
     stop = threading.Event()
 
     def hear(*_: object) -> None:

@@ -8,11 +8,11 @@ import socket
 import sys
 import threading
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from rt_seg_ros.cli.options import add_model_options, segmenter_config
+from rt_seg_ros.cli.options import add_model_options, need_ros, segmenter_config
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.labels import load_label_space
 from rt_seg_ros.networks import list_networks
@@ -95,47 +95,41 @@ def run(args: argparse.Namespace) -> int:
 
 Prepare = Callable[[argparse.Namespace, Board, ExitStack], Feed]
 
+#: Options that say how frames are segmented here, how they are played, and which node is watched; with their defaults.
+_SEGMENTING: dict[str, object] = {
+    name: getattr(SegmenterConfig, name)
+    for name in (
+        "model", "weights", "backend", "device", "precision", "downsampling_ratio", "confidence_threshold", "threads"
+    )
+} | {"size": None}  # fmt: skip
+_PLAYING: dict[str, object] = {"topic": "", "rate": 1.0, "loop": False}
+_WATCHING: dict[str, object] = {"node": "/segmentation", "camera": ""}
+_INSTEAD = "a recording, a video or a folder is shown without"
+
 
 def _kind(args: argparse.Namespace) -> Prepare:
     """Decide what SOURCE is, and refuse what cannot be shown before anything is loaded."""
     if not args.source:
-        _refuse_options_of_a_source(args)
-        _need_ros("a node that runs")
+        reason = "without SOURCE a node that runs is shown: give a SOURCE, or choose the node's model in the page"
+        _refuse(args, _SEGMENTING | _PLAYING, reason)
+        need_ros("to show a node that runs", _INSTEAD)
         return _watch_node
+    _refuse(args, _WATCHING, "SOURCE is segmented here, whatever nodes there are: leave SOURCE out to watch a node")
     config = segmenter_config(args)
     find_model(config.model, config.label_space, config.weights, config.allow_random_weights)
     if _TOPIC.fullmatch(args.source) and not Path(args.source).exists():
-        _need_ros(f"{args.source} (there is no such file, so it is taken for a camera topic)")
+        _refuse(args, _PLAYING, f"{args.source} is no file, so it is taken for a camera topic, which is not played")
+        need_ros(f"to show {args.source} (there is no such file, so it is taken for a camera topic)", _INSTEAD)
         print(f"{args.source} is no file: taken for a camera topic", file=sys.stderr)
         return _watch_camera
     return _play
 
 
-def _refuse_options_of_a_source(args: argparse.Namespace) -> None:
-    """Refuse what says how frames are played and segmented here, where a node does it somewhere else."""
-    default = SegmenterConfig()
-    names = ("model", "weights", "backend", "device", "precision", "downsampling_ratio", "confidence_threshold")
-    defaults = {name: getattr(default, name) for name in (*names, "threads")}
-    for option, value in (defaults | {"size": None, "topic": "", "rate": 1.0, "loop": False}).items():
-        if getattr(args, option) != value:
-            there = ", or choose the node's model in the page" if option in ("model", "weights") else ""
-            raise UserError(
-                f"--{option.replace('_', '-')} says what runs here and how, but without SOURCE a node that runs is "
-                f"shown: give a SOURCE{there}"
-            )
-
-
-def _need_ros(what: str) -> None:
-    # Importing it here is the check, and lets the wheels' start-up hook run before anything is opened.
-    try:
-        import rclpy  # noqa: F401
-
-        import rt_seg_ros.msg  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            f"to show {what}, ROS 2 is needed, and this Python cannot import '{error.name}': source your workspace's "
-            "setup.bash (or set up with `make setup`); a recording, a video or a folder is shown without"
-        ) from error
+def _refuse(args: argparse.Namespace, options: Mapping[str, object], reason: str) -> None:
+    """Refuse options, given with their defaults, that would do nothing."""
+    for option, default in options.items():
+        if getattr(args, option) != default:
+            raise UserError(f"--{option.replace('_', '-')} has no effect here: {reason}")
 
 
 def _name(args: argparse.Namespace) -> str:

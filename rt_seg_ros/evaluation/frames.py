@@ -234,7 +234,8 @@ class _Drive(Frames):
                 self._truths = self._open_truth(bag, truth)
         self.has_truth = self._truths is not None
         if isinstance(self._truths, FolderTruth):
-            self.truth_name = f"{self._truths.path} ({self._truths.count} label images)"
+            strange = f", {left} others have no stamp in their names" if (left := self._truths.left_out) else ""
+            self.truth_name = f"{self._truths.path} ({self._truths.count} label images{strange})"
             self._check_overlap(self._truths)
         elif self._truths is not None:
             self.truth_name = f"topic {self._truths.topic} ({self._truths.count} label images)"

@@ -258,8 +258,9 @@ def _tiles(evaluation: Evaluation) -> str:
                 tile(f"{100 * flicker.value:.2f}", "%", "flicker", f"change without cause; {flicker.pairs:,} pairs")
             )
     else:
-        speed = "live, to the node" if evaluation.mode == "live" else "of the pipeline"
-        tiles.append(tile(f"{evaluation.frames_per_second:.1f}", "/s", "frames", speed, True))
+        live = evaluation.mode == "live"
+        speed = evaluation.throughput if live else evaluation.frames_per_second
+        tiles.append(tile(f"{speed:.1f}", "/s", "frames", "live, to the node" if live else "of the pipeline", True))
         changed = scores.flicker.changed
         if changed.value is not None:
             tiles.append(tile(f"{100 * changed.value:.2f}", "%", "labels that change", "from frame to frame"))

@@ -7,6 +7,7 @@ part or is disturbed.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import random
 import signal
@@ -38,7 +39,7 @@ NODE = "/segmentation"
 _START_TIMEOUT = 120.0  # seconds until the node serves; importing PyTorch from a cold disk takes a while
 _STOP_TIMEOUT = 15.0  # seconds for a process to follow SIGINT, and as many for SIGTERM
 _KILL_TIMEOUT = 5.0  # and to be gone after SIGKILL
-_QUIET = 1.5  # seconds at least without a message after which the node has answered all it was sent
+_QUIET = 5.0  # seconds at least without a message after which the node gives no more answers
 _FIRST_ANSWER = 30.0  # seconds for its first one, which may be slow: runtimes prepare for a size when they first see it
 
 
@@ -154,7 +155,9 @@ def run_live(
                         time.sleep(0.05)
                 if player.returncode:
                     raise UserError(f"the player failed: {_tail(player_log)}")
-                while not answers.over():
+                published = _read_stamps(stamps)
+                # Each frame gives one message of each topic, but for those that are dropped.
+                while not answers.over() and any(recorder.counts[topic] < len(published) for topic in topics):
                     _check(node, node_log)
                     _check_recording(recorder, spinning)
                     time.sleep(0.05)
@@ -166,13 +169,14 @@ def run_live(
             recorder_node.destroy_node()
             rclpy.try_shutdown(context=context)
             spinning.join(5.0)
-    return LiveRun(out / "result.mcap", node_log, started, _read_stamps(stamps), meter.usage)
+    return LiveRun(out / "result.mcap", node_log, started, published, meter.usage)
 
 
 def _node_command(bag: Path, image_topic: str, topics: Iterable[str], parameters: Mapping[str, Any]) -> list[str]:
     camera, remapping = _camera(bag, image_topic)
     arguments = [*camera, "autostart:=true", "lazy:=false"]
-    arguments += [f"{name}:={_yaml(value)}" for name, value in parameters.items()]
+    # As JSON: a name of a file may be anything in YAML.
+    arguments += [f"{name}:={json.dumps(value, ensure_ascii=False)}" for name, value in parameters.items()]
     # Large best-effort messages are lost on a busy machine; what is to be scored is not.
     arguments += [f"qos_overrides.{topic}.publisher.reliability:=reliable" for topic in topics]
     command = [sys.executable, "-m", "rt_seg_ros.ros.node", "--ros-args", *remapping]
@@ -384,7 +388,3 @@ def _check_recording(recorder: Recorder, spinning: threading.Thread) -> None:
 def _tail(log: Path) -> str:
     text = log.read_text(errors="replace").strip() if log.is_file() else ""
     return "\n  ".join(["", *text.splitlines()[-8:]]) + f"\n(the whole log is {log})"
-
-
-def _yaml(value: Any) -> str:
-    return {True: "true", False: "false"}.get(value, str(value)) if isinstance(value, bool) else str(value)

@@ -217,10 +217,12 @@ class SegmentingFeed(Feed):
             raise UserError(f"no model '{name}'; there are: {', '.join(self._choices)}")
         with self._lock:
             self._wanted = name
-            if self._preparing or name == self._chosen or self._closed.is_set():
+            if self._closed.is_set() or (name == self._chosen and not self._preparing):
+                return
+            self.board.update(switching=name, message="")
+            if self._preparing:
                 return
             self._preparing = True
-            self.board.update(switching=name, message="")
             self._preparation = threading.Thread(target=self._prepare, name="preparation", daemon=True)
             self._preparation.start()
 
@@ -234,7 +236,6 @@ class SegmentingFeed(Feed):
                     self._preparing = False
                     self.board.update(switching="", message=message)
                     break
-            self.board.update(switching=name)
             message = ""
             try:
                 segmenter = self._loaded(name)
@@ -245,6 +246,8 @@ class SegmentingFeed(Feed):
                         self._wanted = self._chosen
                 continue
             with self._lock:
+                if self._wanted != name:
+                    continue
                 self._segmenter, self._chosen = segmenter, name
             self._tell_model()
         last = self._last

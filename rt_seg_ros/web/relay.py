@@ -6,7 +6,7 @@ from typing import Protocol
 
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.images import Frame
-from rt_seg_ros.labels import LabelSpace, colour_of_its_own, load_label_space
+from rt_seg_ros.labels import LabelSpace, colour_of_its_own, list_label_spaces, load_label_space
 from rt_seg_ros.web.board import Board
 from rt_seg_ros.web.feed import Feed, size_in_words
 from rt_seg_ros.web.picture import Picture
@@ -137,7 +137,7 @@ class RelayFeed(Feed):
         if name == self._known_space:
             return
         self._known_space = name
-        if self._space is not None:
+        if self._space is not None and (name == self._space.name or name not in list_label_spaces()):
             self.board.use_label_space(self._space)
             return
         try:

@@ -52,11 +52,16 @@ def of_torch(model, number):
     return labels(create_backend(find_model(model), "torch", "cpu"), street(number), confidence=True)
 
 
+@lru_cache(maxsize=1)
+def shipped(model, name):
+    return create_backend(find_model(model), name, "cpu")
+
+
 @pytest.mark.parametrize("number", [0, 1])
 @pytest.mark.parametrize("model", SHIPPED)
 @pytest.mark.parametrize("name", OTHERS)
 def test_fp32_on_rendered_frames_with_the_shipped_weights(name, model, number):
-    backend = create_backend(find_model(model), name, "cpu")
+    backend = shipped(model, name)
     assert (backend.name, backend.precision) == (name, "fp32")
     (ours,), (our_confidence,) = labels(backend, street(number), confidence=True)
     (theirs,), (their_confidence,) = of_torch(model, number)

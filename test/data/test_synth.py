@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from rt_seg_ros.data.synth import SyntheticDrive
+from rt_seg_ros.data.synth import drive as drive_module
 from rt_seg_ros.data.synth.camera import NEAR, Camera, Intrinsics, clip_near, look
 from rt_seg_ros.data.synth.canvas import Canvas
 from rt_seg_ros.data.synth.patterns import noise
@@ -33,7 +34,9 @@ def test_shapes_and_ids(drive: SyntheticDrive) -> None:
 
 
 def test_same_seed_and_index_give_the_same_frame_in_any_order(drive: SyntheticDrive) -> None:
+    drive_module._street.cache_clear()  # it would share the blocks that were built
     other = SyntheticDrive(3)
+    assert other.street is not drive.street
     later_first = other.render(50)
     for index, (image, labels) in ((50, later_first), (7, other.render(7))):
         expected_image, expected_labels = drive.render(index)

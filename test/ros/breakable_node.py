@@ -8,6 +8,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from breaking import break_backend
 
+from rt_seg_ros.backends import fallback
 from rt_seg_ros.ros import node
 
 
@@ -23,5 +24,6 @@ class BreakableNode(node.SegmentationNode):
 
 
 if __name__ == "__main__":
+    fallback._FIRST_PAUSE = 2.0
     node.SegmentationNode = BreakableNode
     sys.exit(node.main())

@@ -69,7 +69,7 @@ def node(graph, shared_process):
 
 @pytest.fixture
 def start_node(graph):
-    """Start nodes of the test's own; none outlives it."""
+    """Start nodes of the test's own; none outlives it. They say goodbye: of killed ones the graph tells for 20 s."""
     from ros_harness import NodeProcess
 
     started = []
@@ -80,4 +80,6 @@ def start_node(graph):
 
     yield start
     for one in started:
-        one.kill()
+        one.ask_to_end()
+    for one in started:
+        one.kill(patience=10.0)

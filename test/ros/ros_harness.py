@@ -315,8 +315,15 @@ class NodeProcess:
     def descriptors(self) -> int:
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
-    def kill(self) -> None:
-        """End the process by force, where it still runs."""
+    def ask_to_end(self) -> None:
+        if not self._ended():
+            self.process.send_signal(signal.SIGINT)
+
+    def kill(self, patience: float = 0.0) -> None:
+        """End the process by force, where it still runs after ``patience`` seconds."""
+        if patience:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(patience)
         if not self._ended():
             self.process.kill()
             self.process.wait()
@@ -325,7 +332,7 @@ class NodeProcess:
         if not self._ended():
             self.process.send_signal(how)
         try:
-            return self.process.wait(20)
+            return self.process.wait(TIMEOUT)
         except subprocess.TimeoutExpired:
             self.process.send_signal(signal.SIGABRT)  # by which Python tells where its threads are
             self.process.wait()

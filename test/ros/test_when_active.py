@@ -41,7 +41,7 @@ def test_it_ends_quietly_when_told_to(graph, request, how, state):
         graph.wait(lambda: own in graph.node.get_node_names(), "the script in the graph")
         time.sleep(0.5)
         process.send_signal(how)
-        output, errors = process.communicate(timeout=10)
+        output, errors = process.communicate(timeout=60)
         assert (process.returncode, output, errors) == (128 + how, "", "")
     finally:
         process.kill()

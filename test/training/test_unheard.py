@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,22 @@ SMALL = [
 ]
 OFTEN = "run.checkpoint_minutes=0.0001"
 COMMAND = [sys.executable, "-m", "rt_seg_ros.cli"]
+#: The same, which waits for a full pipe for a shorter time.
+IMPATIENT = [
+    sys.executable,
+    "-c",
+    "import sys; from rt_seg_ros import cli; from rt_seg_ros.cli import output; output._PATIENCE_SECONDS = 0.5; "
+    "sys.exit(cli.main())",
+]
 
 
 @contextlib.contextmanager
-def running(streets: Path, out: Path, *overrides: str, **streams: Any) -> Iterator[subprocess.Popen[bytes]]:
+def running(
+    streets: Path, out: Path, *overrides: str, command: Sequence[str] = COMMAND, **streams: Any
+) -> Iterator[subprocess.Popen[bytes]]:
     words = ["train", "cgnet_camvid_paper", "--data", str(streets), "--out", str(out), *SMALL, *overrides]
     run = subprocess.Popen(
-        [*COMMAND, *words],
+        [*command, *words],
         start_new_session=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "TERM": "xterm"},
         **({"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams),
@@ -73,14 +82,14 @@ def test_interrupt_after_the_reader_went_keeps_what_was_learnt(streets, tmp_path
 def test_a_run_whose_reader_went_comes_to_its_end(streets, tmp_path):
     """As in ``rt-seg train ... | head -1``; here head reads standard error as well."""
     out = tmp_path / "run"
-    ends = ("schedule.max_steps=40", "run.validate_every=1")
+    ends = ("schedule.max_steps=12", "run.validate_every=1")
     with running(streets, out, *ends, stderr=subprocess.STDOUT) as run:
         assert run.stdout is not None
         run.stdout.readline()
         run.stdout.close()
         assert run.wait(120) == 0
         run.stdout = None
-    assert read_checkpoint(out)["step"] == 40 and (out / "cgnet_camvid11.safetensors").is_file()
+    assert read_checkpoint(out)["step"] == 12 and (out / "cgnet_camvid11.safetensors").is_file()
 
 
 def test_a_pipe_that_nobody_empties_does_not_hold_a_run_up(streets, tmp_path):
@@ -88,7 +97,7 @@ def test_a_pipe_that_nobody_empties_does_not_hold_a_run_up(streets, tmp_path):
     reader, writer = os.pipe()
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
     os.write(writer, b"." * 4096)
-    with running(streets, out, OFTEN, stdout=writer) as run:
+    with running(streets, out, OFTEN, command=IMPATIENT, stdout=writer) as run:
         await_file(out / LAST, run)
         run.send_signal(signal.SIGINT)
         assert run.wait(60) == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from math import atan, pi, sin
 
 import numpy as np
@@ -20,6 +21,9 @@ from rt_seg_ros.errors import UserError
 
 #: How far is drawn, metres.
 FAR = 140.0
+
+#: A street takes some thirty times as long to build as a frame to render, and changes with nothing but its seed.
+_street = lru_cache(maxsize=2)(Street)
 
 
 class SyntheticDrive:
@@ -46,7 +50,7 @@ class SyntheticDrive:
             raise UserError(f"seed {seed} is negative: give a whole number from 0 on")
         self.seed, self.height, self.width, self.rate = seed, height, width, rate
         rng = np.random.default_rng((seed, 0))
-        self.street = Street(seed)
+        self.street = _street(seed)
         self._weather = Weather(rng)
         self._speed = float(rng.uniform(5.5, 9.5))
         self._wobble = rng.uniform(0, 2 * pi, 8)
