@@ -171,14 +171,8 @@ class Cache:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _canonical(key: Any) -> str:
-    return json.dumps(key if not isinstance(key, Mapping) else dict(key), sort_keys=True, default=_plain)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return dict(value)
-    raise TypeError(f"a key cannot hold {value!r}")
+def _canonical(key: Mapping[str, Any]) -> str:
+    return json.dumps(key, sort_keys=True)
 
 
 def _check_private(folder: Path) -> None:

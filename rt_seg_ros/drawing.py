@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
 
 import cv2
 import numpy as np
@@ -33,9 +32,8 @@ _WRONG = (64, 72, 255)
 
 
 @lru_cache(maxsize=32)
-def _color_table(space: LabelSpace, order: str) -> Image:
-    palette = space.palette if order == "rgb" else space.palette[:, ::-1]
-    return np.ascontiguousarray(palette).reshape(256, 1, 3)
+def _color_table(space: LabelSpace) -> Image:
+    return np.ascontiguousarray(space.palette[:, ::-1]).reshape(256, 1, 3)
 
 
 @lru_cache(maxsize=32)
@@ -45,29 +43,19 @@ def _unlabelled_table(space: LabelSpace) -> Image:
     return table
 
 
-def colourise(
-    labels: Image, space: LabelSpace, order: Literal["bgr", "rgb"] = "bgr", out: Image | None = None
-) -> Image:
+def colourise(labels: Image, space: LabelSpace, out: Image | None = None) -> Image:
     """Paint each class in its colour; unlabelled pixels are black.
 
     :param labels: ``HxW`` ``uint8`` class ids.
-    :param order: order of the channels of the result.
     :param out: ``HxWx3`` buffer to write into.
     :returns: ``HxWx3`` ``uint8``.
     """
     if labels.size == 0:
         return np.zeros((*labels.shape, 3), np.uint8) if out is None else out
-    return cv2.applyColorMap(labels, _color_table(space, order), dst=out)
+    return cv2.applyColorMap(labels, _color_table(space), dst=out)
 
 
-def overlay(
-    image: Image,
-    labels: Image,
-    space: LabelSpace,
-    alpha: float = 0.5,
-    legend: bool = True,
-    out: Image | None = None,
-) -> Image:
+def overlay(image: Image, labels: Image, space: LabelSpace, alpha: float = 0.5, legend: bool = True) -> Image:
     """Lay the classes' colours over an image, with fine lighter lines between classes and a legend.
 
     For a stream of frames a :class:`Painter` does the same with buffers that it keeps.
@@ -76,11 +64,10 @@ def overlay(
     :param labels: ``HxW`` ``uint8`` class ids.
     :param alpha: opacity of the colours, 0 (the image alone) to 1.
     :param legend: name the classes that occur, in their colours, in the top left corner.
-    :param out: ``HxWx3`` buffer to write into; may be ``image`` itself.
     :returns: ``HxWx3`` BGR.
     :raises ValueError: if the image and the labels differ in size.
     """
-    return Painter(space, alpha, legend).overlay(image, labels, out)
+    return Painter(space, alpha, legend).overlay(image, labels)
 
 
 class Painter:
@@ -106,7 +93,11 @@ class Painter:
         self._mask = np.empty((0, 0), np.uint8)
 
     def overlay(self, image: Image, labels: Image, out: Image | None = None) -> Image:
-        """Draw one frame: see :func:`overlay`. Without ``out`` the result is a new array."""
+        """Draw one frame: see :func:`overlay`.
+
+        :param out: ``HxWx3`` buffer to write into, which may be ``image`` itself; a new array by default.
+        :raises ValueError: if the image and the labels differ in size.
+        """
         if image.shape[:2] != labels.shape or image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(
                 f"cannot lay labels of shape {labels.shape} over an image of shape {image.shape}: "
@@ -266,25 +257,19 @@ def _rounded(height: int, width: int, radius: float) -> Image:
 # --- Reports --------------------------------------------------------------------------------------------------------
 
 
-def error_map(labels: Image, truth: Image, image: Image | None = None) -> Image:
-    """Show where a prediction is wrong: red. Right is a dark grey, or the darkened image; no truth is black.
+def error_map(labels: Image, truth: Image, image: Image) -> Image:
+    """Show where a prediction is wrong: red. Right is the image, darkened and grey; no truth is black.
 
     :param labels: ``HxW`` predicted ids; unlabelled counts as wrong where the truth has a label.
     :param truth: ``HxW`` true ids, 255 where unknown.
-    :param image: ``HxWx3`` BGR to show, in grey, beneath.
+    :param image: ``HxWx3`` BGR to show beneath.
     :returns: ``HxWx3`` BGR.
     """
-    if image is None:
-        result = np.full((*labels.shape, 3), 72, np.uint8)
-    else:
-        grey = cv2.convertScaleAbs(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), alpha=0.62, beta=18)
-        result = cv2.merge([grey, grey, grey])
+    grey = cv2.convertScaleAbs(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), alpha=0.62, beta=18)
+    result = cv2.merge([grey, grey, grey])
     known = truth != UNLABELLED
     wrong = known & (labels != truth)
-    if image is None:
-        result[wrong] = _WRONG
-    else:
-        result[wrong] = (0.35 * result[wrong] + 0.75 * np.asarray(_WRONG)).clip(0, 255).astype(np.uint8)
+    result[wrong] = (0.35 * result[wrong] + 0.75 * np.asarray(_WRONG)).clip(0, 255).astype(np.uint8)
     result[~known] = 0
     return result
 

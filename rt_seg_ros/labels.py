@@ -22,10 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
-from rt_seg_ros.documents import yaml_problem
+from rt_seg_ros.documents import read_yaml
 from rt_seg_ros.errors import UserError, did_you_mean
 from rt_seg_ros.resources import config_dir
 
@@ -141,12 +140,7 @@ def load_label_space(name_or_path: str | Path) -> LabelSpace:
                 "for one of your own give the path of its .yaml file"
             )
         path = config_dir() / "labels" / f"{name}.yaml"
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"label space file {path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"label space file {path} is not valid YAML: {yaml_problem(error)}") from error
+    document = read_yaml(path, "label space file")
     return parse_label_space(document, f"label space file {path}", path.stem)
 
 

@@ -12,7 +12,6 @@ A subscriber of ``~/class_masks`` needs one call::
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import cv2
@@ -82,21 +81,17 @@ def binary_mask(labels: NDArray[np.uint8], class_id: int, out: NDArray[np.uint8]
     return cv2.inRange(labels, class_id, class_id, dst=out)
 
 
-def class_masks(labels: NDArray[np.uint8], space: LabelSpace, ids: Iterable[int] | None = None) -> list[ClassMask]:
+def class_masks(labels: NDArray[np.uint8], space: LabelSpace) -> list[ClassMask]:
     """Masks of the classes that occur in a label image, in the order of their ids.
 
     All classes are found in one pass: the image is cut once into runs of equal labels, and what is done for a class
     afterwards costs by the number of its runs, not by the number of pixels.
 
     :param labels: ``HxW`` ``uint8`` class ids; ids that are not in ``space`` (255, unlabelled) give no mask.
-    :param ids: only these classes; all of the label space by default.
     """
     height, width = labels.shape
     if labels.size == 0:
         return []
-    names = {entry.id: entry.name for entry in space.classes}
-    wanted = sorted(names if ids is None else names.keys() & set(ids))
-
     flat = np.ascontiguousarray(labels).reshape(-1)
     starts = np.flatnonzero(flat[1:] != flat[:-1])
     starts += 1
@@ -110,8 +105,8 @@ def class_masks(labels: NDArray[np.uint8], space: LabelSpace, ids: Iterable[int]
     starts, ends = starts[order], ends[order]
 
     masks = []
-    for class_id in wanted:
-        begin, end = int(first[class_id]), int(first[class_id + 1])
+    for entry in space.classes:
+        begin, end = int(first[entry.id]), int(first[entry.id + 1])
         if begin == end:
             continue
         edges = np.empty((end - begin, 2), np.int64)
@@ -119,8 +114,8 @@ def class_masks(labels: NDArray[np.uint8], space: LabelSpace, ids: Iterable[int]
         edges[:, 1] = ends[begin:end]
         masks.append(
             ClassMask(
-                id=class_id,
-                name=names[class_id],
+                id=entry.id,
+                name=entry.name,
                 pixel_count=int((edges[:, 1] - edges[:, 0]).sum()),
                 box=_box(edges, width),
                 runs=_runs(edges.reshape(-1), height * width),

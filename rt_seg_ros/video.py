@@ -56,8 +56,6 @@ class VideoReader:
             stream = container.streams.video[0]
             self.fps = float(stream.average_rate or stream.guessed_rate or 25)
             """Frames per second, on average."""
-            self.size = (int(stream.height), int(stream.width))
-            """(height, width) as stored, before turning upright."""
             self.frame_count = int(stream.frames)
             """Number of frames by the file's header, estimated where it has none; 0 if not even that is possible."""
             if not self.frame_count and container.duration:
@@ -126,19 +124,16 @@ class VideoReader:
 class VideoWriter:
     """Writes a video. The file appears under its name when it is complete, never before.
 
-    Use it as a context manager; left by an exception it leaves nothing behind.
+    Use it as a context manager; left by an exception it leaves nothing behind. A file that is there is replaced.
 
     :param path: ``.mp4``, ``.m4v``, ``.mov`` or ``.mkv``.
     :param fps: frames per second, used for frames that come without a time.
     :param quality: constant rate factor of x264: 18 is nearly lossless, 28 is coarse.
-    :param overwrite: replace a file that is there.
     :param fast: take a quarter of the time, for a file half as large again: beside a network every core counts.
-    :raises UserError: if the suffix is not one of these, or the file exists or cannot be written.
+    :raises UserError: if the suffix is not one of these, or the file cannot be written.
     """
 
-    def __init__(
-        self, path: str | Path, fps: float = 10.0, quality: int = 20, overwrite: bool = True, fast: bool = False
-    ) -> None:
+    def __init__(self, path: str | Path, fps: float = 10.0, quality: int = 20, fast: bool = False) -> None:
         self.path = Path(path)
         self.fps = fps
         self.quality = quality
@@ -152,8 +147,6 @@ class VideoWriter:
             )
         if not fps > 0:
             raise UserError(f"a video needs a positive frame rate, not {fps}")
-        if self.path.exists() and not overwrite:
-            raise UserError(f"{self.path} exists; remove it or choose another name")
         self._aside = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from rt_seg_ros.documents import yaml_problem
+from rt_seg_ros.documents import read_yaml
 from rt_seg_ros.errors import UserError, did_you_mean
 from rt_seg_ros.files import write_together
 from rt_seg_ros.labels import LabelSpace, is_label_file, list_label_spaces, load_label_space, parse_label_space
@@ -138,12 +138,7 @@ def read_card(path: Path) -> ModelCard:
 
     :raises UserError: unreadable, or without a field that a card needs.
     """
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"model card {path} cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"model card {path} cannot be read: {yaml_problem(error)}") from error
+    document = read_yaml(path, "model card")
     return _card_from(document, path.stem, path.with_suffix(".safetensors"), str(path))
 
 

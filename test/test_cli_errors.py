@@ -34,6 +34,7 @@ def folder(tmp_path, monkeypatch):
         ("segment photo.jpg --ratio nan", "nan"),
         ("segment photo.jpg --threads 100000", "threads is 100000"),
         ("segment photo.jpg --device tpu", "no device 'tpu'"),
+        ("segment photo.jpg --device cuda:\u00b2", "no device 'cuda:\u00b2'"),
         ("evaluate folder", "folder has no layout"),
         ("compare nowhere folder", "nowhere"),
         ("drive synth /proc/drive --frames 2", "/proc/drive cannot be written"),
@@ -55,6 +56,14 @@ def test_one_line_says_what_is_wrong(capfd, line, told):
     said = capfd.readouterr()
     assert told in said.err and said.err.startswith(f"rt-seg {line.split()[0]}: "), said.err
     assert said.err.count("\n") == 1 and not said.out, said
+
+
+@pytest.mark.parametrize("line", ["demo --out {out}", "evaluate {out} --live", "play {out}", "benchmark --node"])
+def test_what_needs_ros_says_so_before_any_work(tmp_path, monkeypatch, capsys, line):
+    monkeypatch.setitem(sys.modules, "rclpy", None)
+    assert main(line.format(out=tmp_path / "out").split()) == 2
+    said = capsys.readouterr().err
+    assert "ROS 2 is needed, and this Python cannot import 'rclpy'" in said and not (tmp_path / "out").exists()
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /dev/full")

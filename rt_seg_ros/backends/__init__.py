@@ -197,7 +197,7 @@ def _check_names(backend: str, device: str, precision: str) -> None:
     if backend not in BACKENDS:
         raise UserError(f"no backend '{backend}'; there are: {', '.join(BACKENDS)}")
     kind, colon, index = device.partition(":")
-    if kind not in DEVICES or (colon and (kind != "cuda" or not index.isdigit())):
+    if kind not in DEVICES or (colon and (kind != "cuda" or not index.isdecimal())):
         raise UserError(f"no device '{device}'; there are: {', '.join(DEVICES)}, cuda:N")
     if precision not in PRECISIONS:
         raise UserError(f"no precision '{precision}'; there are: {', '.join(PRECISIONS)}")

@@ -145,7 +145,7 @@ def find_gpu(device: str) -> Gpu:
     :raises UserError: another device, or a GPU that is not there
     """
     kind, colon, index = device.partition(":")
-    if kind not in ("auto", "cuda") or (colon and not (kind == "cuda" and index.isdigit())):
+    if kind not in ("auto", "cuda") or (colon and not (kind == "cuda" and index.isdecimal())):
         raise UserError(f"device '{device}' is no NVIDIA GPU; use auto, cuda or cuda:N")
     missing = missing_gpu()
     if missing:

@@ -82,9 +82,9 @@ def not_ready(card: ModelCard, device: str, precision: str) -> str | None:
 class TensorRtBackend(Backend):
     """TensorRT on an NVIDIA GPU.
 
-    ``name``, ``device`` and ``precision`` are those of whoever served the last frame. In a result's timings ``network``
-    is the device's time by events, from pixels of the working size to labels; ``preprocess`` is the resizing into
-    pinned memory, ``postprocess`` all the rest.
+    ``name``, ``device``, ``precision`` and ``batches`` are those of whoever served the last frame. In a result's
+    timings ``network`` is the device's time by events, from pixels of the working size to labels; ``preprocess`` is the
+    resizing into pinned memory, ``postprocess`` all the rest.
     """
 
     batches = True
@@ -140,6 +140,7 @@ class TensorRtBackend(Backend):
                 for session in sessions:
                     session.users -= 1
         self.name, self.device, self.precision = self._own
+        self.batches = True
         self._let_stand_in_go()
         return result
 
@@ -256,6 +257,7 @@ class TensorRtBackend(Backend):
             self._since_stand_in = 0
         result = backend.run(frames, working, sizes, confidence)
         self.name, self.device, self.precision = backend.name, backend.device, backend.precision
+        self.batches = backend.batches
         return result
 
     def _let_stand_in_go(self) -> None:
@@ -314,7 +316,8 @@ def _give_back_what_pytorch_keeps() -> None:
     if torch is None or not torch.cuda.is_initialized() or not capturing.acquire(blocking=False):
         return
     try:
-        torch.cuda.empty_cache()
+        with contextlib.suppress(RuntimeError):  # which up to 2.12 it is for good, once a capture broke off
+            torch.cuda.empty_cache()
     finally:
         capturing.release()
 

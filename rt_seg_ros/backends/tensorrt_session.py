@@ -262,7 +262,8 @@ class _Slot:
             if name not in self._buffers or self._buffers[name][1].size < count:
                 for former in self._buffers.pop(name, ()):
                     former.close()
-                self._buffers[name] = PinnedArray(count), DeviceMemory(count)
+                device = DeviceMemory(count)  # first: if either runs out it is this, and the other would be lost
+                self._buffers[name] = PinnedArray(count), device
             if not self._context.set_tensor_address(name, self._buffers[name][1].address):
                 raise self._error(f"does not take the memory for '{name}'")
         self._shapes = shapes

@@ -54,7 +54,7 @@ def check(device: str, precision: str) -> str:
         if precision == "bf16" and not cpu_has_bf16():
             raise UserError("precision 'bf16': this CPU has no instructions for it, and would be slower; use fp32")
         return device
-    if kind != "cuda" or (index and not index.isdigit()):
+    if kind != "cuda" or (index and not index.isdecimal()):
         raise UserError(f"no device '{device}'; there are: auto, cpu, cuda, cuda:N")
     if not torch.cuda.is_available():
         raise UserError(f"device '{device}': PyTorch {torch.__version__} sees no CUDA GPU here; use device cpu or auto")

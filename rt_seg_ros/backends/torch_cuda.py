@@ -325,6 +325,7 @@ class _Graphs:
             _log.warning("a CUDA graph could not be captured (%s): %s", left, str(error).split("\n")[0])
             self._stream.synchronize()
             self._graphs.clear()
+            self._pool = torch.cuda.graph_pool_handle()  # up to 2.12 PyTorch goes on taking the former for in use
             return None
         finally:
             capturing.release()

@@ -29,16 +29,12 @@ class ResultTopics:
     """The node's topics in a recording, under the node's names.
 
     :param writer: open for writing
-    :param namespace: the node's full name, under which its topics lie
     :param threshold: confidence below which pixels were left unlabelled, 0 to 1
     """
 
-    def __init__(
-        self, writer: BagWriter, space: LabelSpace, namespace: str = DEFAULT_NAMESPACE, threshold: float = 0.0
-    ) -> None:
+    def __init__(self, writer: BagWriter, space: LabelSpace, threshold: float = 0.0) -> None:
         self._writer = writer
         self._space = space
-        self._namespace = namespace.rstrip("/")
         self._threshold = threshold
         self._begun = False
 
@@ -63,7 +59,7 @@ class ResultTopics:
         :param recorded_ns: time of recording, where it is not the stamp
         :raises UserError: if the disk does not take it
         """
-        writer, name = self._writer, self._namespace
+        writer, name = self._writer, DEFAULT_NAMESPACE
         recorded = stamp_ns if recorded_ns is None else recorded_ns
         self.add_label_info(stamp_ns, frame_id, recorded)
         writer.add_label(f"{name}/label", stamp_ns, frame_id, labels, recorded)
@@ -89,7 +85,7 @@ class ResultTopics:
         if not self._begun:
             self._begun = True
             info = self._label_info(stamp_ns, frame_id)
-            self._writer.write(f"{self._namespace}/label_info", info, recorded_ns, latched=True)
+            self._writer.write(f"{DEFAULT_NAMESPACE}/label_info", info, recorded_ns, latched=True)
 
     def _mask(self, mask: ClassMask) -> Any:
         x, y, width, height = mask.box

@@ -44,7 +44,9 @@ Modules = Mapping[Mode, str]
 #: Seconds for a turn's process to end after Ctrl-C: longer than it waits for a node of its own, asked three times.
 _STOP_TIMEOUT = 60.0
 _KILL_TIMEOUT = 10.0
-_PACKAGES = ("torch", "openvino", "onnxruntime", "tensorrt", "opencv-python-headless", "opencv-python", "numpy")
+_PACKAGES = (
+    "torch", "openvino", "onnxruntime", "tensorrt", "tensorrt_rtx", "opencv-python-headless", "opencv-python", "numpy"
+)  # fmt: skip
 #: Load of the machine, over its cores, above which figures are not to be trusted.
 _BUSY = 0.25
 

@@ -74,11 +74,13 @@ def run(args: argparse.Namespace) -> int:
     models, topics = _two("--models", args.models), _two("--topics", args.topics)
     a, b = (open_side(path, m, t) for path, m, t in zip((args.a, args.b), models, topics, strict=True))
     if args.out is not None:
+        files = [args.out / name for name in (_FIGURES, _PICTURE, _PAGE)]
+        for file in files:
+            check_apart(file, [a.stream.path, b.stream.path])
         check_folder(args.out)
-        ours = _is_comparison(args.out / _FIGURES)
-        for name in (_FIGURES, _PICTURE, _PAGE):
-            check_apart(args.out / name, [a.stream.path, b.stream.path])
-            check_file(args.out / name, lambda path: ours)
+        ours = _is_comparison(files[0])
+        for file in files:
+            check_file(file, lambda path: ours)
     space = common_space(a, b, args.label_space)
     assumed = not (args.label_space or a.classes() or b.classes())
     comparison = compare(a, b, space, args.tolerance, progress, assumed)

@@ -10,25 +10,22 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from rt_seg_ros.cli.console import unbounded_console
 from rt_seg_ros.cli.evaluate import Job, evaluate_models
+from rt_seg_ros.cli.evaluation_tables import print_evaluation
 from rt_seg_ros.cli.options import need_ros, size
 from rt_seg_ros.cli.progress import progress
 from rt_seg_ros.data.drives import LABEL_TOPIC, write_synthetic_drive
 from rt_seg_ros.drawing import error_map, overlay, panel
 from rt_seg_ros.errors import UserError
-from rt_seg_ros.evaluation.evaluation import Evaluation
 from rt_seg_ros.evaluation.frames import open_frames
 from rt_seg_ros.evaluation.pictures import choose, read_frames_again, read_rows
-from rt_seg_ros.evaluation.report import METRICS, check_report, is_figures, report_files
+from rt_seg_ros.evaluation.report import PAGE, RECORDING, check_report, report_files
 from rt_seg_ros.files import check_folder, write_bytes, write_json
-from rt_seg_ros.labels import load_label_space
 from rt_seg_ros.pipeline import SegmenterConfig
-from rt_seg_ros.zoo import find_model
+from rt_seg_ros.zoo import DEFAULT_LABEL_SPACE, find_model
 
 SUMMARY = "render a drive, run the real ROS 2 node on it, show the result"
 EPILOG = """\
@@ -47,6 +44,7 @@ Image = NDArray[np.uint8]
 
 _MARK = "demo.json"  # says which drive was rendered here, and may be replaced
 _PICTURE = "picture.png"
+_LABELS = "labels.mcap"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,8 +75,10 @@ def run(args: argparse.Namespace) -> int:
     need_ros("to run the node")
     card = find_model(args.model, allow_random_weights=args.allow_random_weights)  # refuse before anything is rendered
     space = card.load_label_space()
-    if space.name != load_label_space("camvid11").name:
-        raise UserError(f"model '{card.name}' speaks label space '{space.name}'; the rendered drive speaks camvid11")
+    if space.name != DEFAULT_LABEL_SPACE:
+        raise UserError(
+            f"model '{card.name}' speaks label space '{space.name}'; the rendered drive speaks {DEFAULT_LABEL_SPACE}"
+        )
     config = SegmenterConfig(
         model=args.model,
         device=args.device,
@@ -100,14 +100,17 @@ def run(args: argparse.Namespace) -> int:
     )
     frames = open_frames(drive, space, truth=LABEL_TOPIC)
     job = Job(frames, {args.model: (config, card)}, live=True, rate=args.rate, report=out)
-    (evaluation,), _ = evaluate_models(job)
+    (evaluation,), written = evaluate_models(job)
     console.print("[bold]3[/]  what the node published, scored against the truth")
-    picture = _draw(out, job)
-    _tell(console, evaluation)
-    places = {"video": "overlay.mp4", "picture": picture.name, "recording": "result.mcap", "node's log": "node.log"}
-    console.print(f"\n[bold]report     {escape(str(out / 'report.html'))}[/]", highlight=False)
+    written += [out / RECORDING, out / "node.log"]  # of the live run
+    if out / _LABELS in written and _draw(out, job):
+        written.append(out / _PICTURE)
+    print_evaluation(console, evaluation)
+    console.print(f"[bold]report     {escape(str(out / PAGE))}[/]", highlight=False)
+    places = {"video": "overlay.mp4", "picture": _PICTURE, "recording": RECORDING, "node's log": "node.log"}
     for what, name in places.items():
-        console.print(f"{what:<10} {escape(str(out / name))}", highlight=False)
+        if out / name in written:
+            console.print(f"{what:<10} {escape(str(out / name))}", highlight=False)
     for problem in evaluation.problems:
         console.print(f"[red]{escape(problem)}[/]")
     counts = evaluation.counts
@@ -121,17 +124,12 @@ def _check_former(out: Path, drive: Path) -> None:
     """Refuse to replace a drive or a picture that is not an earlier demo's."""
     try:
         mark = json.loads((out / _MARK).read_text(encoding="utf-8"))
-    except FileNotFoundError:  # former versions left none
-        former = (out / _PICTURE).is_file() and is_figures(out / METRICS)
-        own = {_PICTURE: former, drive.name: former}
     except (OSError, ValueError):
-        own = {}
-    else:
-        is_mark = isinstance(mark, dict) and "drive" in mark
-        rendered = is_mark and drive.is_file() and mark == {"drive": drive.name, **_stamp(drive)}
-        own = {_MARK: is_mark, _PICTURE: is_mark, drive.name: rendered}
-    for name in (_MARK, _PICTURE, drive.name):
-        if (out / name).exists() and not own.get(name):
+        mark = None
+    is_mark = isinstance(mark, dict) and "drive" in mark
+    rendered = is_mark and drive.is_file() and mark == {"drive": drive.name, **_stamp(drive)}
+    for name, own in {_MARK: is_mark, _PICTURE: is_mark, drive.name: rendered}.items():
+        if (out / name).exists() and not own:
             raise UserError(
                 f"{out / name} is not replaced: no earlier demo wrote it; choose another folder (--out), or move it "
                 "away"
@@ -144,51 +142,15 @@ def _stamp(drive: Path) -> dict[str, int]:
     return {"bytes": known.st_size, "modified_ns": known.st_mtime_ns}
 
 
-def _tell(console: Console, evaluation: Evaluation) -> None:
-    counts, scores = evaluation.counts, evaluation.scores
-    frames = Table(title="frames", title_justify="left")
-    names = ("played", "received", "processed", "dropped", "rejected", "unaccounted")
-    for name in names:
-        frames.add_column(name, justify="right")
-    frames.add_row(*(str(getattr(counts, name)) for name in names))
-    console.print(frames)
-    if counts.dropped:
-        console.print("dropped: a newer frame came before the network was free (none at a lower --rate)\n")
-
-    latency = Table(title=f"milliseconds per frame, of {counts.processed} frames", title_justify="left")
-    for name in ("stage", "p50", "p95", "max"):
-        latency.add_column(name, justify="left" if name == "stage" else "right")
-    whole = {"total": "received to published", "age": "age of a label: stamp to published"}
-    for stage, values in evaluation.stages.items():
-        figures = [f"{v:.1f}" for v in (values.percentile(50), values.percentile(95), values.largest)]
-        latency.add_row(whole.get(stage, stage), *figures, end_section=stage == "publish")
-    console.print(latency)
-
-    iou = Table(title=f"IoU against the drive's truth, {scores.scored} frames", title_justify="left")
-    iou.add_column("class")
-    iou.add_column("IoU %", justify="right")
-    for c, value in zip(evaluation.space.classes, scores.matrix.per_class_iou(), strict=True):
-        red, green, blue = c.color
-        iou.add_row(f"[on rgb({red},{green},{blue})]  [/] {escape(c.name)}", f"{value * 100:.1f}")
-    iou.add_section()
-    iou.add_row("[bold]mIoU[/]", f"[bold]{scores.matrix.miou() * 100:.1f}[/]")
-    console.print(iou)
-    console.print(f"node ready {evaluation.load_seconds:.1f} s after its process was started")
-
-
-def _draw(out: Path, job: Job) -> Path:
-    """Draw the best, the median and the worst frame as one picture."""
-    path = out / _PICTURE
+def _draw(out: Path, job: Job) -> bool:
+    """Draw the best, the median and the worst frame as one picture; return whether there is anything to be drawn."""
     ((name, (_, card)),) = job.models.items()
     space = card.load_label_space()
     rows = read_rows(out / "per_frame.csv", ["miou"])
     chosen = choose(rows[name].frame, rows[name].columns["miou"], worst=1)
     scores = dict(zip(rows[name].frame.tolist(), rows[name].columns["miou"].tolist(), strict=True))
-    labels = out / "labels.mcap"
-    if not labels.exists():
-        return path
     wanted = {name: [choice.index for choice in chosen]}
-    shown = {one.index: one for one in read_frames_again(job.frames, {name: labels}, rows, wanted)}
+    shown = {one.index: one for one in read_frames_again(job.frames, {name: out / _LABELS}, rows, wanted)}
     images: list[list[Image]] = []
     captions = []
     for choice in reversed([c for c in chosen if c.index in shown]):
@@ -205,7 +167,8 @@ def _draw(out: Path, job: Job) -> Path:
             ]
         )
         captions.append(f"{choice.why} frame: mIoU {100 * scores[choice.index]:.1f} %")
-    if images:
-        _, coded = cv2.imencode(path.suffix, panel(images, ("camera", "truth", "published labels", "errors"), captions))
-        write_bytes(path, coded.tobytes())
-    return path
+    if not images:
+        return False
+    _, coded = cv2.imencode(".png", panel(images, ("camera", "truth", "published labels", "errors"), captions))
+    write_bytes(out / _PICTURE, coded.tobytes())
+    return True

@@ -10,15 +10,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
 from rt_seg_ros.bags import BagWriter
 from rt_seg_ros.cli.console import unbounded_console
 from rt_seg_ros.cli.evaluation_tables import print_comparison, print_evaluation
 from rt_seg_ros.cli.options import add_model_options, need_ros, segmenter_config
 from rt_seg_ros.cli.output import for_who_reads
-from rt_seg_ros.cli.progress import progress
+from rt_seg_ros.cli.progress import progress, progress_share
 from rt_seg_ros.data.datasets import open_dataset
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.evaluation.evaluation import Evaluation
@@ -28,7 +25,7 @@ from rt_seg_ros.evaluation.offline import STAGES as OFFLINE_STAGES
 from rt_seg_ros.evaluation.offline import evaluate
 from rt_seg_ros.evaluation.outputs import Outputs, Overlays, ResultBag, Sink
 from rt_seg_ros.evaluation.recording import STAGES as LIVE_STAGES
-from rt_seg_ros.evaluation.recording import Recorded, evaluate_recording, write_result_bag
+from rt_seg_ros.evaluation.recording import evaluate_recording, write_result_bag
 from rt_seg_ros.evaluation.report import ReportFolder, check_apart, check_report, is_figures, metrics, report_files
 from rt_seg_ros.evaluation.stored import file_name
 from rt_seg_ros.files import check_file, check_folder, write_json
@@ -84,7 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     drive = parser.add_argument_group("a drive")
     drive.add_argument("--topic", default="", metavar="TOPIC", help="image topic, where it has several")
     drive.add_argument(
-        "--truth", "--truth-topic", default="", metavar="TOPIC|FOLDER",
+        "--truth", default="", metavar="TOPIC|FOLDER",
         help=f"label topic, folder of label images named by stamp, or {NO_TRUTH} (default: the drive's label topic)",
     )  # fmt: skip
     drive.add_argument(
@@ -368,21 +365,17 @@ def _live(job: Job, name: str, folder: ReportFolder | None) -> Evaluation:
             out = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rt_seg_ros_")))
         else:
             out = folder.path if len(job.models) == 1 else folder.path / f"live_{file_name(name)}"
-        console = Console(file=sys.stderr)
-        columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-            task = bar.add_task(f"labels of {name}", total=frames.total)
-            live = run_live(
+        with progress_share(f"labels of {name}") as show:
+            recorded = run_live(
                 frames.path, out, frames.topic, _parameters(config), job.rate,
-                watch=lambda done: bar.update(task, completed=done), confidence=job.bag is not None,
+                watch=lambda done: show(done / max(frames.total, 1)), confidence=job.bag is not None,
             )  # fmt: skip
-        recorded = Recorded(live.recording, live.stamps, job.rate, live.start_seconds, live.usage)
         sinks = folder.sinks(name, frames, space, Overlays(space)) if folder is not None else []
         table = folder.table if folder is not None else None
         try:
             evaluation = evaluate_recording(name, card, space, frames, recorded, Outputs(*sinks), table)
         except UserError as error:
-            raise UserError(f"{error}; the node's log is {live.node_log}") from error
+            raise UserError(f"{error}; the node's log is {out / 'node.log'}") from error
         if (path := job.bag_of(name)) is not None:
             try:
                 threshold = config.confidence_threshold

@@ -23,15 +23,6 @@ NONE = "\u2013"
 _WIDTH, _HEIGHT = 1000, 300  # of the drawing, in its own units
 
 
-@dataclass(frozen=True)
-class Series:
-    """A line: (place, value, least, largest) of each point; the last two differ where points stand for several."""
-
-    name: str
-    points: Sequence[tuple[float, float, float, float]]
-    colour: int = 0
-
-
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
     """Return about so many round numbers from ``low`` to ``high``."""
     span = max(high - low, 1e-9)
@@ -57,63 +48,56 @@ def number(value: float) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-def lines(
-    series: Sequence[Series],
+def line(
+    name: str,
+    points: Sequence[tuple[float, float, float, float]],
     unit: str,
-    along: str = "s",
-    low: float | None = None,
+    along: str,
     high: float | None = None,
     video: str = "",
     span: tuple[float, float] | None = None,
 ) -> str:
-    """Draw values over time (or over frames); a pale band shows least and largest.
+    """Draw values from 0 over time (or over frames); a pale band shows least and largest.
 
+    :param points: (place, value, least, largest); the last two differ where points stand for several values
     :param unit: of the values
     :param along: unit of the axis, or ``frame``
-    :param low: bottom of the scale; by default the least value
     :param high: top of the scale; by default the largest value
     :param video: id of the video that goes to the place that is clicked
     :param span: of the axis, where it is another than that of the points
     """
-    drawn = [one for one in series if one.points]
-    if not drawn:
-        return ""
-    left, right = span or (min(p[0] for s in drawn for p in s.points), max(p[0] for s in drawn for p in s.points))
+    left, right = span or (min(p[0] for p in points), max(p[0] for p in points))
     right = max(right, left + 1e-6)
-    bottom = min(p[2] for s in drawn for p in s.points) if low is None else low
-    top = max(p[3] for s in drawn for p in s.points) if high is None else high
-    if top - bottom < 1e-6:  # all are one: figures beside a scale of millionths would say nothing
-        top = bottom + 1
-    if low is None and high is None:
-        margin = 0.08 * (top - bottom)
-        bottom, top = bottom - margin, top + margin
-    marks = ticks(bottom, top)
+    top = max(p[3] for p in points) if high is None else high
+    if top < 1e-6:  # all are 0: figures beside a scale of millionths would say nothing
+        top = 1
+    marks = ticks(0, top)
 
     def x(place: float) -> float:
         return _WIDTH * (place - left) / (right - left)
 
     def y(value: float) -> float:
-        return _HEIGHT * (1 - (min(max(value, bottom), top) - bottom) / (top - bottom))
+        return _HEIGHT * (1 - min(max(value, 0), top) / top)
 
     shapes = [f'<path class="grid" d="{" ".join(f"M0 {y(m):.1f}H{_WIDTH}" for m in marks)}"/>']
-    for one in drawn:
-        if any(p[3] > p[2] for p in one.points):
-            upper = " ".join(f"{x(p[0]):.1f} {y(p[3]):.1f}" for p in one.points)
-            lower = " ".join(f"{x(p[0]):.1f} {y(p[2]):.1f}" for p in reversed(one.points))
-            shapes.append(f'<path class="band c{one.colour % COLOURS}" d="M{upper} L{lower}Z"/>')
-        path = " ".join(f"{x(p[0]):.1f} {y(p[1]):.1f}" for p in one.points)
-        shapes.append(f'<path class="line c{one.colour % COLOURS}" d="M{path}"/>')
+    if any(p[3] > p[2] for p in points):
+        upper = " ".join(f"{x(p[0]):.1f} {y(p[3]):.1f}" for p in points)
+        lower = " ".join(f"{x(p[0]):.1f} {y(p[2]):.1f}" for p in reversed(points))
+        shapes.append(f'<path class="band c0" d="M{upper} L{lower}Z"/>')
+    path = " ".join(f"{x(p[0]):.1f} {y(p[1]):.1f}" for p in points)
+    shapes.append(f'<path class="line c0" d="M{path}"/>')
     data = {
         "left": left,
         "right": right,
         "unit": unit,
         "along": along,
-        "series": [{"name": s.name, "points": [[_r(v) for v in p] for p in s.points]} for s in drawn],
+        "name": name,
+        "points": [[_r(v) for v in p] for p in points],
     }
     places = ticks(left, right, 5)
     tail = f" {along}" if along != "frame" else ""
     below = _axis("left", places, left, right, tail)
-    beside = _axis("bottom", marks, bottom, top)
+    beside = _axis("bottom", marks, 0, top)
     seeks = f' data-video="{escape(video)}"' if video else ""
     return (
         f'<div class="chart" data-chart="{escape(json.dumps(data, separators=(",", ":")))}"{seeks}>'
@@ -199,15 +183,12 @@ def bars(rows: Sequence[Bar]) -> str:
     return f'<div class="{kind}">{"".join(drawn)}</div>'
 
 
-def heat_map(
-    names: Sequence[str], colours: Sequence[str], shares: NDArray[np.float64], down: str, across: str, diagonal: bool
-) -> str:
-    """Draw a matrix of shares as a table; its cells say so many percent.
+def heat_map(names: Sequence[str], colours: Sequence[str], shares: NDArray[np.float64], down: str, across: str) -> str:
+    """Draw a matrix of shares as a table; its cells say so many percent. Its diagonal has a colour of its own.
 
     :param shares: (rows, columns), 0 to 1; where columns are one more than names the last is ``none``
     :param down: what the rows are
     :param across: what the columns are
-    :param diagonal: rows and columns agree there: it has a colour of its own
     """
     columns = [*names, "none"][: shares.shape[1]]
     column_colours = [*colours, "transparent"][: shares.shape[1]]
@@ -219,7 +200,7 @@ def heat_map(
     for i, name in enumerate(names):
         cells = []
         for j, share in enumerate(shares[i]):
-            kind = "same" if diagonal and i == j else "other"
+            kind = "same" if i == j else "other"
             # Rare confusions are to be seen beside the frequent ones.
             strength = f"{100 * math.sqrt(min(max(float(share), 0.0), 1.0)):.0f}%"
             text = f"{100 * share:.0f}" if share >= 0.005 else ""

@@ -17,7 +17,7 @@ from rt_seg_ros.drawing import colourise
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.evaluation.confusion import ConfusionMatrix
 from rt_seg_ros.evaluation.matching import DEFAULT_TOLERANCE, Matcher, Matching, Truth, Window
-from rt_seg_ros.evaluation.stored import LabelStream, StoredLabels, file_name
+from rt_seg_ros.evaluation.stored import LabelStream, StoredLabels
 from rt_seg_ros.images import ImageRejected
 from rt_seg_ros.labels import UNLABELLED, LabelSpace, label_space_of_names, list_label_spaces, load_label_space
 from rt_seg_ros.resampling import resize_labels
@@ -92,17 +92,11 @@ def _result(path: Path, metrics: Path, model: str) -> Side:
     name = model or names[0]
     figures = every[names.index(name)]
     figures = figures if isinstance(figures, dict) else {}
-    ending = f"_{file_name(name)}" if len(names) > 1 else ""
-    stored = [f"labels{ending}.mcap", f"labels{ending}"]
-    if "labels" in figures:  # an older version's does not tell
-        stored = [Path(str(figures["labels"])).name] if figures["labels"] else []
-    elif "topic" in figures and not figures["topic"]:  # of a data set
-        stored.reverse()
-    labels = next((path / one for one in stored if (path / one).exists()), None)
-    if labels is None:
-        missing = stored[0] if stored else "its report was written without"
+    stored = Path(str(figures.get("labels") or "")).name
+    if not stored or not (path / stored).exists():
+        missing = stored or "its report was written without"
         raise UserError(f"{path} has no labels of '{name}' ({missing}): evaluate again with --report {path}")
-    return Side(f"{name} ({path})", name, LabelStream(labels), figures)
+    return Side(f"{name} ({path})", name, LabelStream(path / stored), figures)
 
 
 def common_space(a: Side, b: Side, wanted: str = "") -> LabelSpace:

@@ -170,7 +170,7 @@ def _where(comparison: Comparison, images: Mapping[int | str, Image]) -> str:
     places, shares = zip(*comparison.series, strict=True)
     points = binned(np.array(places), 100 * np.array(shares), _POINTS)
     along = "s" if comparison.a.stream.by_stamp else "frame"
-    chart = charts.lines([charts.Series("differs", points)], "%", along, 0) if len(points) > 1 else ""
+    chart = charts.line("differs", points, "%", along) if len(points) > 1 else ""
     graph = f"<h3>Pixels that differ, %</h3>{chart}" if chart else ""
     place = encode(difference_picture(comparison))
     assert comparison.place is not None
@@ -195,9 +195,8 @@ def _which(comparison: Comparison) -> str:
     if not comparison.matrix[:, classes].any():
         counts = counts[:, :classes]
     heat = charts.heat_map(
-        space.names, [css_colour(space, c.id) for c in space.classes], counts / np.maximum(total, 1), "A", "B",
-        diagonal=True,
-    )  # fmt: skip
+        space.names, [css_colour(space, c.id) for c in space.classes], counts / np.maximum(total, 1), "A", "B"
+    )
     flips = comparison.flips()
     wrong = sum(pixels for _, _, pixels in flips) or 1
 

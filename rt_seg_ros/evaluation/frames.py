@@ -85,14 +85,13 @@ class Message:
 class Frames(ABC):
     """Frames in their order; iterating starts from the first one each time.
 
-    ``name`` says what they are, ``path`` where; ``has_truth`` whether truth is looked for; ``matching`` how it came
-    together with the frames in the last iteration; ``damage`` what is missing of a recording that was cut off;
+    ``name`` says what they are, ``path`` where; ``truth_name`` what truth is looked for, empty: none; ``matching`` how
+    it came together with the frames in the last iteration; ``damage`` what is missing of a recording that was cut off;
     ``results`` are topics of labels that were taken for a node's instead of truth, where there is no other.
     """
 
     name: str
     path: Path
-    has_truth: bool
     is_drive: bool
     topic: str = ""
     damage: str = ""
@@ -166,7 +165,6 @@ def open_frames(
 
 class _DatasetFrames(Frames):
     is_drive = False
-    has_truth = True
 
     def __init__(self, dataset: Dataset, path: Path) -> None:
         self.name = dataset.name.replace("/", " ")
@@ -232,7 +230,6 @@ class _Drive(Frames):
             self._seconds = bag.duration_ns / 1e9
             if truth != NO_TRUTH:
                 self._truths = self._open_truth(bag, truth)
-        self.has_truth = self._truths is not None
         if isinstance(self._truths, FolderTruth):
             strange = f", {left} others have no stamp in their names" if (left := self._truths.left_out) else ""
             self.truth_name = f"{self._truths.path} ({self._truths.count} label images{strange})"

@@ -169,9 +169,6 @@ class FolderTruth:
     def _truth(stamp: int, file: Path) -> Truth:
         return Truth(stamp, str(file), lambda: read_label_image(file))
 
-    def __iter__(self) -> Iterator[Truth]:
-        return (self._truth(stamp, file) for stamp, file in self._files)
-
 
 @dataclass
 class Matching:

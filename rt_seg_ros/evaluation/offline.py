@@ -172,12 +172,9 @@ class _Run:
         )
 
     def _score(self, entry: _Decoded, labels: NDArray[np.uint8], timings: dict[str, float]) -> None:
-        truth = entry.truth
-        if truth is not None and truth.shape != labels.shape:
-            truth = entry.item.truth((labels.shape[0], labels.shape[1]))
         begin = time.thread_time()
-        scores = self._evaluation.scores.update(labels, truth)
-        if truth is not None:
+        scores = self._evaluation.scores.update(labels, entry.truth)
+        if entry.truth is not None:
             self._evaluation.scoring.add((time.thread_time() - begin) * 1e3)
         if self._table is not None:
             self._table.add(self._evaluation.name, entry.item, scores, timings)

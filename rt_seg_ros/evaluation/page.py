@@ -353,7 +353,6 @@ def _classes(evaluation: Evaluation) -> str:
         counts / np.maximum(truth, 1)[:, None],
         "truth",
         "prediction",
-        diagonal=True,
     )
     return (
         f'<h2>Classes</h2><div class="card"><h3>IoU of each class, %</h3>{charts.bars(rows)}'
@@ -426,8 +425,7 @@ def _graphs(content: Content, evaluation: Evaluation, video: str) -> list[tuple[
             continue
         points = binned(places, rows.columns[column] * scale, _POINTS)
         if len(points) > 1:
-            series = charts.Series(title, points)
-            chart = charts.lines([series], unit, "s" if by_time else "frame", 0, high, video, span)
+            chart = charts.line(title, points, unit, "s" if by_time else "frame", high, video, span)
             graphs.append((f"{title}, {unit}", chart))
     return graphs
 

@@ -39,7 +39,9 @@ _Parts = dict[str, tuple[str, int, bytes]]
 class Recorded:
     """A live run: what the node published, and to what.
 
-    ``stamps``: those under which the drive's frames were played (ns), in the order of playing.
+    ``recording``: rosbag2 of the node's outputs; ``stamps``: those under which the drive's frames were played (ns), in
+    the order of playing; ``rate``: of playing, 1: as it was recorded; ``load_seconds``: from the start of the node's
+    process until it served; ``usage``: what that process took while it was played to.
     """
 
     recording: Path

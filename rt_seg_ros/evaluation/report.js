@@ -23,18 +23,14 @@
       points.reduce((best, point) => (Math.abs(point[0] - place) < Math.abs(best[0] - place) ? point : best));
     plot.addEventListener("pointermove", (event) => {
       const place = placeOf(event);
-      const found = data.series.map((series) => [series.name, nearest(series.points, place)]);
-      const at = found[0][1][0];
+      const [at, value] = nearest(data.points, place);
       const share = (at - data.left) / (data.right - data.left);
       cursor.style.display = "block";
       cursor.style.left = `${100 * share}%`;
       cursor.classList.toggle("flip", share > 0.6);
       label.replaceChildren();
       const when = data.along === "frame" ? `frame ${Math.round(at)}` : `${format(at)} ${data.along}`;
-      label.append(when);
-      for (const [name, point] of found) {
-        label.append(document.createElement("br"), `${name} ${format(point[1])} ${data.unit}`);
-      }
+      label.append(when, document.createElement("br"), `${data.name} ${format(value)} ${data.unit}`);
     });
     plot.addEventListener("pointerleave", () => { cursor.style.display = "none"; });
     if (chart.dataset.video) plot.addEventListener("click", (event) => seek(chart.dataset.video, placeOf(event)));

@@ -187,9 +187,7 @@ def _files_of_former(folder: Path) -> set[Path]:
         return set()
     endings = ["", *(f"_{file_name(name)}" for name in names)]
     own = {name for e in endings for name in (f"labels{e}", f"labels{e}{BAG_SUFFIX}", f"overlay{e}.mp4")}
-    if all("labels" in one for one in every):  # an older version's tells the models alone
-        own &= {str(one.get(what)) for one in every for what in ("labels", "video")}
-    files = {folder / name for name in own}
+    files = {folder / name for one in every for what in ("labels", "video") if (name := str(one.get(what))) in own}
     if any(one.get("mode") == "live" for one in every):
         files |= {folder / RECORDING, *(folder / f"live{ending}" / RECORDING for ending in endings)}
     return {path for path in files if os.path.exists(path) and _is_of_a_report(path)}

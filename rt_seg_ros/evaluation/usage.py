@@ -131,7 +131,7 @@ def gpu_number(device: str) -> int | None:
     name, _, number = device.partition(":")
     if name != "cuda":
         return None
-    return int(number) if number.isdigit() else 0
+    return int(number) if number.isdecimal() else 0
 
 
 def _nvidia(field: str, gpu: int) -> str | None:

@@ -102,7 +102,7 @@ def _labelled(frames: Frames, calibration: int, check: int) -> Samples:
                 image = item.frame().bgr()
             except ImageRejected:
                 continue
-            yield Sample(image, item.truth(image.shape[:2]) if frames.has_truth else None)
+            yield Sample(image, item.truth(image.shape[:2]))
 
     return Samples(
         _named(frames.name, to_calibrate, to_check),

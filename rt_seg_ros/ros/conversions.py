@@ -10,6 +10,7 @@ from rt_seg_ros.images import MAX_PIXELS, Frame, frame_from_compressed, frame_fr
 def frame_from_image(message: Any, max_pixels: int = MAX_PIXELS, sample_bits: int = 16) -> Frame:
     """Return the frame of a sensor_msgs/Image; it may view the message's data, which must then be kept.
 
+    :param max_pixels: larger images are rejected
     :param sample_bits: bits (8 to 16) that images of 16 use
     :raises ImageRejected: where it cannot be used, with the reason
     """
@@ -28,6 +29,7 @@ def frame_from_image(message: Any, max_pixels: int = MAX_PIXELS, sample_bits: in
 def frame_from_compressed_image(message: Any, max_pixels: int = MAX_PIXELS, sample_bits: int = 16) -> Frame:
     """Return the decoded frame of a sensor_msgs/CompressedImage.
 
+    :param max_pixels: larger images are rejected before memory is taken for them
     :param sample_bits: bits (8 to 16) that images of 16 use
     :raises ImageRejected: where it cannot be used, with the reason
     """

@@ -18,7 +18,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -26,7 +25,8 @@ from typing import IO, TYPE_CHECKING, Any
 from rt_seg_ros.bags import BagWriter, open_bag
 from rt_seg_ros.bags.types import COMPRESSED_IMAGE
 from rt_seg_ros.errors import UserError
-from rt_seg_ros.evaluation.usage import Meter, Usage, gpu_memory_mib, gpu_number
+from rt_seg_ros.evaluation.recording import Recorded
+from rt_seg_ros.evaluation.usage import Meter, gpu_memory_mib, gpu_number
 from rt_seg_ros.processes import Steps, running_process
 from rt_seg_ros.resources import config_dir
 
@@ -39,7 +39,7 @@ NODE = "/segmentation"
 _START_TIMEOUT = 120.0  # seconds until the node serves; importing PyTorch from a cold disk takes a while
 _STOP_TIMEOUT = 15.0  # seconds for a process to follow SIGINT, and as many for SIGTERM
 _KILL_TIMEOUT = 5.0  # and to be gone after SIGKILL
-_QUIET = 5.0  # seconds at least without a message after which the node gives no more answers
+_QUIET = 3.0  # seconds at least without a message after which the node gives no more answers
 _FIRST_ANSWER = 30.0  # seconds for its first one, which may be slow: runtimes prepare for a size when they first see it
 
 
@@ -73,35 +73,19 @@ os.killpg(0, signal.SIGKILL)
 """
 
 
-@dataclass
-class LiveRun:
-    """What a live run left behind.
-
-    ``recording``: rosbag2 of the node's outputs; ``node_log``: what the node said; ``start_seconds``: from the start
-    of its process until it served; ``stamps``: those under which the frames were published (ns), in the order of
-    playing; ``usage``: what the node's process took while it was played to.
-    """
-
-    recording: Path
-    node_log: Path
-    start_seconds: float
-    stamps: Sequence[int] = ()
-    usage: Usage = field(default_factory=Usage)
-
-
 def run_live(
     bag: Path,
     out: Path,
     image_topic: str,
     parameters: Mapping[str, Any] | None = None,
     rate: float = 1.0,
-    watch: Callable[[int], None] | None = None,
+    watch: Callable[[int], object] | None = None,
     confidence: bool = False,
-) -> LiveRun:
+) -> Recorded:
     """Play a recording to the node and record what it answers.
 
     :param bag: a rosbag2 with ``image_topic``, raw or compressed
-    :param out: a folder for the recording (``result.mcap``) and the processes' logs
+    :param out: a folder for the recording (``result.mcap``) and the processes' logs (``node.log``, ``player.log``)
     :param parameters: of the node, by name
     :param rate: of playing, 1: as it was recorded
     :param watch: called with the number of frames answered so far
@@ -136,7 +120,7 @@ def run_live(
             with (
                 running(node_command, environment, node_log, lock) as node,
                 BagWriter(out / "result.mcap", overwrite=True) as writer,
-                closing(Recorder(recorder_node, writer, topics, reliable=True)) as recorder,
+                closing(Recorder(recorder_node, writer, topics)) as recorder,
             ):
                 _wait_until_active(recorder_node, node, node_log)
                 _wait(lambda: not recorder.unmatched(), node, node_log, "publish its topics")
@@ -169,7 +153,7 @@ def run_live(
             recorder_node.destroy_node()
             rclpy.try_shutdown(context=context)
             spinning.join(5.0)
-    return LiveRun(out / "result.mcap", node_log, started, published, meter.usage)
+    return Recorded(out / "result.mcap", published, rate, started, meter.usage)
 
 
 def _node_command(bag: Path, image_topic: str, topics: Iterable[str], parameters: Mapping[str, Any]) -> list[str]:

@@ -124,11 +124,6 @@ class Mailbox:
             self._condition.notify()
             return True
 
-    @property
-    def waiting(self) -> bool:
-        """Whether a frame waits. Hold the condition to rely on it."""
-        return self._slot is not None
-
     def take(self) -> Letter | None:
         """Take the frame that waits, if one does; it is in hand until one of the three below ends it."""
         with self._condition:

@@ -36,6 +36,7 @@ def image(header: Header, pixels: NDArray[np.uint8], encoding: str) -> Image:
     """Return a sensor_msgs/Image without padding: step is width times channels.
 
     :param pixels: (H, W) for mono8, (H, W, 3) for bgr8 and rgb8
+    :raises KeyError: another encoding than these
     """
     height, width = pixels.shape[:2]
     message = Image(header=header, height=height, width=width, encoding=encoding, step=width * _CHANNELS[encoding])
@@ -59,13 +60,11 @@ def png(header: Header, labels: NDArray[np.uint8]) -> CompressedImage:
     return message
 
 
-def class_masks(
-    header: Header, labels: NDArray[np.uint8], space: LabelSpace, ids: Iterable[int] | None = None
-) -> ClassMasks:
+def class_masks(header: Header, labels: NDArray[np.uint8], space: LabelSpace) -> ClassMasks:
     """Return the run-length coded masks of the classes in ``labels``, (H, W)."""
     height, width = labels.shape
     message = ClassMasks(header=header, height=height, width=width)
-    for mask in masks.class_masks(labels, space, ids):
+    for mask in masks.class_masks(labels, space):
         x, y, box_width, box_height = mask.box
         coded = ClassMask(
             id=mask.id,

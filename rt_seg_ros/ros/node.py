@@ -29,7 +29,7 @@ from rclpy.parameter import Parameter as RosParameter
 from rclpy.validate_topic_name import validate_topic_name
 
 from rt_seg_ros.backends import check_choice
-from rt_seg_ros.errors import UserError
+from rt_seg_ros.errors import UserError, did_you_mean
 from rt_seg_ros.graphs.store import abandon_graphs
 from rt_seg_ros.labels import LabelSpace
 from rt_seg_ros.memory import keep_freed_memory
@@ -119,9 +119,9 @@ class SegmentationNode(LifecycleNode):
         self._problems = parameters.declare(self)
         for problem in self._problems.values():
             self.get_logger().error(problem)
-        for unknown, near in parameters.unknown(self._parameter_overrides).items():
-            hint = f"; did you mean '{near}'?" if near else ""
-            self.get_logger().warning(f"there is no parameter '{unknown}': it has no effect{hint}")
+        for unknown in parameters.unknown(self._parameter_overrides):
+            hint = did_you_mean(unknown, TABLE)
+            self.get_logger().warning(f"there is no parameter '{unknown}'{hint}: it has no effect")
         self.add_on_set_parameters_callback(self._on_set_parameters)
 
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
@@ -494,7 +494,6 @@ class SegmentationNode(LifecycleNode):
         for change in changes:
             self._problems.pop(change.name, None)
         self._apply_is_due = True
-        self._due.trigger()
         return SetParametersResult(successful=True)
 
     def _check_change(self, changes: Mapping[str, Any]) -> None:

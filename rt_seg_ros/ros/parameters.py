@@ -10,7 +10,6 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal
 
 from rt_seg_ros.backends import BACKENDS, PRECISIONS
@@ -256,15 +255,9 @@ def config_values(config: SegmenterConfig) -> Values:
     return {name: getattr(config, name) for name in _CONFIG_FIELDS}
 
 
-def unknown(names: Iterable[str]) -> dict[str, str]:
-    """Return those of ``names`` that are no parameters, each with the nearest that is one, or ''."""
-    result = {}
-    for name in names:
-        if name in TABLE or name.startswith(_FOREIGN):
-            continue
-        near = get_close_matches(name, TABLE, 1)
-        result[name] = near[0] if near else ""
-    return result
+def unknown(names: Iterable[str]) -> list[str]:
+    """Return those of ``names`` that are no parameters."""
+    return [name for name in names if name not in TABLE and not name.startswith(_FOREIGN)]
 
 
 def declare(node: Node) -> dict[str, str]:

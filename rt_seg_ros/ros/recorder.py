@@ -23,15 +23,15 @@ _DEPTH = 100
 class Recorder:
     """Subscribes to topics and writes every message, stamped with the time of its arrival.
 
-    A message that cannot be written (a full disk) ends the recording; ``problem`` then says why.
+    Nothing is lost on the way, and best-effort publishers are not heard. A message that cannot be written (a full
+    disk) ends the recording; ``problem`` then says why.
 
     :param node: whose executor receives the messages
     :param writer: open for writing while this records
     :param topics: full names of topics with their message types
-    :param reliable: lose nothing on the way; best-effort publishers are not heard then
     """
 
-    def __init__(self, node: Node, writer: BagWriter, topics: Mapping[str, type], reliable: bool = False) -> None:
+    def __init__(self, node: Node, writer: BagWriter, topics: Mapping[str, type]) -> None:
         self._node = node
         self._writer = writer
         self._lock = threading.Lock()
@@ -41,7 +41,7 @@ class Recorder:
         profile = QoSProfile(
             history=QoSHistoryPolicy.KEEP_LAST,
             depth=_DEPTH,
-            reliability=QoSReliabilityPolicy.RELIABLE if reliable else QoSReliabilityPolicy.BEST_EFFORT,
+            reliability=QoSReliabilityPolicy.RELIABLE,
             durability=QoSDurabilityPolicy.VOLATILE,
         )
         self.subscriptions: dict[str, Subscription] = {}

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from rcl_interfaces.msg import Parameter as ParameterMsg
 from rcl_interfaces.msg import ParameterEvent
@@ -30,6 +30,8 @@ from rt_seg_ros.ros.graph import GraphThread
 
 if TYPE_CHECKING:
     from rclpy.subscription import Subscription
+
+    from rt_seg_ros.web.relay import RelayFeed
 
 _log = get_logger(__name__)
 
@@ -148,48 +150,6 @@ class CameraWatch:
             self._tell("running", "")
 
 
-class Onlooker(Protocol):
-    """What is told of a node: see :class:`rt_seg_ros.web.relay.RelayFeed`."""
-
-    @property
-    def wanted(self) -> bool:
-        """Whether anybody watches."""
-        ...
-
-    def tell(self, status: str, message: str = "") -> None:
-        """Hear how it stands: ``running`` or ``waiting``, and why."""
-        ...
-
-    def tell_cameras(self, cameras: list[str], camera: str) -> None:
-        """Hear of the node's cameras, and which is followed."""
-        ...
-
-    def switched(self, failure: str = "") -> None:
-        """Hear that a change of the model has failed."""
-        ...
-
-    def show(self, frame: Frame | None, labels: bytes, stamp_ns: int) -> None:
-        """Take labels, a PNG of class ids, and the image that they are of."""
-        ...
-
-    def report(
-        self,
-        *,
-        model: str,
-        label_space: str,
-        details: str,
-        image: tuple[int, int],
-        working: tuple[int, int],
-        total: float,
-        network: float,
-        wait: float,
-        counts: tuple[int, int, int, int],
-        age: float | None,
-    ) -> None:
-        """Take what a frame cost, in milliseconds, and the counts: received, processed, dropped, rejected."""
-        ...
-
-
 @dataclass(frozen=True)
 class _Told:
     """What a node's parameters and subscriptions told of its cameras' topics.
@@ -219,7 +179,7 @@ class NodeWatch:
         self._name = "/" + name.strip("/")
         self._camera = camera
         self._prefix = ""
-        self._onlooker: Onlooker
+        self._relay: RelayFeed
         self._tell: Status
         self._asked: tuple[str, str] | None = None  # model and its weights, until the node has changed over
         self._images: _Images | None = None
@@ -235,10 +195,10 @@ class NodeWatch:
 
     # --- on the caller's thread ---------------------------------------------------------------------------
 
-    def start(self, onlooker: Onlooker) -> None:
+    def start(self, relay: RelayFeed) -> None:
         """Begin to tell what is published."""
-        self._onlooker = onlooker
-        self._tell = _Teller(onlooker.tell)
+        self._relay = relay
+        self._tell = _Teller(relay.tell)
         self._node.create_subscription(ParameterEvent, "/parameter_events", self._on_parameters, 10)
         self._node.create_timer(_LOOK_PERIOD, self._look)
 
@@ -277,8 +237,8 @@ class NodeWatch:
     # --- on the graph's thread --------------------------------------------------------------------------------------
 
     def _look(self) -> None:
-        onlooker = self._onlooker
-        if not onlooker.wanted:
+        relay = self._relay
+        if not relay.wanted:
             self._leave()
             return
         cameras = self._cameras()
@@ -291,7 +251,7 @@ class NodeWatch:
             self._tell("waiting", f"There is no node {self._name} that is configured.{listing}")
             return
         camera = self._camera if self._camera in cameras else next(iter(cameras))
-        onlooker.tell_cameras(list(cameras) if len(cameras) > 1 else [], camera)
+        relay.tell_cameras(list(cameras) if len(cameras) > 1 else [], camera)
         self._follow(cameras[camera])
         source = self._source_topic(camera, cameras)
         if source and (self._images is None or self._images.topic != source):
@@ -412,12 +372,12 @@ class NodeWatch:
             self._unpaired += 1
             if self._unpaired < _UNPAIRED:
                 return
-        self._onlooker.show(frame, bytes(message.data), stamp)
+        self._relay.show(frame, bytes(message.data), stamp)
 
     def _on_stats(self, message: SegmentationStats) -> None:
         if self._asked is not None and message.model == self._asked[1]:
             self._asked = None
-        self._onlooker.report(
+        self._relay.report(
             model=message.model,
             label_space=message.label_space,
             details=f"{message.model}, {message.backend} {message.device} {message.precision}",
@@ -440,7 +400,7 @@ class NodeWatch:
                 self._appearance += 1
             elif parameter.name == "model" and asked is not None and parameter.value.string_value != asked[0]:
                 self._asked = None
-                self._onlooker.switched(
+                self._relay.switched(
                     f"{self._name} could not change over to '{asked[0]}' and went back to "
                     f"'{parameter.value.string_value}'; its log says why"
                 )

@@ -7,21 +7,20 @@ network takes the place of the recipe's, and which values of the recipe are othe
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from rt_seg_ros.documents import yaml_problem
+from rt_seg_ros.documents import read_yaml
 from rt_seg_ros.errors import UserError, did_you_mean
 from rt_seg_ros.networks import create_network
 from rt_seg_ros.resources import config_dir
-from rt_seg_ros.training.recipe import Recipe, load_recipe
+from rt_seg_ros.training.recipe import Recipe, explained, load_recipe
 
 Positive = Annotated[int, Field(gt=0)]
 Figure = Annotated[float, Field(gt=0.0)]
@@ -140,19 +139,13 @@ def load_table(path: Path) -> AblationTable:
 
     :raises UserError: unreadable, or keys and values that the schema refuses, each by its place
     """
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"ablation table {path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"ablation table {path} is not valid YAML: {yaml_problem(error)}") from error
+    document = read_yaml(path, "ablation table")
     if not isinstance(document, dict):
         raise UserError(f"ablation table {path}: a mapping of keys to values is needed")
     try:
         return AblationTable.model_validate({"name": path.stem, **document})
     except ValidationError as error:
-        lines = [f"  {_explained(problem)}" for problem in error.errors()]
-        raise UserError("\n".join([f"ablation table {path}:", *lines])) from error
+        raise UserError("\n".join([f"ablation table {path}:", *explained(error, AblationTable)])) from error
 
 
 def row_recipe(table: AblationTable, row: Row, base: str | None = None, overrides: Iterable[str] = ()) -> Recipe:
@@ -225,27 +218,3 @@ def _count(
         built = create_network(network, classes, aux=auxiliary, **json.loads(options))
     count = {"macs": count_macs, "mmcv": count_flops_mmcv}[operations]
     return count_parameters(built), count(built, *size)
-
-
-def _explained(error: Mapping[str, Any]) -> str:
-    """Say what is wrong at one place of a document."""
-    *above, key = [str(part) for part in error["loc"]] or ["table"]
-    place = ".".join([*above, key])
-    if error["type"] == "extra_forbidden":
-        keys = _SECTIONS.get(next((part for part in reversed(above) if not part.isdigit()), ""), AblationTable)
-        known = list(keys.model_fields)
-        return f"{place}: no such key{did_you_mean(key, known)}; there are: {', '.join(known)}"
-    if error["type"] == "missing":
-        return f"{place}: is missing"
-    message = str(error["msg"]).removeprefix("Value error, ")
-    value = "" if isinstance(error.get("input"), dict) else f" is {error.get('input')!r}"
-    return f"{place}{value}: {message[0].lower()}{message[1:]}"
-
-
-#: Section that stands under a key.
-_SECTIONS: Mapping[str, type[_Section]] = {
-    "rows": Row,
-    "network": RowNetwork,
-    "paper": PaperFigures,
-    "counted": Counted,
-}

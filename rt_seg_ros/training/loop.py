@@ -121,8 +121,7 @@ class Trainer:
         recipe, data = self.recipe, self.recipe.data
         if checkpoint is not None:
             _check_continued(recipe, checkpoint)
-        going_on = checkpoint is not None and out is not None
-        self.space = label_space_of(out, recipe) if going_on else load_label_space(recipe.label_space)  # type: ignore[arg-type]
+        self.space = load_label_space(recipe.label_space) if checkpoint is None else label_space_of(out, recipe)
         self.world.share_of(recipe.schedule.batch)
         given = recipe.loss.class_weights
         if isinstance(given, list) and len(given) != self.space.num_classes:

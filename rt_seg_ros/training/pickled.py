@@ -56,7 +56,7 @@ def weights_from_pickle(
         content = read_pickle(path, "weights")
         if isinstance(content, Mapping) and "recipe" in content:
             state, about = _of_run(content, network, path)
-            told = read_about(path.parent)  # "": best.pt without its run
+            told = read_about(path.parent)
             card = card_of_run(path.parent, content, told.get("start")) if told else {}
         else:
             state = tensors_in(content, where)

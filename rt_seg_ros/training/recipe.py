@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from rt_seg_ros.documents import yaml_problem
+from rt_seg_ros.documents import read_yaml
 from rt_seg_ros.errors import UserError, did_you_mean
 from rt_seg_ros.labels import is_label_file
 from rt_seg_ros.resources import config_dir
@@ -293,7 +293,7 @@ def parse_recipe(document: Mapping[str, Any], where: str = "recipe") -> Recipe:
     try:
         return Recipe.model_validate(dict(document))
     except ValidationError as error:
-        raise UserError("\n".join([f"{where}:", *(f"  {_explained(e)}" for e in error.errors())])) from error
+        raise UserError("\n".join([f"{where}:", *explained(error, Recipe)])) from error
 
 
 def _with_ancestors(name_or_path: str | Path, descendants: tuple[Path, ...]) -> dict[str, Any]:
@@ -301,12 +301,7 @@ def _with_ancestors(name_or_path: str | Path, descendants: tuple[Path, ...]) -> 
     if path in descendants:
         circle = " -> ".join(p.stem for p in [*descendants, path])
         raise UserError(f"recipe {path} inherits from itself: {circle}")
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"recipe {path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"recipe {path} is not valid YAML: {yaml_problem(error)}") from error
+    document = read_yaml(path, "recipe")
     if not isinstance(document, dict):
         raise UserError(f"recipe {path}: a mapping of keys to values is needed")
     resolve_label_space(document, path.parent)
@@ -376,7 +371,9 @@ def override_document(document: dict[str, Any], override: str) -> None:
     *parents, last = key.split(".")
     place: Any = document
     for part in parents:
-        place = place[_index(place, part, override)] if isinstance(place, list) else place.setdefault(part, {})
+        if isinstance(place, dict) and place.get(part) is None:
+            place[part] = {}  # a section that was left out, or said to be null
+        place = place[_index(place, part, override)] if isinstance(place, list) else place[part]
         if not isinstance(place, (dict, list)):
             raise UserError(f"override '{override}': '{part}' has no keys below it")
     if isinstance(place, list):
@@ -386,27 +383,32 @@ def override_document(document: dict[str, Any], override: str) -> None:
 
 
 def _index(items: list[Any], part: str, override: str) -> int:
-    if not part.isdigit() or int(part) >= len(items):
+    if not part.isdecimal() or int(part) >= len(items):
         raise UserError(f"override '{override}': '{part}' is not an index of a list of {len(items)} (from 0)")
     return int(part)
 
 
-def _explained(error: Any) -> str:
-    key = ".".join(str(part) for part in error["loc"])
-    value = error.get("input")
-    kind = error["type"]
-    if kind == "extra_forbidden":
-        keys = _keys_at(error["loc"][:-1])
-        return f"{key}: no such key{did_you_mean(str(error['loc'][-1]), keys)}; there are: {', '.join(keys)}"
-    if kind == "missing":
-        return f"{key}: is missing"
-    message = error["msg"].removeprefix("Value error, ")
-    return f"{key} is {value!r}: {message[0].lower()}{message[1:]}"
+def explained(error: ValidationError, schema: type[BaseModel]) -> list[str]:
+    """Return what is wrong with a document, a line for each place: the key, its value, and what is allowed."""
+    return [f"  {_explained(problem, schema)}" for problem in error.errors()]
 
 
-def _keys_at(loc: tuple[Any, ...]) -> list[str]:
-    """Return the keys that the schema has at a place."""
-    model: Any = Recipe
+def _explained(error: Mapping[str, Any], schema: type[BaseModel]) -> str:
+    *above, last = error["loc"] or ("the whole",)
+    place = ".".join(str(part) for part in (*above, last))
+    if error["type"] == "extra_forbidden":
+        keys = _keys_at(schema, above)
+        return f"{place}: no such key{did_you_mean(str(last), keys)}; there are: {', '.join(keys)}"
+    if error["type"] == "missing":
+        return f"{place}: is missing"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    value = "" if isinstance(error.get("input"), dict) else f" is {error.get('input')!r}"
+    return f"{place}{value}: {message[0].lower()}{message[1:]}"
+
+
+def _keys_at(schema: type[BaseModel], loc: Sequence[Any]) -> list[str]:
+    """Return the keys that a schema has at a place."""
+    model: Any = schema
     for part in loc:
         if isinstance(part, int) or not hasattr(model, "model_fields"):
             continue

@@ -172,10 +172,10 @@ def test_labels_are_those_of_the_run_that_the_figures_are_of(tmp_path, pairs, ca
     report_labels.rename(report / "labels")
     write_bag(report / "labels.mcap", [other for _, other in pairs])
     figures = {"name": "x", "label_space": "camvid11"}
-    for told, frames in (({"labels": "labels"}, 6), ({"topic": None}, 6)):
-        (report / "metrics.json").write_text(json.dumps({**figures, **told}))
-        found = compared(tmp_path, report, report / "labels")
-        assert (found["frames"], found["agreement"]) == (frames, 1.0)
+    for stored in ("labels", "labels.mcap"):
+        (report / "metrics.json").write_text(json.dumps({**figures, "labels": stored}))
+        found = compared(tmp_path, report, report / stored)
+        assert (found["frames"], found["agreement"]) == (6, 1.0)
     (report / "metrics.json").write_text(json.dumps({**figures, "labels": None}))
     assert main(["compare", str(report), str(report)]) == 2
     assert "has no labels of 'x' (its report was written without)" in capsys.readouterr().err
@@ -220,6 +220,19 @@ def test_what_cannot_be_compared(tmp_path, pairs, street, write_drive, capsys):
         assert said in capsys.readouterr().err, arguments
 
 
+@pytest.mark.parametrize("name", ["comparison.json", "difference.png", "compare.html"])
+def test_what_another_comparison_did_not_write_is_not_replaced(tmp_path, pairs, capsys, name):
+    a, out = write_folder(tmp_path / "a", [one for one, _ in pairs]), tmp_path / "out"
+    out.mkdir()
+    (out / name).write_text("mine")
+    assert main(["compare", str(a), str(a), "--out", str(out)]) == 2
+    assert f"{out / name} is not replaced" in capsys.readouterr().err and (out / name).read_text() == "mine"
+    assert [one.name for one in out.iterdir()] == [name]
+    (out / name).unlink()
+    for _ in range(2):  # its own is
+        assert main(["compare", str(a), str(a), "--out", str(out)]) == 0
+
+
 def test_a_label_space_that_nothing_tells_is_said_and_ids_outside_it_are_refused(tmp_path, pairs, capsys):
     a = write_folder(tmp_path / "a", [one for one, _ in pairs])
     found = compared(tmp_path, a, a, "--out", str(tmp_path / "out"))
@@ -253,7 +266,7 @@ def test_another_label_space_than_the_labels_tell_is_refused(tmp_path, pairs, ca
     report = tmp_path / "report"
     report.mkdir()
     write_folder(report / "labels", labels)
-    (report / "metrics.json").write_text(json.dumps({"name": "x", "label_space": "camvid11"}))
+    (report / "metrics.json").write_text(json.dumps({"name": "x", "label_space": "camvid11", "labels": "labels"}))
     for side in (tmp_path / "told.mcap", report):
         assert not compared(tmp_path, side, side, "--label-space", "camvid11")["label_space_assumed"]
         assert main(["compare", str(side), str(side), "--label-space", "cityscapes19"]) == 2
@@ -261,7 +274,7 @@ def test_another_label_space_than_the_labels_tell_is_refused(tmp_path, pairs, ca
         assert "--label-space cityscapes19 is not what" in said
         assert "11 classes (sky, building, pole, road, ...)" in said and "19 (road, sidewalk" in said
     # One tells its classes, the other the name of another space.
-    (report / "metrics.json").write_text(json.dumps({"name": "x", "label_space": "cityscapes19"}))
+    (report / "metrics.json").write_text(json.dumps({"name": "x", "label_space": "cityscapes19", "labels": "labels"}))
     assert main(["compare", str(tmp_path / "told.mcap"), str(report)]) == 2
     assert "speak different label spaces" in capsys.readouterr().err
 
@@ -271,7 +284,7 @@ def test_figures_tell_over_how_many_frames_they_are(tmp_path, pairs, capsys):
         (tmp_path / name).mkdir()
         write_folder(tmp_path / name / "labels", [one for one, _ in pairs][:count])
         figures = {"name": name, "label_space": "camvid11", "miou": count / 10, "frames_per_second": 9.0}
-        figures |= {"frames": count, "frames_scored": count - 1}
+        figures |= {"frames": count, "frames_scored": count - 1, "labels": "labels"}
         (tmp_path / name / "metrics.json").write_text(json.dumps(figures))
     found = compared(tmp_path, tmp_path / "one", tmp_path / "two", "--out", str(tmp_path / "out"))
     said = capsys.readouterr().out
@@ -328,7 +341,8 @@ def test_classes_of_ones_own_are_compared_under_their_names(tmp_path, pairs):
     for side, name in enumerate(("one", "two")):
         (tmp_path / name).mkdir()
         write_folder(tmp_path / name / "labels", [pair[side] for pair in pairs])
-        figures = {"name": name, "label_space": "yard", "classes": {c: {"iou": 0.5} for c in names}}
+        classes = {c: {"iou": 0.5} for c in names}
+        figures = {"name": name, "label_space": "yard", "classes": classes, "labels": "labels"}
         (tmp_path / name / "metrics.json").write_text(json.dumps(figures))
     found = compared(tmp_path, tmp_path / "one", tmp_path / "two", "--out", str(tmp_path / "out"))
     assert found["label_space"] == "yard" and list(found["classes"]) == names
@@ -337,7 +351,7 @@ def test_classes_of_ones_own_are_compared_under_their_names(tmp_path, pairs):
     assert len({c.color for c in space.classes}) == 11
     # A name alone is not enough.
     for name in ("one", "two"):
-        (tmp_path / name / "metrics.json").write_text(json.dumps({"name": name, "label_space": "yard"}))
+        (tmp_path / name / "metrics.json").write_text(json.dumps({**figures, "name": name, "classes": {}}))
     assert main(["compare", str(tmp_path / "one"), str(tmp_path / "two")]) == 2
 
 
@@ -346,7 +360,7 @@ def test_names_in_brackets_are_shown_whole(tmp_path, pairs, capsys):
     for side, name in enumerate(("[1] one", "two [b]")):
         (tmp_path / name).mkdir()
         write_folder(tmp_path / name / "labels", [pair[side] % 3 for pair in pairs])
-        figures = {"name": name, "label_space": "yard", "classes": dict.fromkeys(names, 1)}
+        figures = {"name": name, "label_space": "yard", "classes": dict.fromkeys(names, 1), "labels": "labels"}
         (tmp_path / name / "metrics.json").write_text(json.dumps(figures))
     compared(tmp_path, tmp_path / "[1] one", tmp_path / "two [b]")
     said = capsys.readouterr().out

@@ -217,6 +217,7 @@ def test_truth_that_cannot_be_read_is_told_with_the_first(tmp_path, weights, str
         cv2.imwrite(str(folder / f"{START + i * STEP}.png"), labels)
     for i in (1, 2):
         (folder / f"{START + i * STEP}.png").write_bytes(b"no image")
+    cv2.imwrite(str(folder / "legend.png"), street[0][1])
     drive = write_drive(street[:4], labels=False)
     found = evaluated(tmp_path, weights, drive, "--truth", str(folder), status=1)
     first = folder / f"{START + STEP}.png"
@@ -224,7 +225,9 @@ def test_truth_that_cannot_be_read_is_told_with_the_first(tmp_path, weights, str
     (problem,) = found["problems"]
     assert problem.startswith(f"2 label images of the truth cannot be used; the first: {first} cannot be read")
     said = capsys.readouterr()
-    assert f"truth: {folder} (4 label images)" in said.out and problem in said.err
+    assert (
+        f"truth: {folder} (4 label images, 1 others have no stamp in their names)" in said.out and problem in said.err
+    )
 
 
 def add(bag: BagWriter, topic: str, i: int, kind: str = "") -> None:
@@ -261,7 +264,7 @@ def test_what_a_node_published_is_no_truth_unless_it_is_named(tmp_path, label, b
             if beside:
                 add(bag, beside, i, kind)
     frames = open_frames(drive, CAMVID)
-    assert not frames.has_truth and list(frames.results) == [label]
+    assert not frames.truth_name and list(frames.results) == [label]
     assert open_frames(drive, CAMVID, truth=label).truth_name == f"topic {label} (2 label images)"
 
 
@@ -296,8 +299,8 @@ def test_truth_is_of_the_camera_that_is_evaluated(tmp_path, cameras, labels, cho
         return
     with pytest.raises(UserError, match=f"{labels[0]}: say which is the truth \\(--truth TOPIC\\)"):
         open_frames(drive, CAMVID, topic=chosen)
-    assert not open_frames(drive, CAMVID, topic=chosen, truth="none").has_truth
-    assert open_frames(drive, CAMVID, topic=chosen, truth=labels[0]).has_truth
+    assert not open_frames(drive, CAMVID, topic=chosen, truth="none").truth_name
+    assert open_frames(drive, CAMVID, topic=chosen, truth=labels[0]).truth_name
 
 
 @pytest.mark.parametrize("wrong", [IMAGE, LABEL])

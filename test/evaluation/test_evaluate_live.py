@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 
 import cv2
 import numpy as np
@@ -19,6 +20,11 @@ pytestmark = pytest.mark.ros
 
 @pytest.mark.parametrize("compressed", [False, True])
 def test_live_scores_what_offline_does(tmp_path, weights, street, compressed):
+    folder = tmp_path / "run #3: 'best'"  # which YAML would read otherwise
+    folder.mkdir()
+    for file in weights.parent.glob(f"{weights.stem}.*"):
+        shutil.copy(file, folder)
+    weights = folder / weights.name
     drive, report, bag_path = tmp_path / "drive.mcap", tmp_path / "report", tmp_path / "result.mcap"
     with BagWriter(drive) as bag:
         for i, (image, labels) in enumerate(street[:5]):

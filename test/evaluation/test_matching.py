@@ -141,8 +141,9 @@ def test_a_folder_is_read_in_the_order_of_its_stamps(tmp_path):
             (tmp_path / name).write_text("no labels")
     (tmp_path / "._1.5.png").write_bytes(b"what macOS leaves beside a file")
     folder = FolderTruth(tmp_path)
-    assert [t.stamp_ns for t in folder] == [10**9, 1_500_000_000, 2 * 10**9]
-    assert [int(t.load()[0, 0]) for t in folder] == [2, 1, 0] and folder.left_out == 1
+    truths = [folder.reader()(place) for place in range(folder.count)]
+    assert [t.stamp_ns for t in truths] == [10**9, 1_500_000_000, 2 * 10**9] == folder.stamps().tolist()
+    assert [int(t.load()[0, 0]) for t in truths] == [2, 1, 0] and folder.left_out == 1
 
 
 def test_folders_that_hold_no_truth(tmp_path):
@@ -152,6 +153,6 @@ def test_folders_that_hold_no_truth(tmp_path):
     with pytest.raises(UserError, match=r"no file is named by a stamp \(a.png, ...\).*1700000000123456789"):
         FolderTruth(tmp_path)
     cv2.imwrite(str(tmp_path / "7.png"), np.zeros((4, 5, 3), np.uint8))
-    (colours,) = FolderTruth(tmp_path)
+    colours = FolderTruth(tmp_path).reader()
     with pytest.raises(UserError, match="one grey channel"):
-        colours.load()
+        colours(0).load()

@@ -18,7 +18,6 @@ import pytest
 from rich.console import Console
 
 from rt_seg_ros.cli import main
-from rt_seg_ros.cli.demo import _tell
 from rt_seg_ros.cli.evaluation_tables import print_comparison, print_evaluation
 from rt_seg_ros.evaluation import charts
 from rt_seg_ros.evaluation.evaluation import Evaluation
@@ -225,9 +224,6 @@ def test_names_in_brackets_are_shown_whole_in_the_terminal():
     console = Console(width=200, file=io.StringIO())
     print_evaluation(console, evaluation)
     print_comparison(console, [evaluation, evaluation])
-    said = console.file.getvalue()
-    _tell(console, evaluation)
-    assert "[red]wall" in console.file.getvalue()[len(said) :]
     said = console.file.getvalue()
     for text in ("[red]wall", "[/]", "x on [bold]d", "models on [bold]d", "x [b]", "[/run] is torn"):
         assert text in said

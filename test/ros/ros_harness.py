@@ -145,7 +145,7 @@ class Graph:
         return future.result()
 
     def ask(self, kind: type, service: str, request, timeout: float = TIMEOUT):
-        """Call a service that changes nothing; ask once more where a busy machine lost question or answer."""
+        """Call a service that does no more when called twice; again where a machine lost question or answer."""
         deadline = time.monotonic() + timeout
         while True:
             try:
@@ -268,13 +268,13 @@ class NodeProcess:
                     value if isinstance(value, ParameterMsg) else Parameter(key, value=value).to_parameter_msg()
                 )
         request = SetParametersAtomically.Request(parameters=parameters)
-        result = self.graph.call(SetParametersAtomically, f"{self.name}/set_parameters_atomically", request).result
+        result = self.graph.ask(SetParametersAtomically, f"{self.name}/set_parameters_atomically", request).result
         self.changed |= result.successful
         return result.successful, result.reason
 
     def get(self, name: str):
         request = GetParameters.Request(names=[name])
-        values = self.graph.call(GetParameters, f"{self.name}/get_parameters", request).values
+        values = self.graph.ask(GetParameters, f"{self.name}/get_parameters", request).values
         return Parameter.from_parameter_msg(ParameterMsg(name=name, value=values[0])).value
 
     def status(self, what: str = "model"):

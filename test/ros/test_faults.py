@@ -148,7 +148,7 @@ def test_a_parameters_file_of_wrong_types_is_told_value_by_value(start_node, gra
         "input_height is 96.5; expected a whole number",
         "camera_topics is 7; expected a list of texts",
         "overlay_alpha is True; expected a number",
-        "'confidence_treshold': it has no effect; did you mean 'confidence_threshold'?",
+        "'confidence_treshold' (did you mean 'confidence_threshold'?): it has no effect",
     ):
         assert told in log, told
     assert node.state() == "unconfigured"

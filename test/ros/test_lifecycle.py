@@ -73,7 +73,7 @@ def test_a_start_that_fails_says_why_in_one_line_and_can_be_mended(start_node, g
     log = node.log()
     assert "downsampling_ratio is 3.5; expected a number from 0 to 1" in log
     assert "precision is 'fp7'" in log
-    assert "there is no parameter 'max_rat': it has no effect; did you mean 'max_rate'?" in log
+    assert "there is no parameter 'max_rat' (did you mean 'max_rate'?): it has no effect" in log
     assert "Traceback" not in log
     _, text, _ = node.wait_status(lambda level, text, facts: level == b"\x02")
     assert "fp7" in text

@@ -177,9 +177,9 @@ def test_bad_images_are_counted_and_the_next_good_one_works(graph, node, expecte
         "empty": bad(height=0),
         "too_large": bad(height=2**32 - 1, width=2**32 - 1),
     }
-    for message in faults.values():
+    for count, message in enumerate(faults.values(), 1):
         camera.send_message(message)
-        time.sleep(0.3)
+        node.wait_status(lambda level, text, facts, count=count: int(facts["rejected"]) >= count, "camera camera")
     _, _, facts = node.wait_status(lambda level, text, facts: int(facts["rejected"]) >= 5, "camera camera")
     for reason in faults:
         assert facts[f"rejected: {reason}"] == "1"
@@ -319,10 +319,11 @@ def test_who_goes_on_asking_ends_a_node_whose_network_hangs(graph):
         camera, label = graph.camera(), graph.collect(Image, "/hanging/label")
         graph.wait(lambda: camera.matched() and label.matched(), "discovery")
         graph.feed(camera, lambda: "the network hangs" in node.log(), "a frame in the network")
-        for _ in range(5):
-            assert node.process.poll() is None
+        asked, end = 0, time.monotonic() + 60
+        while node.process.poll() is None and time.monotonic() < end:  # two that come at once are heard as one
             node.process.send_signal(signal.SIGINT)
+            asked += 1
             time.sleep(0.3)
-        assert node.process.wait(5) == 128 + signal.SIGINT, node.log()
+        assert node.process.returncode == 128 + signal.SIGINT and asked >= 5, node.log()
     finally:
         node.kill()

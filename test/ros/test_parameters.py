@@ -86,6 +86,6 @@ def test_what_cannot_be_is_refused_with_the_reason(name, value, reason):
         TABLE[name].check(value)
 
 
-def test_unknown_names_are_told_with_the_nearest():
+def test_names_of_no_parameter_are_known():
     given = ["model", "mask_clases", "bogus", "use_sim_time", "qos_overrides./camera/image_raw.subscription.depth"]
-    assert parameters.unknown(given) == {"mask_clases": "mask_classes", "bogus": ""}
+    assert parameters.unknown(given) == ["mask_clases", "bogus"]

@@ -62,13 +62,11 @@ def out(tmp_path: Path) -> Iterator[Path]:
 def recipes() -> list[str]:
     """Return which to train, as above."""
     chosen: dict[str, str] = {}
-    for network in NETWORK_NAMES:
-        for name in list_recipes():
-            document = load_recipe(name).model_dump(mode="json", exclude={"name", "description"})
-            if document["network"]["name"] != network:
-                continue
-            document["network"]["name"] = network_info(network).family
-            chosen.setdefault(json.dumps(document), name)
+    loaded = {name: load_recipe(name) for name in list_recipes()}
+    for name, recipe in sorted(loaded.items(), key=lambda one: NETWORK_NAMES.index(one[1].network.name)):
+        document = recipe.model_dump(mode="json", exclude={"name", "description"})
+        document["network"]["name"] = network_info(recipe.network.name).family
+        chosen.setdefault(json.dumps(document), name)
     return sorted({*chosen.values(), *(f"{network}_camvid_cpu" for network in NETWORK_NAMES)})
 
 
@@ -98,6 +96,7 @@ def test_recipe_trains(name: str, cityscapes: Path, out: Path) -> None:
     card = export_weights(out)
     network = build_network(find_model(recipe.network.name, weights=card.weights))
     assert network.num_classes == load_label_space(recipe.label_space).num_classes
+    stored = network.state_dict()
     for key, value in trainer.weights().items():
         if value.is_floating_point():
-            torch.testing.assert_close(network.state_dict()[key], value.half().float(), msg=key)
+            torch.testing.assert_close(stored[key], value.half().float(), msg=key)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from rt_seg_ros.cli import main, models, train
+from rt_seg_ros.cli import ablate, main, models, train
 from rt_seg_ros.files import remove_leftovers, write_aside
 from rt_seg_ros.training.checkpoint import LAST, read_checkpoint
 from rt_seg_ros.training.loop import Trainer, stop_on_signals
@@ -185,7 +185,9 @@ def break_pipe(*_: object) -> int:
 
 
 @pytest.mark.parametrize(
-    ("module", "words", "status"), [(train, ["x"], 1), (train, ["--list"], 0), (models, [], 0)], ids=str
+    ("module", "words", "status"),
+    [(train, ["x"], 1), (train, ["--list"], 0), (ablate, ["x", "--dry"], 0), (models, [], 0)],
+    ids=str,
 )
 def test_a_broken_pipe_is_no_success_of_a_run(monkeypatch, module, words, status):
     monkeypatch.setattr(module, "run", break_pipe)

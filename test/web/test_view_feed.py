@@ -263,6 +263,34 @@ def test_closing_waits_for_a_model_that_is_being_loaded(monkeypatch):
     assert not begun.wait(0.2)
 
 
+def test_of_models_chosen_one_after_another_only_the_last_is_shown(monkeypatch):
+    begun, go_on, shown = [], threading.Semaphore(0), []
+
+    def loaded(self, name):
+        begun.append(name)
+        assert go_on.acquire(timeout=30)
+        return Fake()
+
+    monkeypatch.setattr(SegmentingFeed, "_loaded", loaded)
+    feed = SegmentingFeed(Board(State(source="camera")), Fake(), {"a": CONFIG, "b": CONFIG}, "fake")
+    monkeypatch.setattr(feed, "_tell_model", lambda: shown.append(feed._chosen))
+    feed.start()
+    try:
+        for loads in (["a", "b"], ["a", "b", "a"]):  # in the second round b is what runs
+            feed.choose_model("a")
+            wait(lambda loads=loads: begun == loads[: 2 * len(loads) - 3], "the first to be loaded")
+            feed.choose_model("b")
+            assert feed.board.state.switching == "b"
+            go_on.release(2)
+            wait(lambda: not feed._preparing, "the end of it")
+            assert (begun, shown, feed.board.state.switching) == (loads, ["b"], "")
+            while go_on.acquire(blocking=False):
+                pass
+    finally:
+        go_on.release(9)
+        feed.close()
+
+
 def test_a_pause_just_after_a_restart_is_told():
     class Slow:
         kind, total, fps = "video", 1000, 10.0
@@ -385,6 +413,14 @@ def test_a_relay_names_the_classes_of_a_node(tmp_path):
     assert board.state.model == "mine" and board.state.classes[3]["name"] == "class 3"
     assert "--label-space" in board.state.message
     assert board.next(Seen(), 0).samples[-1].age == 20
+
+    # A label space of the user's own is that of what has no name here, and of what bears its name.
+    file = tmp_path / "mine.yaml"
+    file.write_text("name: of_my_own\nclasses:\n  - {id: 0, name: field, color: [1, 2, 3]}\n")
+    relay = RelayFeed(board, remote, models, load_label_space(file))
+    for model, space, first in (("mine", "of_my_own", "field"), ("cgnet_camvid11", "camvid11", "sky")) * 2:
+        report(model, space)
+        assert board.state.classes[0]["name"] == first
 
 
 def test_a_frames_place_is_told_by_its_turn_not_by_its_name(make_feed, tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import lru_cache
 from math import atan, pi, sin
 
@@ -73,13 +72,6 @@ class SyntheticDrive:
     def camera_info(self) -> Intrinsics:
         """Return the pinhole camera that every frame is rendered through."""
         return self._intrinsics
-
-    def __iter__(self) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
-        """Render frame after frame, without end."""
-        index = 0
-        while True:
-            yield self.render(index)
-            index += 1
 
     def position(self, time: float) -> float:
         """Return how far along the street the camera is at a time, metres: it never goes backwards."""

@@ -26,14 +26,13 @@ _RIM: Colour = (140, 140, 142)
 
 @dataclass
 class Solid:
-    """Faces over shared vertices, local axes x right, y up, z ahead, metres.
+    """Faces, polygons by their corners, in local axes x right, y up, z ahead, metres.
 
     Only faces that look at the camera are painted: those of the body (``detail`` 0) from far to near, then what lies on
     it (``detail`` 1), which is left out from afar.
     """
 
-    vertices: list[tuple[float, float, float]] = field(default_factory=list)
-    faces: list[list[int]] = field(default_factory=list)
+    faces: list[list[tuple[float, float, float]]] = field(default_factory=list)
     colours: list[Colour] = field(default_factory=list)
     normals: list[tuple[float, float, float]] = field(default_factory=list)
     glow: list[float] = field(default_factory=list)
@@ -47,9 +46,7 @@ class Solid:
         :param glow: share of the colour that shines by itself, more at dusk
         :param detail: 0 for the body itself; 1 for what lies on it and is left out from afar
         """
-        start = len(self.vertices)
-        self.vertices.extend(points)
-        self.faces.append(list(range(start, start + len(points))))
+        self.faces.append(points)
         a, b, c = (np.asarray(p, float) for p in points[:3])
         normal = np.cross(b - a, c - a)  # the local axes are left-handed
         length = float(np.linalg.norm(normal)) or 1.0
@@ -93,7 +90,7 @@ class FrozenSolid:
     def of(solid: Solid, far: bool) -> FrozenSolid:
         """Make the arrays; ``far`` leaves out the details."""
         chosen = [i for i, d in enumerate(solid.detail) if not (far and d)]
-        corners = [np.asarray([solid.vertices[j] for j in solid.faces[i]], np.float64) for i in chosen]
+        corners = [np.asarray(solid.faces[i], np.float64) for i in chosen]
         stops = np.cumsum([len(c) for c in corners])
         starts = stops - [len(c) for c in corners]
         vertices = np.concatenate(corners)

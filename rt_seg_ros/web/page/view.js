@@ -293,7 +293,7 @@ function showClasses() {
     bar.append(fill);
     label.append(box, element("span", "name", name), share, bar);
     row.append(label, only);
-    rows.set(id, { row, share, fill, name });
+    rows.set(id, { row, share, fill });
     return row;
   }));
   showShares();
