@@ -231,7 +231,7 @@ class _Drive(Frames):
             if truth != NO_TRUTH:
                 self._truths = self._open_truth(bag, truth)
         if isinstance(self._truths, FolderTruth):
-            strange = f", {left} others have no stamp in their names" if (left := self._truths.left_out) else ""
+            strange = f"; not named by a stamp: {left}" if (left := self._truths.left_out) else ""
             self.truth_name = f"{self._truths.path} ({self._truths.count} label images{strange})"
             self._check_overlap(self._truths)
         elif self._truths is not None:

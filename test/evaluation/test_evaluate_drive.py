@@ -225,9 +225,7 @@ def test_truth_that_cannot_be_read_is_told_with_the_first(tmp_path, weights, str
     (problem,) = found["problems"]
     assert problem.startswith(f"2 label images of the truth cannot be used; the first: {first} cannot be read")
     said = capsys.readouterr()
-    assert (
-        f"truth: {folder} (4 label images, 1 others have no stamp in their names)" in said.out and problem in said.err
-    )
+    assert f"truth: {folder} (4 label images; not named by a stamp: 1)" in said.out and problem in said.err
 
 
 def add(bag: BagWriter, topic: str, i: int, kind: str = "") -> None:

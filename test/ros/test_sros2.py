@@ -31,6 +31,7 @@ def held_against(policy: str, graph, name: str, cameras: set[str]) -> None:
     def has(what: str) -> set[str]:
         return {n for n, _ in getattr(graph.node, f"get_{what}_names_and_types_by_node")(name, "/")}
 
+    graph.wait(lambda: name in graph.node.get_node_names(), "the node's name, which may come after its services")
     # Another output_resolution is prepared aside before calibration is subscribed to.
     graph.wait(lambda: has("subscriber") >= cameras, f"subscriptions to all of {cameras}")
     graph.wait(lambda: any("/mask/" in n for n in has("publisher")), "the mask's publisher")
