@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
+from rt_seg_ros.bags.results import DEFAULT_NAMESPACE
 from rt_seg_ros.cli.options import add_model_options, need_ros, segmenter_config
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.labels import load_label_space
@@ -60,7 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--topic", default="", help="image topic of a rosbag2, where it has more than one")
     parser.add_argument("--rate", type=float, default=1.0, metavar="R", help="of playing, 1: the source's own time")
     parser.add_argument("--loop", action="store_true", help="begin a path again at its end")
-    parser.add_argument("--node", default="/segmentation", metavar="NAME", help="node to watch (default: %(default)s)")
+    parser.add_argument(
+        "--node", default=DEFAULT_NAMESPACE, metavar="NAME", help="node to watch (default: %(default)s)"
+    )
     parser.add_argument("--camera", default="", metavar="NAME", help="which of a node's cameras at first")
     page = parser.add_argument_group("the page")
     page.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
@@ -103,7 +106,7 @@ _SEGMENTING: dict[str, object] = {
     )
 } | {"size": None}  # fmt: skip
 _PLAYING: dict[str, object] = {"topic": "", "rate": 1.0, "loop": False}
-_WATCHING: dict[str, object] = {"node": "/segmentation", "camera": ""}
+_WATCHING: dict[str, object] = {"node": DEFAULT_NAMESPACE, "camera": ""}
 _INSTEAD = "a recording, a video or a folder is shown without"
 
 

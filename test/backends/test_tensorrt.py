@@ -265,10 +265,12 @@ def test_a_live_backend_serves_by_another_until_the_engine_is_there(backend, cap
     with caplog.at_level("INFO"):
         run_at(backend, (64, 64))
         assert (backend.name, backend.device, backend.precision) == ("torch", "cpu", "fp32") and not built
+        assert not backend.batches  # as the CPU has it
         deadline = time.monotonic() + 30
         while backend.name != "tensorrt" and time.monotonic() < deadline:
             result = run_at(backend, (64, 64))
     assert (result.labels[0] == 7).all() and built == [EngineSpec((64, 64), None, precision="fp16")]
+    assert backend.batches
     assert "building the engine (64x64, fp16): 50 %" in caplog.text and "is ready" in caplog.text
 
 

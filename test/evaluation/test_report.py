@@ -147,6 +147,11 @@ def test_a_run_of_one_frame_without_truth_has_a_page():
     tags.feed(text)
     assert tags.open == []
     assert json.loads(json.dumps(evaluation.to_dict(), allow_nan=False))["frames"] == 1
+    # What a node does in a second, and what the pipeline does of itself.
+    evaluation.busy_seconds, evaluation.seconds = 0.02, 0.25
+    for mode, frames in (("offline", "50.0"), ("live", "4.0")):
+        tile = re.search(r'<div class="tile.*?</div>', report_page(Content([replace(evaluation, mode=mode)])), re.S)
+        assert tile is not None and frames in tile[0] and "frames" in tile[0], tile
     # With truth, a class that nobody ever sees, and one name that is markup.
     evaluation.scores.update(np.zeros((4, 4), np.uint8), np.zeros((4, 4), np.uint8))
     evaluation = replace(evaluation)
