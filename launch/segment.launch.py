@@ -99,7 +99,7 @@ def arguments():
             "bag_delay",
             default_value="3.0",
             description="seconds until playback begins, in which it and the node find each other; what is published "
-            "before is lost",
+            "before is lost; with bag_loop before each round",
         ),
         DeclareLaunchArgument(
             "bag_loop", default_value="false", choices=BOOLEANS, description="play the recording again and again"
@@ -223,8 +223,11 @@ def middleware(profile):
 
 def playback(value, is_true, full_name, known):
     """Return what plays the recording from when the node is first active."""
+    bag = os.path.expanduser(value("bag"))
+    if not os.path.exists(bag):
+        raise RuntimeError(f"bag:={bag}: there is no such recording")
     command = [os.path.join(get_package_prefix(PACKAGE), "lib", PACKAGE, "when_active"), full_name]
-    command += ["ros2", "bag", "play", os.path.expanduser(value("bag")), "--rate", value("bag_rate")]
+    command += ["ros2", "bag", "play", bag, "--rate", value("bag_rate")]
     command += ["--delay", value("bag_delay")]
     if is_true("bag_loop"):
         command.append("--loop")

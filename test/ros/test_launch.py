@@ -170,20 +170,20 @@ def test_simulated_time_is_told_to_the_node_only_where_an_argument_says_so(launc
     # The playback gives the time to who takes it, whoever said so.
     file = tmp_path / "simulated.yaml"
     file.write_text("/**: {ros__parameters: {use_sim_time: true}}")
-    assert "--clock" in launched(bag="drive", params_file=str(file))["playback"]["cmd"]
-    assert "--clock" not in launched(bag="drive", params_file=str(file), use_sim_time="false")["playback"]["cmd"]
-    assert "--clock" not in launched(bag="drive")["playback"]["cmd"]
+    assert "--clock" in launched(bag=str(tmp_path), params_file=str(file))["playback"]["cmd"]
+    assert "--clock" not in launched(bag=str(tmp_path), params_file=str(file), use_sim_time="false")["playback"]["cmd"]
+    assert "--clock" not in launched(bag=str(tmp_path))["playback"]["cmd"]
 
 
 def test_what_is_around_it_counts(launched, tmp_path):
     file = tmp_path / "around.yaml"
     file.write_text("/robot7/*: {ros__parameters: {camera_topics: [image]}}")
     around = {"ros_namespace": "/robot7", "global_params": [("use_sim_time", True), str(file)]}
-    made = launched(around, bag="drive", rviz="true")
+    made = launched(around, bag=str(tmp_path), rviz="true")
     assert made["playback"]["cmd"][1] == "/robot7/segmentation" and "--clock" in made["playback"]["cmd"]
     assert ("/segmentation/overlay", "/robot7/segmentation/overlay") in made["rviz"]["remappings"]
     assert ("/camera/image_raw", "/robot7/image") in made["rviz"]["remappings"]
-    assert "--clock" not in launched(around, bag="drive", use_sim_time="false")["playback"]["cmd"]
+    assert "--clock" not in launched(around, bag=str(tmp_path), use_sim_time="false")["playback"]["cmd"]
 
 
 def test_what_cannot_be_is_told_by_the_argument_s_name(launched, tmp_path):
@@ -191,6 +191,7 @@ def test_what_cannot_be_is_told_by_the_argument_s_name(launched, tmp_path):
         ({"camera_topics": "[/a, /b"}, r"camera_topics:=\[/a, /b: expected a YAML list"),
         ({"input_height": "tall"}, "input_height:=tall: expected an int"),
         ({"fastdds_profile": "/nowhere.xml"}, "fastdds_profile:=/nowhere.xml: there is no such file"),
+        ({"bag": "/nowhere.mcap"}, "bag:=/nowhere.mcap: there is no such recording"),
         ({"params_file": "/nowhere.yaml"}, "params_file:=/nowhere.yaml: there is no such file"),
     ):
         with pytest.raises(RuntimeError, match=said):
