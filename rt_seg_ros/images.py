@@ -7,6 +7,7 @@ images become views of the message's own bytes, without a copy; Bayer, YUV and 1
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,12 @@ MAX_PIXELS = 64_000_000
 
 # A progressive JPEG has about ten scans; each of thousands, a few bytes long, would cost a pass over all pixels.
 _MOST_SCANS = 64
+
+# Each costs a step in Python: a large picture has some thousand, of either kind.
+_MOST_SEGMENTS = 100_000
+
+# What tells of a JPEG's segment: neither a stuffed byte, nor a marker without a length, nor one of several fill bytes.
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8"
@@ -375,12 +382,14 @@ def frame_from_compressed(
 def _promised_size(data: bytes) -> tuple[int, int]:
     """Return (height, width) as the header of a PNG or JPEG has them, without decoding.
 
-    :raises ImageRejected: for another format, or a header that breaks off
+    :raises ImageRejected: for another format, or a header that breaks off or goes on without end
     """
     if data[:8] == _PNG:
         # OpenCV takes memory for as much as a chunk says that it holds, also the last: each must lie within the data.
         at, kind = 8, b""
-        while at + 12 <= len(data) and kind != b"IEND":
+        for _ in range(_MOST_SEGMENTS):
+            if at + 12 > len(data) or kind == b"IEND":
+                break
             kind = data[at + 4 : at + 8]
             at += 12 + int.from_bytes(data[at : at + 4], "big")
         if kind == b"IEND" and at <= len(data) and data[12:16] == b"IHDR":
@@ -388,16 +397,14 @@ def _promised_size(data: bytes) -> tuple[int, int]:
     elif data[:2] == _JPEG:
         at = 2
         # As decoders do: whatever stands before a marker is skipped, so a damaged header hides no size from here.
-        while 0 <= (at := data.find(b"\xff", at)) <= len(data) - 9:
+        for _ in range(_MOST_SEGMENTS):
+            found = _MARKER.search(data, at)
+            if found is None or (at := found.start()) > len(data) - 9:
+                break
             marker = data[at + 1]
-            if marker == 0xFF:
-                at += 1
-            elif marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:  # no marker, or one without a length
-                at += 2
-            elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
                 return int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")
-            else:
-                at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     else:
         raise ImageRejected("encoding", f"{len(data)} bytes that are neither JPEG nor PNG")
     raise ImageRejected("corrupt", f"the image breaks off within its {len(data)} bytes")

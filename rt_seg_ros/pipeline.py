@@ -7,7 +7,7 @@ on the robot.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -96,6 +96,10 @@ class SegmenterConfig:
             if value := getattr(self, name):
                 check_side(name, value)
 
+    def same_but_threshold(self, other: SegmenterConfig) -> bool:
+        """Whether the two differ in nothing, or in their threshold of confidence alone."""
+        return replace(self, confidence_threshold=other.confidence_threshold) == other
+
     def same_network(self, other: SegmenterConfig) -> bool:
         """Return whether the loaded network, its runtime and label space serve both: only their use differs."""
         return all(getattr(self, name) == getattr(other, name) for name in _LOADED)
@@ -162,6 +166,7 @@ class Segmenter:
         other = object.__new__(Segmenter)
         other._fall_back = self._fall_back
         other._assign(config, self.card, self.label_space, self.backend)
+        other._remarked = self._remarked and config.same_but_threshold(self.config)
         return other
 
     @property

@@ -159,7 +159,7 @@ def find_model(
     """
     from rt_seg_ros.networks.names import NETWORK_NAMES
 
-    given = read_weights_header(Path(weights)) if weights else None
+    given = read_weights_header(Path(weights).expanduser()) if weights else None
     if label_space and not (given and _brings(given, label_space)):
         load_label_space(label_space)  # a misspelt one is not to be told as one without weights
         label_space = _name_if_known(label_space)

@@ -143,6 +143,17 @@ def test_a_bomb_is_refused_before_it_goes_off(monkeypatch):
         assert outcome(frame_from_compressed, lying_png(chunk, 2**31 - 1), LIMIT) == "corrupt"
     # Each scan costs a pass over all pixels: of a few bytes each, thousands would take minutes.
     assert outcome(frame_from_compressed, scan_bomb(5000), LIMIT) == "corrupt"
+    jpeg = scan_bomb(3)
+    size = images._promised_size(jpeg)
+    for whole, at, segment in (
+        (jpeg, 2, b"\xff\xe0\x00\x02"),
+        (png_bomb(100, 100), 33, b"\0\0\0\0tEXt\0\0\0\0"),
+    ):
+        assert images._promised_size(whole[:at] + 1000 * segment + whole[at:]) == images._promised_size(whole)
+        with pytest.raises(ImageRejected, match="breaks off"):
+            images._promised_size(whole[:at] + 200_000 * segment + whole[at:])
+    # What is skipped before a marker costs nothing to speak of, so it may be long.
+    assert images._promised_size(jpeg[:2] + 6_000_000 * b"\xff" + jpeg[2:]) == size
 
 
 def test_nothing_is_kept_of_what_was_rejected():

@@ -154,7 +154,9 @@ def test_frames_far_larger_than_what_was_learnt_from_are_remarked_on(segmenter, 
     given = other.reconfigured(replace(RANDOM, input_height=1080, input_width=1920))
     given.card = other.card
     assert "without a size given it sees" in given.size_remark(480, 640)
-    for _ in range(2):
+    other.segment(picture(900, 1200))
+    for threshold in (0.0, 0.5):  # which has nothing to do with it
+        other = other.reconfigured(replace(other.config, confidence_threshold=threshold))
         other.segment(picture(900, 1200))
     assert [record.levelname for record in caplog.records if "learnt from" in record.message] == ["WARNING"]
 

@@ -103,8 +103,10 @@ def test_a_pickle_is_never_opened(tmp_path):
             zoo.find_model("cgnet", weights=path)
 
 
-def test_weights_of_another_network_or_label_space_are_refused(saved):
+def test_weights_of_another_network_or_label_space_are_refused(saved, monkeypatch):
     _, path, card = saved
+    monkeypatch.setenv("HOME", str(path.parent))
+    assert zoo.find_model("cgnet", weights=f"~/{path.name}").weights == path
     with pytest.raises(UserError, match="are of network 'cgnet', but model is 'frfnet'"):
         zoo.find_model("frfnet", weights=path)
     with pytest.raises(UserError, match="11 classes"):

@@ -30,7 +30,7 @@ from rt_seg_ros.zoo import ModelCard
 
 _log = get_logger(__name__)
 
-_MAX_SESSIONS = 4  # engines that stay loaded: as many cameras of different sizes
+_MAX_SESSIONS = 8  # engines that stay loaded: of a few cameras of different sizes, with and without confidence
 _MAX_BATCH = 8  # engines for more frames at once are not looked for
 _MANY_SIZES = 4  # with as many loaded, the next engine is for any size
 _OFTEN = 10  # so many frames of a size make an engine worth building while serving
@@ -162,7 +162,10 @@ class TensorRtBackend(Backend):
 
     def _find(self, wanted: EngineSpec, count: int) -> Session | None:
         """Return an engine that gives what is wanted, of those that are loaded or were built."""
-        for spec in _serving(wanted, count):
+        serving = _serving(wanted, count)
+        if len(self._sessions) >= _MAX_SESSIONS:  # one of them would have to go, only to be wanted for the next frame
+            serving.sort(key=lambda spec: spec not in self._sessions)
+        for spec in serving:
             if spec in self._sessions:
                 self._sessions.move_to_end(spec)
                 return self._sessions[spec]
@@ -175,8 +178,8 @@ class TensorRtBackend(Backend):
             begin = time.perf_counter()
             try:
                 session = Session(self._engines, spec, engine)
-            except UserError as error:
-                _log.warning("%s; it is built again", error)
+            except Exception as error:  # TensorRT's binding raises anything
+                _log.warning("the engine (%s) cannot be loaded and is built again: %s", spec, error)
                 continue
             self._put_in(spec, session)
             _log.info("TensorRT: loaded the engine (%s) in %.1f s", spec, time.perf_counter() - begin)
@@ -211,8 +214,12 @@ class TensorRtBackend(Backend):
         self._put_in(spec, session)
         return session
 
-    def _ask_for(self, spec: EngineSpec) -> None:
+    def _ask_for(self, wanted: EngineSpec) -> None:
         """Build an engine in another process while this one serves, if its size comes often and no other is built."""
+        full = len(self._sessions) >= _MAX_SESSIONS and _within_any_size(wanted)
+        spec = _any_size(wanted) if full else wanted
+        if spec in self._sessions:
+            return
         self._asked[spec] += 1
         if self._asked[spec] < _OFTEN or self._building is not None or spec in self._failures:
             return
@@ -269,12 +276,16 @@ class TensorRtBackend(Backend):
 
 
 def _serving(wanted: EngineSpec, count: int) -> list[EngineSpec]:
-    """Return the engines that give what is wanted, the best first: it, with more than was asked, and any size's."""
-    batches = [*range(min(count, _MAX_BATCH), _MAX_BATCH + 1), 1] if count > 1 else [1]
+    """Return the engines that give what is wanted, the best first: it, with more than was asked, and any size's.
+
+    An engine for several frames takes fewer as well, and more by turns.
+    """
+    least = min(count, _MAX_BATCH)
+    batches = [*range(least, _MAX_BATCH + 1), *range(least - 1, 0, -1)]
     extras = (True,) if wanted.confidence else (False, True)
     specs = [
         EngineSpec(wanted.size, wanted.label_size, batch, wanted.precision, confidence)
-        for batch in dict.fromkeys(batches)
+        for batch in batches
         for confidence in extras
     ]
     return [*specs, _any_size(wanted)] if _within_any_size(wanted) else specs

@@ -70,7 +70,10 @@ class Session:
         tensorrt = engines.tensorrt
         logger = make_logger(tensorrt)
         logger.last_error = ""
-        self._runtime = tensorrt.Runtime(logger)
+        try:
+            self._runtime = tensorrt.Runtime(logger)
+        except TypeError as error:  # its constructor gave nothing
+            raise UserError(f"TensorRT does not start: {logger.last_error or error}") from error
         self._engine = self._runtime.deserialize_cuda_engine(serialized)
         if self._engine is None:
             raise UserError(f"TensorRT does not take the engine ({self.spec}): {logger.last_error}")

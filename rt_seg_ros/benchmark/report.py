@@ -199,7 +199,8 @@ def _about_floor(result: Result) -> str:
     rates = []
     for peak in result.peaks:
         moved = f" and {peak['bytes'] / 1e9:.0f} GB/s" if peak["bytes"] else ""
-        rates.append(f"{peak['precision']} on {peak['device']} {peak['macs'] / 1e9:.0f} G multiply-adds/s{moved}")
+        on = f"{peak['device']} with {peak['threads']} threads" if peak["threads"] else peak["device"]
+        rates.append(f"{peak['precision']} on {on} {peak['macs'] / 1e9:.0f} G multiply-adds/s{moved}")
     return (
         "floor: the network's multiply-adds at the rate of a large matrix product, on a GPU no less than what its "
         f"layers must move ({', '.join(rates)}); ways to compute with fewer multiply-adds may go below"

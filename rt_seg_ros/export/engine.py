@@ -58,7 +58,7 @@ def find_tensorrt(device: str, precision: str) -> tuple[ModuleType, Gpu | None]:
     if not installed():
         raise UserError(NOT_INSTALLED)
     missing = missing_gpu()
-    if not missing:
+    if not missing or device != "auto":
         gpu = find_gpu(device)
         return choose_tensorrt(gpu, precision), gpu
     if "tensorrt_rtx" not in installed():

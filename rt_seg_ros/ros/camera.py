@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -94,12 +95,21 @@ class Camera:
     :param topic: full base name of its image topic, before any remapping
     :param transport: ``raw`` or ``compressed``
     :param condition: shared by the mailboxes of all cameras
+    :param unless_busy: does what a subscription's event asks for, unless a thread of the host's has the node in hand
     """
 
     def __init__(
-        self, node: Node, name: str, topic: str, transport: str, outputs: Outputs, condition: threading.Condition
+        self,
+        node: Node,
+        name: str,
+        topic: str,
+        transport: str,
+        outputs: Outputs,
+        condition: threading.Condition,
+        unless_busy: Callable[[Callable[[], None]], None],
     ) -> None:
         self.name = name
+        self._unless_busy = unless_busy
         base = node.resolve_topic_name(topic)
         raw = _Topic(node, topic)
         compressed = _Topic.beside(node, f"{topic}/compressed", f"{base}/compressed")
@@ -274,7 +284,7 @@ class Camera:
 
     def _on_matched(self, event: Any) -> None:
         if event.current_count_change > 0:
-            self.rematch()
+            self._unless_busy(self.rematch)
 
     def _on_incompatible_qos(self, event: Any) -> None:
         policy = qos_policy_name_from_kind(event.last_policy_kind)
@@ -282,7 +292,7 @@ class Camera:
             f"camera '{self.name}': {self.topic}: a publisher's QoS ({policy}) does not match this "
             f"{qos.word(self.reliability)} subscription; nothing arrives from it"
         )
-        self.rematch()
+        self._unless_busy(self.rematch)
 
     # --- on the worker's thread -----------------------------------------------------------------------------------
 

@@ -206,7 +206,10 @@ def take_domain() -> tuple[int, IO[str]]:
 
     :raises UserError: where none is free
     """
+    taken = os.environ.get("ROS_DOMAIN_ID")  # by the user's own robot
     for domain in random.sample(range(1, 100), 99):
+        if str(domain) == taken:
+            continue
         try:
             lock = (Path(tempfile.gettempdir()) / f"rt_seg_ros_domain_{domain}").open("a")
         except OSError:  # another user's

@@ -96,15 +96,17 @@ def label_info(header: Header, space: LabelSpace, threshold: float) -> Any:
     return message
 
 
-def scaled_camera_info(info: CameraInfo, header: Header, height: int, width: int) -> CameraInfo:
+def scaled_camera_info(info: CameraInfo, header: Header, frame: tuple[int, int], height: int, width: int) -> CameraInfo:
     """Return the calibration of an image resized to (height, width), pixel centres at half-integers.
 
     Distortion coefficients are those of normalised coordinates and stay. Binning and region of interest, given
     for the sensor, are worked into the result.
+
+    :param frame: height and width of the image, for drivers that do not fill in those of the calibration
     """
     roi = info.roi
-    x = width / (roi.width or info.width or width)
-    y = height / (roi.height or info.height or height)
+    x = width / (roi.width or info.width or frame[1])
+    y = height / (roi.height or info.height or frame[0])
     k, p = list(info.k), list(info.p)
     for matrix, second in ((k, 3), (p, 4)):
         if matrix[0]:  # an uncalibrated camera's are zero

@@ -43,6 +43,19 @@ def _told_apart(tokens: Sequence[str]) -> list[str]:
     return names
 
 
+def check_camera_names(given: Sequence[str]) -> None:
+    """Check names that the user has for cameras, whatever the topics are.
+
+    :raises UserError: for one that is no name, or is there twice
+    """
+    for name in given:
+        if not _NAME.fullmatch(name):
+            raise UserError(f"camera_names has '{name}'; use letters, digits and _, and no digit first")
+    twice = [name for name, count in Counter(given).items() if count > 1]
+    if twice:
+        raise UserError(f"camera_names has '{twice[0]}' twice; each camera needs a name of its own")
+
+
 def camera_names(topics: Sequence[str], given: Sequence[str] = ()) -> list[str]:
     """Return a name for each camera.
 
@@ -60,12 +73,7 @@ def camera_names(topics: Sequence[str], given: Sequence[str] = ()) -> list[str]:
                 f"camera_names has {len(given)} names ({', '.join(given)}) for {len(topics)} camera_topics; "
                 "give one for each, or none"
             )
-        for name in given:
-            if not _NAME.fullmatch(name):
-                raise UserError(f"camera_names has '{name}'; use letters, digits and _, and no digit first")
-        twice = [name for name, count in Counter(given).items() if count > 1]
-        if twice:
-            raise UserError(f"camera_names has '{twice[0]}' twice; each camera needs a name of its own")
+        check_camera_names(given)
         return list(given)
 
     parts = [[topic_token(part) for part in topic.split("/") if part] or ["camera"] for topic in topics]

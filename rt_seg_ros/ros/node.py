@@ -21,7 +21,6 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
-from rclpy.exceptions import InvalidTopicNameException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from rclpy.lifecycle import State as LifecycleState
@@ -233,7 +232,7 @@ class SegmentationNode(LifecycleNode):
         if layout != self._layout:
             self._create_cameras(layout)
             assert self._segmenter is not None
-            self._serve(self._segmenter, values)
+            self._serve(self._segmenter, _with_masks_of(self._segmenter.label_space, values))
         for camera in self._cameras:
             camera.activate()
         self._worker = Worker(self._cameras, self._condition, self._present_serving)
@@ -284,21 +283,29 @@ class SegmentationNode(LifecycleNode):
 
     def _cameras_layout(self, values: Values) -> tuple[Any, ...]:
         """Return transport and (name, topic) of each camera: its full name as the parameter has it, not remapped."""
+        given, topics = self._resolve_topics(values["camera_topics"])
+        return values["image_transport"], tuple(
+            zip(names.camera_names(topics, values["camera_names"]), given, strict=True)
+        )
+
+    def _resolve_topics(self, camera_topics: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Return the full names of topics, as given and remapped.
+
+        :raises UserError: for none, for what is no name of a topic, and for one that is there twice
+        """
+        if not camera_topics:
+            raise UserError("camera_topics is empty: name one image topic at least")
         given, topics = [], []
-        for topic in values["camera_topics"]:
+        for topic in camera_topics:
             try:
+                validate_topic_name(topic)
                 given.append(self.resolve_topic_name(topic, only_expand=True))
                 topics.append(self.resolve_topic_name(topic))
             except Exception as error:
                 raise UserError(f"camera_topics has '{topic}', which is no name of a topic: {error}") from error
-        if not topics:
-            raise UserError("camera_topics is empty; name at least one image topic")
-        twice = sorted({topic for topic in topics if topics.count(topic) > 1})
-        if twice:
-            raise UserError(f"camera_topics has '{twice[0]}' twice")
-        return values["image_transport"], tuple(
-            zip(names.camera_names(topics, values["camera_names"]), given, strict=True)
-        )
+            if topics[-1] in topics[:-1]:
+                raise UserError(f"camera_topics has '{topics[-1]}' twice")
+        return given, topics
 
     def _create_cameras(self, layout: tuple[Any, ...]) -> None:
         self._close_cameras()
@@ -306,7 +313,8 @@ class SegmentationNode(LifecycleNode):
         for name, topic in cameras:
             prefix = "~" if len(cameras) == 1 else f"~/{name}"
             outputs = Outputs(self, prefix)
-            self._cameras.append(Camera(self, name, topic, transport, outputs, self._condition))
+            camera = Camera(self, name, topic, transport, outputs, self._condition, self._unless_busy)
+            self._cameras.append(camera)
         self._layout = layout
         topics = [topic for camera in self._cameras for topic in camera.topics()]
         # Of masks the topics change live; an override of one that is not there now may be there later.
@@ -412,7 +420,7 @@ class SegmentationNode(LifecycleNode):
             self._adopt(*self._prepared.popleft())
 
     def _adopt(self, config: SegmenterConfig, result: Segmenter | Exception) -> None:
-        if self._segmenter is None or self._target is None or not _same_but_threshold(config, self._target):
+        if self._segmenter is None or self._target is None or not config.same_but_threshold(self._target):
             return  # unloaded, or something else was asked for meanwhile
         if isinstance(result, Segmenter):
             try:
@@ -491,6 +499,8 @@ class SegmentationNode(LifecycleNode):
                 return SetParametersResult(successful=False, reason=str(error))
             except Exception as error:
                 return SetParametersResult(successful=False, reason=f"{type(error).__name__}: {error}")
+            if any(p.name in TABLE and TABLE[p.name].change == "prepared" for p in changes):
+                self._failed_change = ""  # of the change before this one
         for change in changes:
             self._problems.pop(change.name, None)
         self._apply_is_due = True
@@ -502,10 +512,9 @@ class SegmentationNode(LifecycleNode):
         :raises UserError: with the reason
         """
         checked = {name: TABLE[name].check(value) for name, value in changes.items()}
-        for topic in checked.get("camera_topics", ()):
-            _check_topic(topic)
-        if not checked.get("camera_topics", ["any"]):
-            raise UserError("camera_topics is empty: name one image topic at least")
+        if "camera_topics" in checked:
+            self._resolve_topics(checked["camera_topics"])
+        names.check_camera_names(checked.get("camera_names", ()))
         present = parameters.read(self)
         if self._active:
             for name, value in checked.items():
@@ -557,15 +566,11 @@ class SegmentationNode(LifecycleNode):
         served = self._segmenter
         if config.confidence_threshold != served.config.confidence_threshold:
             served = served.reconfigured(replace(served.config, confidence_threshold=config.confidence_threshold))
-        present = {
-            **values,
-            "mask_classes": [n for n in values["mask_classes"] if n in served.label_space.names],
-        }
-        self._serve(served, present)
+        self._serve(served, _with_masks_of(served.label_space, values))
         former, self._target = self._target, config
         if config == served.config:
             self._preparation.cancel()
-        elif not _same_but_threshold(config, former):
+        elif not config.same_but_threshold(former):
             self._preparation.request(config)
 
     # --- diagnostics ----------------------------------------------------------------------------------------------
@@ -594,8 +599,9 @@ class SegmentationNode(LifecycleNode):
             ]
         hardware_id = segmenter.device if segmenter is not None else ""
         preparing = ""
-        if self._preparation.busy and self._target is not None:
-            preparing = f"model '{self._target.model}'"
+        target = self._target
+        if self._preparation.busy and segmenter is not None and target is not None and target != segmenter.config:
+            preparing = f"model '{target.model}'"
         report.status.append(
             diagnostics.model_status(
                 f"{name}: model",
@@ -631,15 +637,9 @@ class SegmentationNode(LifecycleNode):
         self._diagnostics.publish(report)
 
 
-def _same_but_threshold(one: SegmenterConfig, other: SegmenterConfig) -> bool:
-    return replace(one, confidence_threshold=other.confidence_threshold) == other
-
-
-def _check_topic(topic: str) -> None:
-    try:
-        validate_topic_name(topic)
-    except InvalidTopicNameException as error:
-        raise UserError(f"camera_topics has '{topic}', which is no name of a topic: {error}") from error
+def _with_masks_of(space: LabelSpace, values: Values) -> Values:
+    """Leave out the masks of classes that come with a label space which is still being prepared."""
+    return {**values, "mask_classes": [name for name in values["mask_classes"] if name in space.names]}
 
 
 def main(args: Sequence[str] | None = None) -> int:

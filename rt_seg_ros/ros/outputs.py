@@ -203,7 +203,9 @@ class Outputs:
             if "confidence" in wanted and result.confidence is not None:
                 self._send("confidence", messages.image(header, result.confidence, "mono8"))
             if "camera_info" in wanted and info is not None:
-                self._send("camera_info", messages.scaled_camera_info(info, header, *labels.shape))
+                self._send(
+                    "camera_info", messages.scaled_camera_info(info, header, (frame.height, frame.width), *labels.shape)
+                )
             for class_id, mask in wanted.masks.items():
                 if class_id in self._masks and self._masks[class_id] is mask:
                     mask.publish(messages.image(header, masks.binary_mask(labels, class_id), "mono8"))

@@ -178,7 +178,7 @@ class NodeWatch:
         self._node = graph.node
         self._name = "/" + name.strip("/")
         self._camera = camera
-        self._prefix = ""
+        self._followed = "", ""  # prefix and topic of labels
         self._relay: RelayFeed
         self._tell: Status
         self._asked: tuple[str, str] | None = None  # model and its weights, until the node has changed over
@@ -187,6 +187,7 @@ class NodeWatch:
         self._frames: OrderedDict[int, Read] = OrderedDict()
         self._unpaired = 0
         self._last = 0.0
+        self._published: list[tuple[str, list[str]]] = []
         self._appearance = 0  # counts what may have changed the cameras' topics
         self._told: _Told | None = None
         self._asking: threading.Thread | None = None
@@ -270,10 +271,16 @@ class NodeWatch:
         """Return the prefix of the outputs of each camera, as the node's topics of statistics tell them."""
         namespace, _, name = self._name.rpartition("/")
         try:
-            topics = self._node.get_publisher_names_and_types_by_node(name, namespace or "/")
+            self._published = self._node.get_publisher_names_and_types_by_node(name, namespace or "/")
         except Exception:  # rclpy has an error of its own for a node that is not there, which Humble names otherwise
             return {}
-        return {prefix.removeprefix(f"{self._name}/").strip("/"): prefix for prefix in _prefixes(topics)}
+        return {prefix.removeprefix(f"{self._name}/").strip("/"): prefix for prefix in _prefixes(self._published)}
+
+    def _label_topic(self, prefix: str) -> str:
+        """Return where a camera's labels are: where they are remapped and the camera is alone, that tells as well."""
+        usual = f"{prefix}/label/compressed"
+        compressed = [topic for topic, types in self._published if "sensor_msgs/msg/CompressedImage" in types]
+        return compressed[0] if len(compressed) == 1 else usual
 
     def _source_topic(self, camera: str, cameras: Collection[str]) -> str:
         """Return the topic of a camera's images: the node's only subscription to images, or as its parameters say."""
@@ -330,13 +337,14 @@ class NodeWatch:
         self._told = _Told(told.of, topics, misses, time.monotonic() + pause)
 
     def _follow(self, prefix: str) -> None:
-        if prefix == self._prefix and self._subscriptions:
+        labels = self._label_topic(prefix)
+        if (prefix, labels) == self._followed:
             return
         self._leave()
-        self._prefix = prefix
+        self._followed = prefix, labels
         create, profile = self._node.create_subscription, qos.sensor_data()
         self._subscriptions = [
-            create(CompressedImage, f"{prefix}/label/compressed", self._on_labels, profile),
+            create(CompressedImage, labels, self._on_labels, profile),
             create(SegmentationStats, f"{prefix}/stats", self._on_stats, profile),
         ]
         self._last = time.monotonic()
@@ -345,7 +353,7 @@ class NodeWatch:
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
         self._subscriptions = []
-        self._prefix = ""
+        self._followed = "", ""
         self._frames.clear()
         self._unpaired = 0
         if self._images is not None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from rt_seg_ros.backends import check_backend, create_backend, tensorrt_backend
-from rt_seg_ros.backends.base import Unavailable
+from rt_seg_ros.backends.base import BatchResult, Unavailable
 from rt_seg_ros.backends.cuda_driver import Gpu, find_gpu, missing_gpu
 from rt_seg_ros.backends.engine_process import EngineProcess
 from rt_seg_ros.backends.engines import FLAVOURS, Engines, EngineSpec, load_tensorrt
@@ -340,10 +340,21 @@ def test_engines_that_were_built_before_are_loaded(backend):
     assert backend.name == "tensorrt"
     run_at(backend, (64, 64), (64, 64), (64, 64))
     assert backend.name == "tensorrt" and several in backend._sessions and not built
+    for count in (1, 4, 5):
+        run_at(backend, *[(64, 64)] * count)
+        assert backend.name == "tensorrt" and not backend._asked
 
 
-def test_an_engine_that_tensorrt_refuses_is_built_again(backend):
+@pytest.mark.parametrize("error", [UserError("refused"), TypeError("factory function returned nullptr")])
+def test_an_engine_that_tensorrt_refuses_is_built_again(backend, monkeypatch, error):
     backend, built = backend
+
+    def refuse(engines, spec, serialized):
+        if serialized != b"engine":
+            raise error
+        return Loaded(engines, spec, serialized)
+
+    monkeypatch.setattr(tensorrt_backend, "Session", refuse)
     spec = EngineSpec((64, 64), None, precision="fp16")
     backend._engines.save(spec, b"of another make")
     run_at(backend, (64, 64))
@@ -356,7 +367,36 @@ def test_many_sizes_come_to_share_an_engine_and_few_stay_loaded(backend):
         if side != 96:
             run_at(backend, (side, 64), working=(side, 64))
     assert built[-1] == EngineSpec(None, None, precision="fp16") and len(built) == 5
-    assert len(backend._sessions) <= 4
+    assert len(backend._sessions) == 5
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_more_sizes_in_turn_than_stay_loaded_are_not_loaded_for_each_frame(backend, monkeypatch, live):
+    backend, built = backend
+    backend.live = live
+    stand_in = Loaded(None, EngineSpec(None, None), b"engine")
+    stand_in.name, stand_in.device, stand_in.precision, stand_in.batches = "torch", "cpu", "fp32", False
+    stand_in.run = lambda frames, *_: BatchResult([np.zeros((1, 1), np.uint8)] * len(frames), None)
+    monkeypatch.setattr(tensorrt_backend, "_make_stand_in", lambda *_: stand_in)
+    sizes = [(side, 64) for side in range(128, 208, 8)]
+
+    def round_of_all():
+        for size in sizes:
+            for confidence in (False, True):
+                run_at(backend, size, working=size, confidence=confidence)
+
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        before = len(built)
+        for _ in range(12):
+            round_of_all()
+        if len(built) == before and backend._building is None and backend.name == "tensorrt":
+            break
+    assert EngineSpec(None, None, precision="fp16") in built and len(backend._sessions) <= 8
+    monkeypatch.setattr(tensorrt_backend, "Session", lambda *_: pytest.fail("another engine is loaded"))
+    for _ in range(3):
+        round_of_all()
+        assert backend.name == "tensorrt"
 
 
 # --- on a GPU -----------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ pytest.importorskip("rt_seg_ros.msg", reason="needs this package's messages buil
 import itertools
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 from rclpy.executors import SingleThreadedExecutor
@@ -292,6 +293,89 @@ def test_a_camera_hears_on_where_subscribing_anew_fails(alone, graph, monkeypatc
         assert camera.reliability == qos.RELIABLE
     finally:
         graph.node.destroy_publisher(publisher)
+
+
+def test_an_event_of_a_camera_waits_for_nobody_and_subscribes_behind_nobodys_back(alone, graph):
+    one = alone(camera_topics=["/in_process/event"])
+    node = one.node
+    assert node.trigger_configure() and node.trigger_activate()
+    camera = node._cameras[0]
+    publisher = graph.node.create_publisher(Image, "/in_process/event", qos.sensor_data(qos.RELIABLE))
+    try:
+        one.spin(lambda: camera.reliability == qos.RELIABLE)
+        camera.reliability = None
+        taken, let_go = threading.Event(), threading.Event()
+
+        def hold():
+            with node._turn:
+                taken.set()
+                let_go.wait(20)
+
+        host = threading.Thread(target=hold)
+        host.start()
+        assert taken.wait(20)
+        matched = SimpleNamespace(current_count_change=1)
+        camera._on_matched(matched)
+        assert camera.reliability is None
+        let_go.set()
+        host.join()
+        camera._on_matched(matched)
+        assert camera.reliability == qos.RELIABLE
+    finally:
+        graph.node.destroy_publisher(publisher)
+
+
+def test_cameras_change_while_a_label_space_of_other_masks_is_prepared(alone):
+    one = alone(camera_topics=["/in_process/one"], mask_classes=["road"])
+    node = one.node
+    assert node.trigger_configure()
+    prepare, go = node._prepare, threading.Event()
+    node._preparation._build = lambda config: go.wait(20) and prepare(config)
+    assert one.set(label_space="cityscapes19", mask_classes=["terrain", "road"])
+    one.spin(lambda: node._preparation.busy)
+    assert one.set(camera_topics=["/in_process/other"])
+    assert node.trigger_activate() and node._serving.segmenter.label_space.name == "camvid11"
+    assert masks_of(node) == ["/road"]
+    go.set()
+    one.spin(lambda: node._serving.segmenter.label_space.name == "cityscapes19")
+    assert masks_of(node) == ["/road", "/terrain"]
+
+
+def masks_of(node):
+    (camera,) = node._cameras
+    return sorted(topic.rpartition("mask")[2] for topic in camera.outputs.topics() if "/mask/" in topic)
+
+
+def test_what_is_told_of_a_change_is_of_the_last(alone, graph):
+    one = alone()
+    node = one.node
+    assert node.trigger_configure()
+    reports = []
+    node._diagnostics = SimpleNamespace(publish=reports.append)
+
+    def told():
+        node._on_timer()
+        return reports[-1].status[0]
+
+    go = threading.Event()
+
+    def fail(config):
+        go.wait(20)
+        raise UserError("frfnet does not load here")
+
+    node._preparation._build = fail
+    served = node.get_parameter("model").value
+    assert one.set(model="frfnet")
+    one.spin(lambda: "preparing model 'frfnet'" in told().message)
+    assert one.set(model=served)  # the building goes on, but nobody waits for it
+    one.spin(lambda: node._target.model == served)
+    assert node._preparation.busy and "preparing" not in told().message
+    go.set()
+    assert one.set(model="frfnet")
+    one.spin(lambda: "does not load here" in told().message)
+    assert one.set(overlay_alpha=0.25) and "does not load here" in told().message
+    assert one.set(model=served)
+    assert told().level == OK and "does not load here" not in told().message
 
 
 def test_a_threshold_set_while_another_size_is_prepared_holds_for_it_too(alone):

@@ -133,6 +133,14 @@ def list_group(group: int) -> list[int]:
     return found
 
 
+def test_a_run_keeps_out_of_the_users_own_domain(monkeypatch):
+    monkeypatch.setattr(live.random, "sample", lambda *_: ["the user's", 1_000_001])
+    monkeypatch.setenv("ROS_DOMAIN_ID", "the user's")
+    domain, lock = live.take_domain()
+    with lock:
+        assert domain == 1_000_001
+
+
 def test_the_process_is_the_command_itself(tmp_path):
     code = "import os, signal; print(os.getpid(), os.getpgrp(), signal.pthread_sigmask(signal.SIG_BLOCK, []))"
     with live.running([sys.executable, "-c", code], os.environ, tmp_path / "log") as process:

@@ -96,7 +96,7 @@ def test_a_calibration_is_scaled_about_pixel_centres():
     info = CameraInfo(height=480, width=640, distortion_model="plumb_bob", d=[0.1, 0.0, 0.0, 0.0, 0.0])
     info.k = [500.0, 0.0, 319.5, 0.0, 510.0, 239.5, 0.0, 0.0, 1.0]
     info.p = [500.0, 0.0, 319.5, -50.0, 0.0, 510.0, 239.5, 0.0, 0.0, 0.0, 1.0, 0.0]
-    scaled = messages.scaled_camera_info(info, HEADER, 240, 160)
+    scaled = messages.scaled_camera_info(info, HEADER, (480, 640), 240, 160)
     assert (scaled.height, scaled.width, scaled.header) == (240, 160, HEADER)
     # The centre of the image stays its centre.
     assert list(scaled.k) == [125.0, 0.0, 79.5, 0.0, 255.0, 119.5, 0.0, 0.0, 1.0]
@@ -109,7 +109,7 @@ def test_a_stereo_cameras_calibration_keeps_its_rotation_and_both_baselines():
     info.r = [0.6, 0.8, 0.0, -0.8, 0.6, 0.0, 0.0, 0.0, 1.0]
     info.k = [500.0, 0.0, 319.5, 0.0, 510.0, 239.5, 0.0, 0.0, 1.0]
     info.p = [500.0, 0.0, 319.5, -50.0, 0.0, 510.0, 239.5, -30.0, 0.0, 0.0, 1.0, 0.0]
-    scaled = messages.scaled_camera_info(info, HEADER, 240, 160)
+    scaled = messages.scaled_camera_info(info, HEADER, (480, 640), 240, 160)
     assert list(scaled.r) == list(info.r) and scaled.distortion_model == "rational_polynomial"
     assert (scaled.p[3], scaled.p[7]) == (-12.5, -15.0)
 
@@ -117,12 +117,18 @@ def test_a_stereo_cameras_calibration_keeps_its_rotation_and_both_baselines():
 def test_a_region_of_interest_is_worked_into_the_calibration():
     info = CameraInfo(height=480, width=640, k=[500.0, 0.0, 319.5, 0.0, 500.0, 239.5, 0.0, 0.0, 1.0])
     info.roi.x_offset, info.roi.y_offset, info.roi.width, info.roi.height = 100, 40, 320, 240
-    scaled = messages.scaled_camera_info(info, HEADER, 240, 320)
+    scaled = messages.scaled_camera_info(info, HEADER, (480, 640), 240, 320)
     assert list(scaled.k)[:6] == [500.0, 0.0, 219.5, 0.0, 500.0, 199.5]
 
 
+def test_a_calibration_without_a_size_is_that_of_the_image():
+    info = CameraInfo(k=[500.0, 0.0, 319.5, 0.0, 510.0, 239.5, 0.0, 0.0, 1.0])
+    scaled = messages.scaled_camera_info(info, HEADER, (480, 640), 240, 160)
+    assert list(scaled.k)[:6] == [125.0, 0.0, 79.5, 0.0, 255.0, 119.5]
+
+
 def test_an_uncalibrated_camera_stays_so():
-    scaled = messages.scaled_camera_info(CameraInfo(height=4, width=4), HEADER, 2, 2)
+    scaled = messages.scaled_camera_info(CameraInfo(height=4, width=4), HEADER, (4, 4), 2, 2)
     assert not any(scaled.k) and not any(scaled.p)
 
 

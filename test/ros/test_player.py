@@ -26,6 +26,7 @@ from rt_seg_ros.ros.player import Player
 pytestmark = pytest.mark.ros
 
 FRAMES = 12
+KEEPS = 1000  # depth of the readers, which no stall fills
 START = 1_600_000_000_000_000_000
 PERIOD = 100_000_000
 
@@ -47,8 +48,8 @@ def play(drive, *arguments: str) -> subprocess.Popen:
 
 
 def test_all_is_published_in_its_rhythm_with_stamps_of_now_that_match(graph, drive, tmp_path):
-    images = graph.collect(Image, "/drive/image_raw", qos.sensor_data(qos.RELIABLE))
-    labels = graph.collect(Image, "/drive/label", qos.sensor_data(qos.RELIABLE))
+    images = graph.collect(Image, "/drive/image_raw", KEEPS)
+    labels = graph.collect(Image, "/drive/label", KEEPS)
     table = tmp_path / "stamps.csv"
     process = play(drive, "--stamps", str(table))
     graph.wait(lambda: len(images) == len(labels) == FRAMES, "all messages")
@@ -72,7 +73,7 @@ def test_all_is_published_in_its_rhythm_with_stamps_of_now_that_match(graph, dri
 
 
 def test_stamps_are_kept_and_time_runs_faster_where_told(graph, drive):
-    images = graph.collect(Image, "/drive/image_raw", qos.sensor_data(qos.RELIABLE))
+    images = graph.collect(Image, "/drive/image_raw", KEEPS)
     process = play(drive, "--keep-stamps", "--rate", "4", "--topics", "/drive/image_raw")
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 0 and "/drive/label" not in output, output
@@ -83,7 +84,7 @@ def test_stamps_are_kept_and_time_runs_faster_where_told(graph, drive):
 
 
 def test_it_loops_until_it_is_told_to_stop(graph, drive):
-    images = graph.collect(Image, "/drive/image_raw", qos.sensor_data(qos.RELIABLE))
+    images = graph.collect(Image, "/drive/image_raw", KEEPS)
     process = play(drive, "--loop", "--rate", "20")
     graph.wait(lambda: len(images) > 2 * FRAMES, "the third round")
     process.send_signal(signal.SIGINT)

@@ -233,6 +233,13 @@ def test_the_images_of_a_camera_that_was_remapped_are_found(graph, start_node, r
     assert watched.board.state.cameras == ["front", "rear"] and watched.board.state.camera == "front"
 
 
+def test_labels_that_were_remapped_are_found(graph, start_node, relay, watched):
+    start_node(name="renamed", arguments=["-r", "~/label:=/front/segmentation"]).wait_state("active")
+    relay("/renamed")
+    camera = graph.camera()
+    graph.feed(camera, lambda: any(shown.frame is not None for shown in list(watched.pictures)), "pictures")
+
+
 class Remote:
     """A watch of a node that is not there: its graph and its answers are made up."""
 
