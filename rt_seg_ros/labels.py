@@ -114,6 +114,11 @@ def label_space_of_names(name: str, names: Sequence[str]) -> LabelSpace:
     return LabelSpace(name, tuple(LabelClass(i, known, colour_of_its_own(i)) for i, known in enumerate(names)))
 
 
+def in_short(names: Sequence[str]) -> str:
+    """Return the first of these names, for a message."""
+    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+
+
 def colour_of_its_own(class_id: int) -> tuple[int, int, int]:
     """Return a colour (RGB) for a class whose own is not known."""
     red, green, blue = colorsys.hsv_to_rgb(class_id * 0.618034 % 1.0, 0.55, 0.85)  # the golden ratio: far from the last

@@ -30,6 +30,7 @@ VIDEO_SUFFIXES = frozenset(
 """Suffixes by which a path is taken for a video."""
 # No .avi: it has one fixed frame rate, and a drive's stamps do not.
 _CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
+_MOST_FPS = 1000.0  # that encoders are told: each frame has its own time all the same
 _CLOCK = 60_000  # ticks per second: whole numbers for 24, 25, 30, 30000/1001, 50, 60; MPEG-4 allows up to 65535
 _RGB_MATRIX_BT601 = 5
 
@@ -223,7 +224,7 @@ class VideoWriter:
             self.discard()
 
     def _start(self, height: int, width: int) -> None:
-        rate = Fraction(self.fps).limit_denominator(1001)
+        rate = Fraction(min(self.fps, _MOST_FPS)).limit_denominator(1001)
         codec = _codec()
         if codec == "libx264":
             options = {"crf": str(self.quality), "preset": "ultrafast" if self.fast else "veryfast"}

@@ -95,6 +95,13 @@ def test_stamps_are_kept_and_made_to_rise(tmp_path):
     assert all(a < b for a, b in pairwise(times))
 
 
+def test_a_rate_beyond_all_cameras_is_no_obstacle(tmp_path):
+    with VideoWriter(tmp_path / "a.mp4", fps=1e10) as writer:
+        for n in range(3):
+            writer.write(np.zeros((16, 16, 3), np.uint8), n * 0.1)
+    assert len(list(VideoReader(tmp_path / "a.mp4"))) == 3
+
+
 def test_an_exception_leaves_nothing_behind(tmp_path):
     path = tmp_path / "v.mp4"
     path.write_bytes(b"an older video")

@@ -105,9 +105,7 @@ class HostBackend(Backend):
 
         :raises FloatingPointError: the network's scores are not numbers
         """
-        asked = time.perf_counter()
         self.make_ready(working)
-        made = time.perf_counter() - asked
         with self._lock:
             begin = time.perf_counter()
             batch = self.prepared(frames, working)
@@ -121,7 +119,7 @@ class HostBackend(Backend):
             labels=[labels for labels, _ in results],
             confidences=[c for _, c in results if c is not None] if confidence else None,
             timings={
-                "preprocess": (made + ready - begin) * 1e3,
+                "preprocess": (ready - begin) * 1e3,
                 "network": (done - ready) * 1e3,
                 "postprocess": (end - done) * 1e3,
             },

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 from rosbags.rosbag2 import Reader, ReaderError
+from rosbags.rosbag2.storage_mcap import McapReader
 from rosbags.serde import SerdeError
 
 from rt_seg_ros.bags import torn_sqlite
@@ -105,7 +106,7 @@ class BagReader:
             torn = [f for f in path.glob("*.db3") if torn_sqlite.cut_off(f) or torn_sqlite.has_journal(f)]
             try:
                 if not torn:
-                    return [_Whole(_opened(path, self._stack))]
+                    return _whole(path, self._stack)
                 problem = f"{torn[0].name} was cut off"
             except _Unreadable as error:
                 problem = str(error)
@@ -136,17 +137,20 @@ class BagReader:
             try:
                 if file.suffix == ".db3" and (torn_sqlite.cut_off(file) or torn_sqlite.has_journal(file)):
                     raise _Unreadable("it was cut off")
-                sources.append(_Whole(_opened(file, self._stack)))
+                sources += _whole(file, self._stack)
                 if whole:
                     continue
             except _Unreadable as error:
                 try:
-                    sources.append(_salvaged(file, str(error)))
+                    torn = _salvaged(file, str(error))
                 except UserError as told:  # a recorder that is killed leaves its last file empty
                     nothing.append(told)
                     damage.append(f"{name} holds nothing that can be read")
                     continue
-                whole = isinstance(sources[-1], TornSqlite) and not torn_sqlite.cut_off(file)
+                sources.append(torn)
+                if isinstance(torn, TornMcap) and torn.complete and whole:
+                    continue  # it has its end, and something that rosbags does not know
+                whole = isinstance(torn, TornSqlite) and not torn_sqlite.cut_off(file)
             what = "was never closed" if whole else "was cut off"
             kept = sum(sources[-1].counts.values())
             damage.append(f"{name} {what}; {kept} messages before the break can be read")
@@ -431,6 +435,19 @@ def _opened(path: Path, stack: ExitStack) -> Reader:
         raise _Unreadable(f"{type(error).__name__} {error}".strip()) from error
     stack.callback(reader.close)
     return reader
+
+
+def _whole(path: Path, stack: ExitStack) -> list[_Source]:
+    """Open a recording, or one file of it, that rosbags can open.
+
+    :raises _Unreadable: where it cannot
+    """
+    reader = _opened(path, stack)
+    files = getattr(reader.storage, "storages", [reader.storage])
+    if any(isinstance(file, McapReader) and not file.chunks for file in files):
+        # Without an index rosbags wants messages of all topics in the order of their times, which no recorder promises.
+        return [TornMcap(file.path) for file in files]
+    return [_Whole(reader)]
 
 
 def _salvaged(file: Path, problem: str) -> TornMcap | TornSqlite:

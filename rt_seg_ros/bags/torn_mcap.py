@@ -1,4 +1,4 @@
-"""Reading an MCAP file that was cut off: record by record from its start, as far as it goes.
+"""Reading an MCAP file that was cut off or has no index: record by record from its start, as far as it goes.
 
 Follows the MCAP specification (https://mcap.dev/spec): a file is a magic number, then records of one byte of kind,
 eight of length, and content; chunks hold records of their own, compressed or not.
@@ -6,6 +6,7 @@ eight of length, and content; chunks hold records of their own, compressed or no
 
 from __future__ import annotations
 
+import os
 import struct
 import sys
 from collections.abc import Iterator
@@ -23,7 +24,10 @@ _LARGEST = 1 << 32  # bytes of one record: more is damage
 
 
 class TornMcap(Torn):
-    """An MCAP file without its end: ``channels`` by id, ``counts`` by topic, first and last log time."""
+    """An MCAP file without its end: ``channels`` by id, ``counts`` by topic, first and last log time.
+
+    ``complete``: it has its end after all.
+    """
 
     def __init__(self, path: Path) -> None:
         """Go through the file once.
@@ -32,6 +36,7 @@ class TornMcap(Torn):
         """
         self.path = path
         self.channels: dict[int, Channel] = {}
+        self.complete = False
         self._survey()
 
     def rows(self) -> Iterator[tuple[int, int, bytes]]:
@@ -45,6 +50,8 @@ class TornMcap(Torn):
                     for inner, inner_content in _chunk(content):
                         yield from self._take(inner, inner_content, schemas)
                 elif kind in (_FOOTER, _DATA_END):
+                    file.seek(-len(MAGIC), os.SEEK_END)
+                    self.complete = file.read() == MAGIC
                     return
                 else:
                     yield from self._take(kind, content, schemas)

@@ -53,8 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models", default="", metavar="A[,B]", help="models of results that hold several")
     parser.add_argument("--topics", default="", metavar="A[,B]", help="label topics of recordings that hold several")
     parser.add_argument(
-        "--tolerance", type=float, default=DEFAULT_TOLERANCE, metavar="S",
-        help="seconds that the stamps of a frame may differ (default: %(default)s)",
+        "--tolerance", type=float, metavar="S",
+        help=f"seconds that the stamps of a frame may differ (default: {DEFAULT_TOLERANCE})",
     )  # fmt: skip
     parser.add_argument("--label-space", default="", metavar="NAME", help="name or YAML file, where neither side tells")
     parser.add_argument("--images", type=Path, metavar="DRIVE", help="recording with the camera's images")
@@ -67,12 +67,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compare, print the tables, write what was asked for; return the exit status."""
-    if not 0 <= args.tolerance < 3600:
-        raise UserError(f"--tolerance is {args.tolerance}; give seconds, from 0")
+    tolerance = DEFAULT_TOLERANCE if args.tolerance is None else args.tolerance
+    if not 0 <= tolerance < 3600:
+        raise UserError(f"--tolerance is {tolerance}; give seconds, from 0")
+    if args.images is not None and args.out is None:
+        raise UserError("--images is for the page: give --out, too")
+    if args.image_topic and args.images is None:
+        raise UserError("--image-topic is one of the recording that --images names: give that, too")
     if args.json is not None:
         check_file(args.json, _is_comparison)
     models, topics = _two("--models", args.models), _two("--topics", args.topics)
     a, b = (open_side(path, m, t) for path, m, t in zip((args.a, args.b), models, topics, strict=True))
+    for option, given in (("--images", args.images), ("--tolerance", args.tolerance)):
+        if given is not None and not a.stream.by_stamp:
+            raise UserError(f"{option} needs stamps, and {a.name} is a folder of images, which go by name")
     if args.out is not None:
         files = [args.out / name for name in (_FIGURES, _PICTURE, _PAGE)]
         for file in files:
@@ -83,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
             check_file(file, lambda path: ours)
     space = common_space(a, b, args.label_space)
     assumed = not (args.label_space or a.classes() or b.classes())
-    comparison = compare(a, b, space, args.tolerance, progress, assumed)
+    comparison = compare(a, b, space, tolerance, progress, assumed)
     # Written before anything is printed: who ceases to read has the files.
     if args.json is not None:
         write_json(args.json, comparison.to_dict())

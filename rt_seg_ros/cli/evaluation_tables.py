@@ -73,7 +73,9 @@ def print_comparison(console: Console, evaluations: Sequence[Evaluation]) -> Non
     live = any(evaluation.mode == "live" for evaluation in evaluations)
     scored = any(evaluation.is_scored for evaluation in evaluations)
     names = ["mIoU\n%", "pixel\nacc. %", "bound.\nF %", "flicker\n%"] if scored else []
-    names += ["frames\n/s", "p50\nms", "p95\nms", "memory\nMiB", *(["\ndropped"] if live else [])]
+    names += ["frames\n/s", "p50\nms", "p95\nms"]
+    # Offline all models are of one process, and what one leaves behind would count for those after it.
+    names += ["memory\nMiB", "\ndropped"] if live else []
     grid = _Grid(escape(f"models on {evaluations[0].data}"), ["\nmodel", *names])
     for evaluation in evaluations:
         scores = evaluation.scores
@@ -89,8 +91,7 @@ def print_comparison(console: Console, evaluations: Sequence[Evaluation]) -> Non
         total = evaluation.stages.get("total", Distribution())
         memory = evaluation.usage.memory_mib
         row += [f"{evaluation.frames_per_second:.1f}", f"{total.percentile(50):.1f}", f"{total.percentile(95):.1f}"]
-        row.append(_NONE if memory is None else f"{memory:,.0f}")
-        row += [str(evaluation.counts.dropped)] if live else []
+        row += [_NONE if memory is None else f"{memory:,.0f}", str(evaluation.counts.dropped)] if live else []
         grid.rows.append(row)
     grid.show(console)
 

@@ -18,8 +18,16 @@ from rt_seg_ros.errors import UserError
 from rt_seg_ros.evaluation.confusion import ConfusionMatrix
 from rt_seg_ros.evaluation.matching import DEFAULT_TOLERANCE, Matcher, Matching, Truth, Window
 from rt_seg_ros.evaluation.stored import LabelStream, StoredLabels
+from rt_seg_ros.evaluation.timeline import Timeline
 from rt_seg_ros.images import ImageRejected
-from rt_seg_ros.labels import UNLABELLED, LabelSpace, label_space_of_names, list_label_spaces, load_label_space
+from rt_seg_ros.labels import (
+    UNLABELLED,
+    LabelSpace,
+    in_short,
+    label_space_of_names,
+    list_label_spaces,
+    load_label_space,
+)
 from rt_seg_ros.resampling import resize_labels
 from rt_seg_ros.zoo import DEFAULT_LABEL_SPACE
 
@@ -48,7 +56,7 @@ class Side:
     def classes(self) -> tuple[str, ...]:
         """Return the names of the classes by id, as the labels or the result tell them; empty where neither does."""
         if self.stream.class_names:
-            return tuple(name for name in self.stream.class_names if name != "unlabelled")
+            return self.stream.class_names
         if self.figures.get("classes"):
             return tuple(self.figures["classes"])
         said = str(self.figures.get("label_space") or "")
@@ -115,7 +123,7 @@ def common_space(a: Side, b: Side, wanted: str = "") -> LabelSpace:
             if names != space.names:
                 raise UserError(
                     f"--label-space {wanted} is not what {side.name} tells: it has {len(names)} classes "
-                    f"({_listed(names)}), '{space.name}' has {space.num_classes} ({_listed(space.names)})"
+                    f"({in_short(names)}), '{space.name}' has {space.num_classes} ({in_short(space.names)})"
                 )
         return space
     for names in told:
@@ -128,10 +136,6 @@ def common_space(a: Side, b: Side, wanted: str = "") -> LabelSpace:
             f"label space '{said[0]}' is none that comes with the package: give its file (--label-space FILE)"
         )
     return load_label_space(DEFAULT_LABEL_SPACE)
-
-
-def _listed(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
 
 
 @dataclass(eq=False)
@@ -268,7 +272,7 @@ def compare(
     total = min(a.stream.count, b.stream.count)
     differing: NDArray[np.int64] | None = None
     apart = max(1, total // 20)
-    first_stamp: int | None = None
+    timeline = Timeline(0.0)
     for key, one, other in watch(pairs, "compare", total) if watch else pairs:
         for side, labels in ((a, one), (b, other)):
             if cv2.countNonZero(cv2.LUT(labels, strange)):
@@ -285,8 +289,7 @@ def compare(
         if differing is None:
             differing = np.zeros(one.shape, np.int64)
         differing += (resize_labels(changed, differing.shape) if changed.shape != differing.shape else changed) > 0
-        first_stamp = key if first_stamp is None and isinstance(key, int) else first_stamp
-        at = (key - first_stamp) / 1e9 if isinstance(key, int) and first_stamp is not None else float(result.frames)
+        at = timeline.seconds(key) if isinstance(key, int) else float(result.frames)
         result.series.append((at, share))
         _keep_worst(result.worst, Difference(key, share, one, other, result.frames), apart)
         result.frames += 1

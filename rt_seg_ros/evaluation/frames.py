@@ -26,8 +26,9 @@ from rt_seg_ros.evaluation.matching import (
     TopicTruth,
     Truth,
 )
+from rt_seg_ros.evaluation.stored import told_classes
 from rt_seg_ros.images import Frame, ImageRejected
-from rt_seg_ros.labels import LabelSpace
+from rt_seg_ros.labels import LabelSpace, in_short
 from rt_seg_ros.overlap import reading_threads
 from rt_seg_ros.recordings import is_recording
 from rt_seg_ros.resampling import resize_labels
@@ -262,23 +263,38 @@ class _Drive(Frames):
                 )
             if len(own) > 1:
                 raise UserError(f"{bag.path} has several topics of label images ({', '.join(own)}): {choice}")
-            return TopicTruth(bag.path, own[0])
+            return self._topic_truth(bag, own[0])
         if truth not in bag.topics and f"/{truth}" not in bag.topics and Path(truth).expanduser().is_dir():
             return FolderTruth(Path(truth).expanduser())
-        return TopicTruth(bag.path, bag.label_topic(truth))
+        return self._topic_truth(bag, bag.label_topic(truth))
+
+    def _topic_truth(self, bag: BagReader, topic: str) -> TopicTruth:
+        names = self._space.names
+        told = told_classes(bag, topic)
+        # What comes after the classes may be void, as in the label space itself.
+        if told and [name.casefold() for name in told[: len(names)]] != [name.casefold() for name in names]:
+            raise UserError(
+                f"the label info beside {topic} of {bag.path} tells other classes ({in_short(told)}) than label space "
+                f"'{self._space.name}' has ({in_short(names)}): give the truth's with --label-space"
+            )
+        return TopicTruth(bag.path, topic)
 
     def _check_overlap(self, truths: FolderTruth) -> None:
-        """Refuse a folder of another drive's truth before any frame is segmented."""
+        """Refuse a folder of another drive's truth before any frame is segmented.
+
+        :raises UserError: where not one image has a stamp among the truth's
+        """
+        low, high = truths.first_ns - self._tolerance, truths.last_ns + self._tolerance
+        stamps: list[int] = []
         with open_bag(self.path) as bag:
-            first = next(bag.raw_messages([self.topic]), None)
-        if first is None:
-            return
-        begin = stamp_of(first[3]) or first[2]
-        end = begin + round(self._seconds * _NANO)
-        if truths.first_ns > end + self._tolerance or truths.last_ns < begin - self._tolerance:
+            for message in self._read(bag, [self.topic]):
+                stamps.append(stamp_of(message.data) or message.recorded_ns)
+                if low <= stamps[-1] <= high:
+                    return
+        if stamps:
             raise UserError(
                 f"{truths.path} has truth for stamps {truths.first_ns} to {truths.last_ns} (ns), but the images of "
-                f"{self.path} are from {begin} to {end}: the names are no stamps of this drive; "
+                f"{self.path} are from {min(stamps)} to {max(stamps)}: the names are no stamps of this drive; "
                 f"names are read as {SPELLINGS}"
             )
 

@@ -149,7 +149,8 @@ def _comparison(evaluations: Sequence[Evaluation]) -> str:
         ("flicker %", lambda e: _percent(e.scores.flicker.flicker.value), "{:.2f}", False),
         ("frames/s", lambda e: e.frames_per_second, "{:.1f}", True),
         ("p95 ms", lambda e: _total(e).percentile(95), "{:.1f}", False),
-        ("memory MiB", lambda e: e.usage.memory_mib, "{:,.0f}", False),
+        # Offline all models are of one process, and what one leaves behind would count for those after it.
+        ("memory MiB", lambda e: e.usage.memory_mib if e.mode == "live" else None, "{:,.0f}", False),
         ("dropped", lambda e: float(e.counts.dropped) if e.mode == "live" else None, "{:.0f}", False),
     ]  # fmt: skip
     columns = [c for c in columns if any(c[1](e) is not None for e in evaluations)]

@@ -88,6 +88,7 @@ def evaluate_recording(
     unmatched = 0
     first_arrival: int | None = None
     last_arrival = 0
+    first_took = 0.0
     with open_bag(live.recording) as bag, outputs:
         items = iter(frames)
         item = next(items, None)
@@ -96,7 +97,8 @@ def evaluate_recording(
             if "label" not in parts:
                 continue
             kind, arrived, data = parts["label"]
-            first_arrival = arrived if first_arrival is None else first_arrival
+            if first_arrival is None:
+                first_arrival, first_took = arrived, stats["total_ms"] / 1e3 if stats is not None else 0.0
             last_arrival = arrived
             while item is not None and place is not None and item.index < place:
                 _look_for_rejected(evaluation, item, evaluation.counts.rejected)
@@ -124,9 +126,9 @@ def evaluate_recording(
     evaluation.add_reading_problems()
     evaluation.problems += outputs.problems
     if first_arrival is not None and evaluation.counts.processed > 1:
-        # From the first result to the last there is one frame less.
-        evaluation.seconds = (last_arrival - first_arrival) / 1e9
-        evaluation.seconds *= evaluation.counts.processed / (evaluation.counts.processed - 1)
+        # From the first result to the last there is one frame less, unless that one took longer than a frame's share.
+        between = (last_arrival - first_arrival) / 1e9
+        evaluation.seconds = between + max(first_took, between / (evaluation.counts.processed - 1))
     if unmatched:
         evaluation.problems.append(
             f"{unmatched} labels of the node are left out, as their stamps do not tell which frames they belong to"

@@ -19,7 +19,7 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from rt_seg_ros.bags import BagWriter, open_bag
+from rt_seg_ros.bags import BagReader, BagWriter, open_bag
 from rt_seg_ros.bags.cdr import stamp_of
 from rt_seg_ros.bags.results import DEFAULT_NAMESPACE, ResultTopics
 from rt_seg_ros.bags.types import LABEL_INFO
@@ -28,7 +28,7 @@ from rt_seg_ros.data.datasets import LABEL_ENDINGS
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.files import remove_leftovers
 from rt_seg_ros.images import LABEL_PNG_FORMAT, label_png, read_label_image
-from rt_seg_ros.labels import LabelSpace
+from rt_seg_ros.labels import UNLABELLED, LabelSpace
 from rt_seg_ros.recordings import is_recording
 from rt_seg_ros.sources import RESULT_SUFFIXES
 
@@ -150,6 +150,26 @@ class StoredLabels:
     load: Callable[[], Labels]
 
 
+def told_classes(bag: BagReader, topic: str) -> tuple[str, ...]:
+    """Return the names of classes by id, as the label info beside a topic of label images has them last.
+
+    Empty where there is none; an id between others that has no name is called by its number.
+    """
+    beside = f"{topic.removesuffix('/compressed').rpartition('/')[0]}/"
+    infos = [t for t, info in bag.topics.items() if info.type == LABEL_INFO and info.count]
+    infos = [t for t in infos if t.startswith(beside) and "/" not in t.removeprefix(beside)]
+    names: dict[int, str] = {}
+    for _, _, message in bag.messages(infos[:1]) if infos else ():
+        names = {c.class_id: c.class_name for c in message.class_map if c.class_id < UNLABELLED}
+    return tuple(names.get(i, f"id {i}") for i in range(max(names, default=-1) + 1))
+
+
+def _kind_of_result(file: Path) -> str:
+    """Return what a file is by its name, if it is one that ``rt-seg segment`` writes of a single image."""
+    name, _, kind = file.stem.rpartition("_")
+    return kind if name and RESULT_SUFFIXES.get(kind) == file.suffix else ""
+
+
 class LabelStream:
     """Labels frame by frame: a rosbag2's topic of label images, or a folder of them with its subfolders.
 
@@ -174,11 +194,7 @@ class LabelStream:
                 own = [t for t in bag.label_topics() if t.startswith(f"{DEFAULT_NAMESPACE}/label")]
                 self._topic = bag.label_topic(topic or (own[0] if len(own) == 1 else None))
                 self.count = bag.topics[self._topic].count
-                infos = [t for t, info in bag.topics.items() if info.type == LABEL_INFO and info.count]
-                beside = [t for t in infos if t.rsplit("/", 1)[0] == self._topic.partition("/label")[0]]
-                for _, _, message in bag.messages(beside[:1]) if beside else ():
-                    classes = sorted((c.class_id, c.class_name) for c in message.class_map if c.class_id < 255)
-                    self.class_names = tuple(name for _, name in classes)
+                self.class_names = told_classes(bag, self._topic)
         elif path.is_dir():
             if topic:
                 raise UserError(f"topic '{topic}' was given, but {path} is a folder of images")
@@ -191,6 +207,9 @@ class LabelStream:
                 if f.suffix.lower() in LABEL_ENDINGS
                 and not any(part.startswith(".") for part in f.relative_to(path).parts)
             )
+            kinds_of = {f: _kind_of_result(f) for f in self._files}
+            if "label" in kinds_of.values() and all(kinds_of.values()):  # of single images, all kinds in one folder
+                self._files = [f for f, kind in kinds_of.items() if kind == "label"]
             self.count = len(self._files)
             if not self._files:
                 raise UserError(f"{path} holds no label images ({', '.join(LABEL_ENDINGS)}) and no recording")
@@ -204,7 +223,19 @@ class LabelStream:
                 yield StoredLabels(key, lambda file=file: read_label_image(file))  # type: ignore[misc]
             return
         with open_bag(self.path) as bag:
-            for _, kind, recorded, data in bag.raw_messages([self._topic]):
+            count = 0
+            messages = bag.raw_messages([self._topic])
+            while True:
+                try:
+                    _, kind, recorded, data = next(messages)
+                except StopIteration:
+                    return
+                except UserError as error:
+                    if not count:
+                        raise
+                    self.damage = f"{error}; {count} label images before that were read"
+                    return
+                count += 1
 
                 def load(kind: str = kind, recorded: int = recorded, data: bytes = data) -> Labels:
                     return bag.decode_labels(self._topic, kind, recorded, data)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -20,6 +22,7 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rt_seg_ros.bags import BagWriter, open_bag
 from rt_seg_ros.bags.cdr import restamped
 from rt_seg_ros.bags.results import ResultTopics
+from rt_seg_ros.bags.torn_mcap import MAGIC
 from rt_seg_ros.bags.types import CLASS_MASKS, IMAGE, LABEL_INFO, STATS, typestore
 from rt_seg_ros.data.synth import Intrinsics
 from rt_seg_ros.errors import UserError
@@ -413,6 +416,50 @@ def test_cut_off_anywhere_reads_as_far_as_it_goes(tmp_path: Path, compressed: bo
         assert last <= len(images) and len(images) >= int(count * share) - 14  # a chunk holds a dozen
         last = len(images)
     assert last == count
+
+
+def without_index(path: Path, source: Path, profile: str = "ros2", json: bool = False) -> Path:
+    """Write a recording as a bare MCAP: without chunks or index, each label before its image but logged after it."""
+
+    def record(kind: int, content: bytes) -> bytes:
+        return struct.pack("<BQ", kind, len(content)) + content
+
+    def text(value: str) -> bytes:
+        return struct.pack("<I", len(value.encode())) + value.encode()
+
+    content = MAGIC + record(0x01, text(profile) + text(""))
+    with open_bag(source) as bag:
+        numbers = {channel.topic: n for n, channel in enumerate(bag._channels(), 1)}
+        for channel in bag._channels():
+            number = struct.pack("<H", numbers[channel.topic])
+            content += record(0x03, number + text(channel.type) + text("ros2msg") + text(channel.definition.data))
+            content += record(0x04, 2 * number + text(channel.topic) + text("cdr") + bytes(4))
+        if json:
+            content += record(0x04, struct.pack("<HH", 99, 0) + text("/notes") + text("json") + bytes(4))
+            content += record(0x05, struct.pack("<HIQQ", 99, 0, START, START) + b"{}")
+        for topic, _, stamp, data in bag.raw_messages():
+            stamp -= 1000 if topic == LABEL_TOPIC else 0
+            content += record(0x05, struct.pack("<HIQQ", numbers[topic], 0, stamp, stamp) + data)
+    path.write_bytes(content + record(0x0F, bytes(4)) + record(0x02, bytes(20)) + MAGIC)
+    return path
+
+
+@pytest.mark.parametrize("how", [{}, {"profile": ""}, {"json": True}])
+def test_a_recording_without_index_is_whole(tmp_path: Path, how: dict) -> None:
+    source = write(tmp_path / "b")
+    file = without_index(tmp_path / "bare.mcap", source, **how)
+    bag = open_bag(file)
+    assert not bag.damage
+    counts = {name: info.count for name, info in bag.topics.items() if info.count}
+    assert counts == {IMAGE_TOPIC: 5, LABEL_TOPIC: 5, INFO_TOPIC: 5}
+    assert len(list(bag.raw_messages())) == 15 and len(list(bag.raw_messages([IMAGE_TOPIC, LABEL_TOPIC]))) == 10
+    for i, image in enumerate(bag.images()):
+        np.testing.assert_array_equal(image.frame.bgr(), picture(i))
+    if not how:
+        shutil.copy(file, source / "b.mcap")
+        assert len(list(open_bag(source).raw_messages())) == 15 and not open_bag(source).damage
+    file.write_bytes(file.read_bytes()[:-60])
+    assert "cut off" in open_bag(file).damage
 
 
 def test_cut_off_before_anything(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import struct
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from sklearn.metrics import confusion_matrix
 
 from rt_seg_ros.bags import BagWriter
 from rt_seg_ros.cli import main
+from rt_seg_ros.evaluation.comparison import compare, open_side
 from rt_seg_ros.evaluation.stored import LabelBag
 from rt_seg_ros.labels import label_space_of_names, load_label_space
 
@@ -215,6 +217,10 @@ def test_what_cannot_be_compared(tmp_path, pairs, street, write_drive, capsys):
         ([a, a, "--topics", "/x"], "no topic '/x'"),
         ([a, a, "--out", folder / "000.png"], "is a file; give a folder"),
         ([a, a, "--label-space", "nonesuch"], "no label space 'nonesuch'"),
+        ([a, a, "--images", a], "--images is for the page: give --out"),
+        ([a, a, "--image-topic", "/x"], "--image-topic is one of the recording"),
+        ([folder, folder, "--tolerance", "1"], "--tolerance needs stamps"),
+        ([folder, folder, "--images", a, "--out", tmp_path / "out"], "--images needs stamps"),
     ):
         assert main(["compare", *map(str, arguments)]) == 2, arguments
         assert said in capsys.readouterr().err, arguments
@@ -320,6 +326,65 @@ def test_a_recording_that_was_cut_off_says_so(tmp_path, pairs, capsys):
     found = compared(tmp_path, a, b)
     assert 0 < found["frames"] < 120 and found["only_in_a"] == 120 - found["frames"]
     assert "B is not whole" in capsys.readouterr().out
+
+
+def test_a_recording_that_is_damaged_on_the_way_is_compared_until_there(tmp_path, pairs, capsys):
+    rng = np.random.default_rng(0)
+    a = write_bag(tmp_path / "a.mcap", [rng.integers(0, 11, (240, 320), np.uint8) for _ in range(40)])
+    content = bytearray(a.read_bytes())
+    at, chunks = 8, []
+    while at < len(content) - 8:
+        kind, length = struct.unpack_from("<BQ", content, at)
+        chunks += [at] if kind == 6 else []
+        at += 9 + length
+    struct.pack_into("<Q", content, chunks[len(chunks) // 2] + 50, 1 << 40)  # a record as long as no file is
+    (tmp_path / "b.mcap").write_bytes(content)
+    found = compared(tmp_path, a, tmp_path / "b.mcap")
+    assert 0 < found["frames"] < 40 and found["agreement"] == 1.0
+    assert f"{found['frames']} label images before that were read" in " ".join(capsys.readouterr().out.split())
+
+
+def test_one_wrong_stamp_moves_one_point_of_the_graph(tmp_path, pairs):
+    for name in ("a", "b"):
+        with BagWriter(tmp_path / f"{name}.mcap") as bag:
+            for i, (one, _) in enumerate(pairs):
+                stamp = 1_000_000_000 if i == 0 else START + i * STEP
+                bag.add_label("/segmentation/label", stamp, "camera", one, START + i * STEP)
+    space = load_label_space("camvid11")
+    found = compare(open_side(tmp_path / "a.mcap"), open_side(tmp_path / "b.mcap"), space)
+    times = [at for at, _ in found.series]
+    assert times[0] == 0.0 and np.diff(times).min() > 0.01 and times[-1] < 1.0
+
+
+@pytest.mark.parametrize(
+    ("ids", "names"),
+    [
+        ({1: "road", 2: "car"}, ["id 0", "road", "car"]),
+        ({0: "unlabelled", 1: "road", 2: "car", 255: "void"}, ["unlabelled", "road", "car"]),
+        ({0: "road", 2: "car"}, ["road", "id 1", "car"]),
+    ],
+)
+@pytest.mark.parametrize("topic", ["/segmentation/label", "/labeller/label"])
+def test_classes_have_the_ids_that_a_recording_tells(tmp_path, ids, names, topic):
+    with BagWriter(tmp_path / "a.mcap") as bag:
+        kind = "vision_msgs/msg/VisionClass"
+        classes = [bag.message(kind, class_id=i, class_name=name) for i, name in ids.items()]
+        info = bag.message("vision_msgs/msg/LabelInfo", header=bag.header(START, ""), class_map=classes, threshold=0.0)
+        bag.write(f"{topic.rpartition('/')[0]}/label_info", info, START)
+        bag.add_label(topic, START, "camera", np.full((8, 8), 2, np.uint8))
+    found = compared(tmp_path, tmp_path / "a.mcap", tmp_path / "a.mcap")
+    assert list(found["classes"]) == names and found["classes"]["car"] is not None and not found["label_space_assumed"]
+
+
+def test_what_segment_wrote_of_single_images_is_compared_by_its_labels(tmp_path, pairs):
+    for side, name in enumerate(("a", "b")):
+        (tmp_path / name).mkdir()
+        for i, pair in enumerate(pairs):
+            cv2.imwrite(str(tmp_path / name / f"{i}_label.png"), pair[side])
+            cv2.imwrite(str(tmp_path / name / f"{i}_color.png"), np.zeros((*pair[side].shape, 3), np.uint8))
+            (tmp_path / name / f"{i}_overlay.jpg").write_bytes(b"")
+    found = compared(tmp_path, tmp_path / "a", tmp_path / "b")
+    np.testing.assert_array_equal(found["matrix"]["counts"], expected(pairs))
 
 
 def test_what_segment_wrote_of_a_folder_is_compared_by_its_labels(tmp_path, pairs):

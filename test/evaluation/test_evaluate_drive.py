@@ -147,6 +147,35 @@ def test_truth_at_another_rate_and_size(tmp_path, weights, street, write_drive, 
     assert strict["frames_scored"] == 0 and strict["miou"] is None
 
 
+def test_a_first_image_with_a_wrong_stamp_does_not_cost_a_folder_of_truth(tmp_path, weights, street):
+    folder = tmp_path / "truth"
+    folder.mkdir()
+    with BagWriter(tmp_path / "drive.mcap") as bag:
+        for i, (image, labels) in enumerate(street):
+            stamp = 5_000_000_000 if i == 0 else START + i * STEP
+            bag.add_image(IMAGE, stamp, "camera", image, recorded_ns=START + i * STEP)
+            cv2.imwrite(str(folder / f"{START + i * STEP}.png"), labels)
+    assert evaluated(tmp_path, weights, tmp_path / "drive.mcap", "--truth", str(folder))["frames_scored"] == 7
+
+
+def test_truth_of_other_classes_is_refused(tmp_path, weights, street, capsys):
+    def command(*names):
+        with BagWriter(tmp_path / "drive.mcap", overwrite=True) as bag:
+            kind = "vision_msgs/msg/VisionClass"
+            classes = [bag.message(kind, class_id=i, class_name=name) for i, name in enumerate(names)]
+            kind = "vision_msgs/msg/LabelInfo"
+            info = bag.message(kind, header=bag.header(START, ""), class_map=classes, threshold=0.0)
+            bag.write("/truth/label_info", info, START)
+            bag.add_image(IMAGE, START, "camera", street[0][0])
+            bag.add_label("/truth/label", START, "camera", street[0][1])
+        return ["evaluate", str(tmp_path / "drive.mcap"), "--weights", str(weights), "--truth", "/truth/label"]
+
+    assert main(command("road", "car", "person")) == 2
+    said = capsys.readouterr().err
+    assert "tells other classes (road, car, person) than label space 'camvid11' has (sky, building," in said
+    assert main(command(*(name.upper() for name in load_label_space("camvid11").names), "void")) == 0
+
+
 def test_truth_that_cannot_be_this_drives(tmp_path, weights, street, write_drive, capsys):
     drive = write_drive(street)
     folder = tmp_path / "truth"

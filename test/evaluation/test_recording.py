@@ -11,6 +11,7 @@ from conftest import IMAGE, LABEL, START, STEP
 from rt_seg_ros.bags import BagWriter, open_bag
 from rt_seg_ros.bags.results import ResultTopics
 from rt_seg_ros.errors import UserError
+from rt_seg_ros.evaluation import recording
 from rt_seg_ros.evaluation.frames import open_frames
 from rt_seg_ros.evaluation.outputs import FrameTable
 from rt_seg_ros.evaluation.recording import STAGES, Recorded, evaluate_recording, write_result_bag
@@ -91,6 +92,19 @@ def test_stamps_that_were_published_need_not_rise(scored):
     played = [PLAYED + SET_BACK[n] - START for n in range(FRAMES)]
     evaluation, rows, result = scored(SET_BACK, list(enumerate(played)), played)
     assert rows == list(range(FRAMES)) and len(result) == FRAMES and not evaluation.problems
+
+
+@pytest.mark.parametrize(("first_took", "seconds"), [(20.0, FRAMES * 0.1), (3000.0, 3.0 + (FRAMES - 1) * 0.1)])
+def test_the_throughput_of_a_run_counts_what_its_first_frame_took(scored, monkeypatch, first_took, seconds):
+    told = recording._stats
+
+    def stats(evaluation, bag, parts):
+        return {**told(evaluation, bag, parts), "total_ms": first_took}
+
+    monkeypatch.setattr(recording, "_stats", stats)
+    played = [PLAYED + n * STEP for n in range(FRAMES)]
+    evaluation, _, _ = scored(RISING, list(enumerate(played)), played)
+    assert evaluation.seconds == pytest.approx(seconds)
 
 
 def test_a_frame_that_lacks_a_message_does_not_cost_its_neighbours(scored):
