@@ -13,6 +13,10 @@ from rt_seg_ros.errors import UserError
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
+#: What PyYAML raises, dates and numbers that are none among it, and what is no text.
+NO_YAML = (yaml.YAMLError, ValueError, AttributeError, RecursionError)
+
+
 def read_yaml(path: Path, what: str) -> Any:
     """Return what a YAML file holds.
 
@@ -23,11 +27,11 @@ def read_yaml(path: Path, what: str) -> Any:
         return yaml.load(path.read_text(encoding="utf-8"), _LOADER)  # noqa: S506 (both are safe)
     except OSError as error:
         raise UserError(f"{what} {path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except NO_YAML as error:
         raise UserError(f"{what} {path} is not valid YAML: {_problem(error)}") from error
 
 
-def _problem(error: yaml.YAMLError | UnicodeDecodeError) -> str:
+def _problem(error: Exception) -> str:
     """Return what a parser stumbled over, and where."""
     mark = getattr(error, "problem_mark", None)
     what = str(getattr(error, "problem", None) or " ".join(str(error).split()))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,7 +30,8 @@ def write_together(files: Mapping[Path, Content], wait: bool = True) -> None:
     :param wait: until the disk has them, so that not even a power cut leaves half a file
     :raises UserError: a folder cannot be written, or the disk is full; what was there is untouched
     """
-    asides = {path: path.with_name(f".{path.name}.{os.getpid()}.part") for path in files}
+    files = {path.resolve(): content for path, content in files.items()}  # a link stays one
+    asides = {path: path.with_name(f".{_shortened(path.name)}.{os.getpid()}.part") for path in files}
     noted: list[OSError] = []
     at = next(iter(files))
     try:
@@ -56,6 +58,12 @@ def write_together(files: Mapping[Path, Content], wait: bool = True) -> None:
         for aside in asides.values():
             with contextlib.suppress(OSError):
                 aside.unlink(missing_ok=True)
+
+
+def _shortened(name: str) -> str:
+    """Return a name to which something can be added: file systems take 255 bytes, mostly."""
+    encoded = os.fsencode(name)
+    return name if len(encoded) <= 200 else hashlib.sha256(encoded).hexdigest()
 
 
 def write_aside(path: Path, content: Content) -> None:
@@ -123,11 +131,27 @@ def check_file(path: Path, replaceable: Callable[[Path], bool] | None = None) ->
     """
     if path.is_dir():
         raise UserError(f"{path} is a folder; give the name of a file")
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is no file that could be replaced: give another name")
     check_folder(path.absolute().parent)
     if path.exists() and not os.access(path, os.W_OK):
         raise UserError(f"{path} cannot be written to: it is read-only")
     if replaceable is not None and path.is_file() and path.stat().st_size and not replaceable(path):
         raise UserError(f"{path} is not replaced: it holds something else than such figures; choose another name")
+
+
+def check_apart(path: Path, sources: Sequence[Path]) -> None:
+    """Refuse a place that is, holds or lies in what is read.
+
+    :raises UserError: the path, and what to do
+    """
+    place = path.resolve()
+    for source in sources:
+        own = source.resolve()
+        if place == own or place in own.parents:
+            raise UserError(f"{path} would replace the source {source}: choose another place")
+        if own in place.parents:
+            raise UserError(f"{path} would lie in the source's folder {source}: choose another place")
 
 
 def remove_leftovers(folder: Path, name: str = "") -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -134,9 +135,10 @@ class _Folder(Source):
         left_out = [folder.resolve() for folder in leave_out]
         files = sorted(
             file
-            for file in path.rglob("*")
+            for file in _files_below(path)
             if file.suffix.lower() in IMAGE_SUFFIXES
             and not any(part.startswith(".") for part in file.relative_to(path).parts)
+            and file.is_file()  # no pipe, whose writer may never come
             and not any(folder in file.resolve().parents for folder in left_out)
         )
         written = _written(path, files)
@@ -158,6 +160,16 @@ class _Folder(Source):
         shared = whole | {stem for stem, count in Counter(stems).items() if count > 1}
         for file, inside, stem in zip(self.files, relative, stems, strict=True):
             yield _read_image(file, inside.as_posix() if stem in shared else stem)
+
+
+def _files_below(path: Path) -> Iterator[Path]:
+    """Yield what lies in a folder and those in it, also behind links, each folder once."""
+    seen = {path.resolve()}
+    for folder, folders, names in os.walk(path, followlinks=True):
+        here = Path(folder)
+        folders[:] = [name for name in folders if (here / name).resolve() not in seen]
+        seen.update((here / name).resolve() for name in folders)
+        yield from (here / name for name in names)
 
 
 def _written(path: Path, files: list[Path]) -> set[Path]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from rt_seg_ros.documents import read_yaml
+from rt_seg_ros.documents import NO_YAML, read_yaml
 from rt_seg_ros.errors import UserError, did_you_mean
 from rt_seg_ros.files import write_together
 from rt_seg_ros.labels import LabelSpace, is_label_file, list_label_spaces, load_label_space, parse_label_space
@@ -239,12 +240,12 @@ def read_weights_header(path: Path) -> ModelCard:
         )
     if not path.is_file():
         raise UserError(f"weights {path}: there is no such file")
-    metadata = _safetensors_header(path).get("__metadata__", {})
-    if _HEADER_KEY not in metadata:
+    metadata = _safetensors_header(path).get("__metadata__")
+    if not isinstance(metadata, dict) or not isinstance(metadata.get(_HEADER_KEY), str):
         raise UserError(f"weights {path}: no '{_HEADER_KEY}' metadata in its header; export it with rt-seg train")
     try:
         document = json.loads(metadata[_HEADER_KEY])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"weights {path}: its metadata is not valid JSON: {error}") from error
     card_path = path.with_suffix(".yaml")
     if card_path.is_file() and _may_be_a_card(card_path):
@@ -256,7 +257,7 @@ def _may_be_a_card(path: Path) -> bool:
     """Return whether a document of that name is not something else, such as the recipe of one's own."""
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+    except (OSError, *NO_YAML):
         return True  # a damaged one: reading it tells
     return not isinstance(document, dict) or "num_classes" in document
 
@@ -270,7 +271,7 @@ def _safetensors_header(path: Path) -> dict[str, Any]:
             raise UserError(f"weights {path}: truncated or no safetensors file ({size} bytes)")
         try:
             header = json.loads(file.read(length))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"weights {path}: its header is damaged: {error}") from error
     if not isinstance(header, dict):
         raise UserError(f"weights {path}: its header is damaged")
@@ -293,7 +294,7 @@ def _card_from(document: Any, name: str, weights: Path, where: str) -> ModelCard
             weights=weights,
             sha256=str(document.get("sha256", "")),
             mean=_triple(document["mean"]),
-            std=_triple(document["std"]),
+            std=_triple(document["std"], above=0.0),
             input_size=_size(document.get("input_size")),
             frame_size=_size(document.get("frame_size")),
             resized=bool(document.get("resized", False)),
@@ -303,17 +304,24 @@ def _card_from(document: Any, name: str, weights: Path, where: str) -> ModelCard
         )
     except KeyError as error:
         raise UserError(f"{where}: has no field {error}") from error
-    except (TypeError, ValueError, IndexError) as error:
-        raise UserError(f"{where}: a field has the wrong type: {error}") from error
+    except (TypeError, ValueError, IndexError, OverflowError) as error:
+        raise UserError(f"{where}: a field has the wrong type or value: {error}") from error
 
 
 def _size(values: Any) -> tuple[int, int] | None:
-    return (int(values[0]), int(values[1])) if values else None
+    if not values:
+        return None
+    height, width = int(values[0]), int(values[1])
+    if min(height, width) < 1:
+        raise ValueError(f"{height}x{width} is no size of an image")
+    return height, width
 
 
-def _triple(values: Any) -> tuple[float, float, float]:
-    red, green, blue = values
-    return float(red), float(green), float(blue)
+def _triple(values: Any, above: float = -math.inf) -> tuple[float, float, float]:
+    red, green, blue = map(float, values)
+    if not all(above < value < math.inf for value in (red, green, blue)):
+        raise ValueError(f"{values} are no mean or deviation of pixels")
+    return red, green, blue
 
 
 def check_hash(card: ModelCard) -> str:

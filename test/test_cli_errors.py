@@ -1,5 +1,7 @@
 """Errors of the user's end in one line that names what is wrong, with exit status 2 and no traceback."""
 
+import json
+import os
 import subprocess
 import sys
 
@@ -18,6 +20,20 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "text.jpg").write_text("no image")
     (tmp_path / "empty.mcap").touch()
     (tmp_path / "broken.yaml").write_text("classes: [1\nname: x")
+    (tmp_path / "date.yaml").write_text("name: 2021-02-30\n")
+    os.mkfifo(tmp_path / "pipe")
+    header = {"network": "cgnet", "label_space": "camvid11", "num_classes": 11, "mean": [1, 2, 3], "std": [1, 2, 3]}
+
+    def weights(name, metadata):
+        content = metadata if isinstance(metadata, bytes) else json.dumps({"__metadata__": metadata}).encode()
+        (tmp_path / f"{name}.safetensors").write_bytes(len(content).to_bytes(8, "little") + content)
+
+    weights("list", ["x"])
+    weights("number", {"rt_seg_ros": 5})
+    weights("deep", b"[" * 100_000)
+    changes = {"infinite": {"num_classes": float("inf")}, "flat": {"std": [0, 0, 0]}, "thin": {"frame_size": [0, 480]}}
+    for name, change in changes.items():
+        weights(name, {"rt_seg_ros": json.dumps({**header, **change})})
     return tmp_path
 
 
@@ -31,6 +47,15 @@ def folder(tmp_path, monkeypatch):
         ("segment photo.jpg --weights folder --allow-pickle", "weights folder: no such file"),
         ("segment photo.jpg --weights text.jpg --allow-pickle", "text.jpg: cannot be read as a checkpoint"),
         ("segment photo.jpg --label-space broken.yaml", "broken.yaml is not valid YAML: line 2, column"),
+        ("segment photo.jpg --label-space date.yaml", "date.yaml is not valid YAML: day is out of range for month"),
+        ("train date.yaml", "date.yaml is not valid YAML: day is out of range for month"),
+        ("segment photo.jpg --weights list.safetensors", "no 'rt_seg_ros' metadata in its header"),
+        ("segment photo.jpg --weights number.safetensors", "no 'rt_seg_ros' metadata in its header"),
+        ("segment photo.jpg --weights deep.safetensors", "its header is damaged"),
+        ("segment photo.jpg --weights infinite.safetensors", "a field has the wrong type or value"),
+        ("segment photo.jpg --weights flat.safetensors", "are no mean or deviation of pixels"),
+        ("segment photo.jpg --weights thin.safetensors", "0x480 is no size of an image"),
+        ("compare folder folder --json pipe", "pipe is no file that could be replaced"),
         ("segment photo.jpg --ratio nan", "nan"),
         ("segment photo.jpg --threads 100000", "threads is 100000"),
         ("segment photo.jpg --device tpu", "no device 'tpu'"),

@@ -1,5 +1,7 @@
 """rt-seg segment, on real files with a real network (of random weights where the package has none)."""
 
+import os
+
 import cv2
 import numpy as np
 import pytest
@@ -223,6 +225,28 @@ def test_folders_of_the_same_names_that_others_wrote_are_images(here):
     assert [item.name for item in open_source("p")] == ["color/a", "label/a", "overlay/b", "street_color"]
 
 
+def test_a_folder_is_what_is_in_it_links_too_and_no_pipes(here, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (here / "p/sub.png").mkdir(parents=True)
+    os.mkfifo(here / "p/pipe.png")
+    for name in (here / "p/a.png", elsewhere / "b.png"):
+        cv2.imwrite(str(name), picture(0))
+    (here / "p/link").symlink_to(elsewhere)
+    (elsewhere / "round").symlink_to(here / "p")
+    (here / "p/gone.png").symlink_to(here / "nowhere.png")
+    assert [item.name for item in open_source("p")] == ["a", "link/b"]
+
+
+def test_names_may_be_long_and_begin_with_a_dash(here):
+    (here / "p").mkdir()
+    long = "n" * 245
+    for name in (f"p/{long}.png", "-dash.png"):
+        cv2.imwrite(name, picture(0))
+    assert segment("p", "--out", "o", "--no-color") == 0
+    assert tree(here / "o") == [f"label/{long}.png", f"overlay/{long}.jpg"]
+    assert main(["segment", "--out", "o2", "--no-color", "--", "-dash.png"]) == 0 and len(tree(here / "o2")) == 2
+
+
 def test_a_single_image_is_segmented_once(here, monkeypatch):
     sizes = []
     whole = Segmenter.segment
@@ -430,7 +454,7 @@ def test_a_folder_that_holds_the_source_is_not_replaced(here, capsys):
     (here / "drive").mkdir()
     before = write_drive(here / "drive" / "drive.mcap").read_bytes()
     assert segment("drive/drive.mcap", "--out", "o", "--bag", "drive", "--overwrite") == 2
-    assert "holds the source" in capsys.readouterr().err
+    assert "would replace the source" in capsys.readouterr().err
     assert (here / "drive" / "drive.mcap").read_bytes() == before
 
 
@@ -438,8 +462,13 @@ def test_a_recording_is_not_replaced_and_none_is_left_half_written(here, capsys)
     write_drive(here / "drive.mcap")
     before = (here / "drive.mcap").read_bytes()
     assert segment("drive.mcap", "--out", "o", "--bag", "drive.mcap", "--overwrite") == 2
-    assert "is the source" in capsys.readouterr().err
+    assert "would replace the source" in capsys.readouterr().err
     assert (here / "drive.mcap").read_bytes() == before
+    with BagWriter(here / "rec") as bag:
+        bag.add_image("/camera/image_raw", 10**18, "camera", picture(0))
+    for name in ("rec/rec.mcap", "rec/other.mcap"):
+        assert segment("rec", "--out", "o2", "--bag", name, "--overwrite") == 2
+    assert "would lie in the source's folder" in capsys.readouterr().err and len(list((here / "rec").iterdir())) == 2
     (here / "result.mcap").write_bytes(b"")
     assert segment("drive.mcap", "--out", "o", "--bag", "result.mcap") == 2
     assert "--overwrite" in capsys.readouterr().err

@@ -74,7 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         module, command = command_parser(name)
         with _interrupted_by_termination():
-            status = int(module.run(command.parse_intermixed_args(arguments[1:])))
+            # Python up to 3.12 loses the -- behind which names may begin with a dash.
+            parse = command.parse_args if "--" in arguments else command.parse_intermixed_args
+            status = int(module.run(parse(arguments[1:])))
             if sys.stdout is not None:  # it is none where the process was given none
                 sys.stdout.flush()  # what cannot be written is told here, not at the interpreter's end
             return status

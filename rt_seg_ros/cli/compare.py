@@ -21,8 +21,7 @@ from rt_seg_ros.errors import UserError
 from rt_seg_ros.evaluation.comparison import FIGURES, Comparison, common_space, compare, difference_picture, open_side
 from rt_seg_ros.evaluation.comparison_page import camera_images, comparison_page
 from rt_seg_ros.evaluation.matching import DEFAULT_TOLERANCE
-from rt_seg_ros.evaluation.report import check_apart
-from rt_seg_ros.files import check_file, check_folder, json_keys, write_bytes, write_json, write_text
+from rt_seg_ros.files import check_apart, check_file, check_folder, json_keys, write_bytes, write_json, write_text
 
 SUMMARY = "compare two results, or two streams of labels: agreement, where they differ, which classes flip"
 EPILOG = """\

@@ -26,9 +26,9 @@ from rt_seg_ros.evaluation.offline import evaluate
 from rt_seg_ros.evaluation.outputs import Outputs, Overlays, ResultBag, Sink
 from rt_seg_ros.evaluation.recording import STAGES as LIVE_STAGES
 from rt_seg_ros.evaluation.recording import evaluate_recording, write_result_bag
-from rt_seg_ros.evaluation.report import ReportFolder, check_apart, check_report, is_figures, metrics, report_files
+from rt_seg_ros.evaluation.report import ReportFolder, check_report, is_figures, metrics, report_files
 from rt_seg_ros.evaluation.stored import file_name
-from rt_seg_ros.files import check_file, check_folder, write_json
+from rt_seg_ros.files import check_apart, check_file, check_folder, write_json
 from rt_seg_ros.images import ImageRejected
 from rt_seg_ros.pipeline import SegmenterConfig
 from rt_seg_ros.recordings import is_recording

@@ -13,6 +13,7 @@ from pathlib import Path
 from rt_seg_ros.bags.reader import BagReader, open_bag
 from rt_seg_ros.cli.options import need_ros
 from rt_seg_ros.errors import UserError
+from rt_seg_ros.files import check_file
 
 SUMMARY = "publish a recorded drive (rosbag2) over ROS 2, in real time or at another rate"
 EPILOG = """\
@@ -58,10 +59,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+_HEAD = "topic,recorded_ns,published_ns\n"
+
+
 def run(args: argparse.Namespace) -> int:
     """Play the recording; return the exit status."""
     if not 0 <= args.wait < math.inf:
         raise UserError(f"--wait is {args.wait:g}; use seconds, 0 or more")
+    if args.stamps is not None and (args.stamps.is_file() or not args.stamps.exists()):  # else a pipe, or a terminal
+        check_file(args.stamps, lambda path: path.open("rb").readline() == _HEAD.encode())
     need_ros("to play a recording")
     with open_bag(args.bag) as bag:
         if bag.damage:
@@ -99,7 +105,7 @@ def _play(args: argparse.Namespace, bag: BagReader) -> int:
                 table = args.stamps.open("w", encoding="utf-8")
             except OSError as error:
                 raise UserError(f"{args.stamps} cannot be written: {error.strerror}") from error
-            table.write("topic,recorded_ns,published_ns\n")
+            table.write(_HEAD)
         if not player.wait_for_subscribers(args.wait, stop) and not stop.is_set():
             print(f"nobody subscribes to {', '.join(player.topics)}; playing all the same", file=sys.stderr)
         writer = None if table is None else lambda topic, old, new: table.write(f"{topic},{old},{new}\n")

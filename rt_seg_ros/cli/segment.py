@@ -20,7 +20,7 @@ from rt_seg_ros.cli.progress import progress
 from rt_seg_ros.drawing import Painter, colourise
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.evaluation.timeline import Timeline
-from rt_seg_ros.files import check_folder, write_bytes
+from rt_seg_ros.files import check_apart, check_folder, write_bytes
 from rt_seg_ros.images import Frame, ImageRejected
 from rt_seg_ros.labels import LabelSpace
 from rt_seg_ros.overlap import Background, prefetch
@@ -144,12 +144,11 @@ def _check_outputs(args: argparse.Namespace, source: Source, out: Path) -> None:
         raise UserError("nothing to write: leave one of --labels, --color, --overlay, --confidence or --bag")
     targets = [_target(source, out, kind) for kind in wanted]
     if args.bag is not None:
+        check_apart(args.bag, [source.path])
         targets.append(args.bag)
     for target in targets:
         if source.path.exists() and target.exists() and target.samefile(source.path):
             raise UserError(f"{target} is the source; choose another --out")
-        if target == args.bag and target.is_dir() and target.resolve() in source.path.resolve().parents:
-            raise UserError(f"--bag {target} would replace the folder that holds the source; choose another name")
         if not args.overwrite and target.exists() and not (target.is_dir() and not any(target.iterdir())):
             raise UserError(f"{target} exists: add --overwrite to replace it, or choose another name")
     check_folder(out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import sys
 import time
@@ -110,6 +111,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train; return the exit status: 0 at the end of the run, 3 where it was asked to stop before."""
     from rt_seg_ros.training.recipe import list_recipes, load_recipe
+    from rt_seg_ros.training.run_folder import RECIPE
 
     if args.list:
         recipes = {name: load_recipe(name) for name in list_recipes()}
@@ -122,6 +124,13 @@ def run(args: argparse.Namespace) -> int:
     names = [word for word in args.words if "=" not in word]
     if len(names) > 1:
         raise UserError(f"one recipe at a time, not {' and '.join(names)}; overrides are written key=value")
+    if args.time_steps is not None:
+        if args.resume is not None or args.export_weights is not None or args.out is not None:
+            raise UserError(
+                "--time-steps times a RECIPE and writes nothing: leave --resume, --export-weights and --out away"
+            )
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise UserError("--time-steps times one process: start it without torchrun")
     if args.resume is not None:
         if names or args.out:
             raise UserError("--resume takes recipe and folder from the run: leave RECIPE and --out away")
@@ -143,6 +152,8 @@ def run(args: argparse.Namespace) -> int:
     recipe = load_recipe(names[0], overrides)
     if args.time_steps is not None:
         return _time_steps(recipe, args.data, args.time_steps)
+    if args.out is not None and Path(names[0]).resolve() == (args.out / RECIPE).resolve():
+        raise UserError(f"--out {args.out} holds the recipe itself, which the run's would replace: choose another")
     out = args.out or Path("runs") / f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     return _train(recipe, args.data, out, None, args.export_weights)
 
@@ -158,6 +169,11 @@ def _continue(run_path: Path, data: Path | None, overrides: list[str], export: P
     if export is not None and not overrides:
         return _finish(folder, True, export)
     checkpoint = read_checkpoint(run_path)
+    if "network" not in checkpoint:
+        raise UserError(
+            f"{run_path} holds the best weights alone: continue the run with --resume {folder}, or begin another "
+            "from its weights with --weights"
+        )
     document = yaml.safe_load(checkpoint["recipe"])
     for override in overrides:
         override_document(document, override)

@@ -23,7 +23,7 @@ from rt_seg_ros.evaluation.outputs import SCORE_COLUMNS, FrameTable, Overlays, O
 from rt_seg_ros.evaluation.page import Content, report_page
 from rt_seg_ros.evaluation.pictures import Choice, Rows, choose, make_pictures, read_rows
 from rt_seg_ros.evaluation.stored import BAG_SUFFIX, LabelFolder, file_name
-from rt_seg_ros.files import check_folder, json_keys, write_json, write_text
+from rt_seg_ros.files import check_apart, check_folder, json_keys, write_json, write_text
 from rt_seg_ros.labels import LabelSpace
 
 PAGE, METRICS, TABLE = "report.html", "metrics.json", "per_frame.csv"
@@ -208,20 +208,6 @@ def check_report(files: Sequence[Path], sources: Sequence[Path] = ()) -> None:
                 f"{path} is not replaced: no earlier report wrote it; choose another folder for the report, or move "
                 "it away"
             )
-
-
-def check_apart(path: Path, sources: Sequence[Path]) -> None:
-    """Refuse a place that is, holds or lies in what is read.
-
-    :raises UserError: the path, and what to do
-    """
-    place = path.resolve()
-    for source in sources:
-        own = source.resolve()
-        if place == own or place in own.parents:
-            raise UserError(f"{path} would replace the source {source}: choose another place")
-        if own in place.parents:
-            raise UserError(f"{path} would lie in the source's folder {source}: choose another place")
 
 
 def is_figures(path: Path) -> bool:

@@ -86,6 +86,20 @@ def card_of_run(run: Path, content: Mapping[str, Any], start: Mapping[str, Any] 
     }
 
 
+def parts_before(former: Mapping[str, Any], about: Mapping[str, Any], step: int) -> list[dict[str, Any]]:
+    """Return how a run that is continued went on until now: the command, hardware and commit of each part.
+
+    :param former: what was told of it so far
+    :param about: what is told of it from here on; a part that is told alike is none of its own
+    :param step: from which it goes on
+    """
+    told = {key: former[key] for key in ("command", "hardware", "commit") if key in former}
+    before = list(former.get("before") or [])
+    if any(value != about.get(key) for key, value in told.items()):
+        before.append({"until_step": step, **told})
+    return before
+
+
 def _scores(recipe: Recipe, space: LabelSpace, metrics: Mapping[str, float]) -> dict[str, Any]:
     """Return the best validation's figures in percent: ``{'camvid val': {'miou': 61.2, ...}}``."""
     names = [key.removesuffix("/miou") for key in metrics if key.endswith("/miou")]

@@ -33,7 +33,7 @@ from rt_seg_ros.errors import UserError
 from rt_seg_ros.files import remove_leftovers
 from rt_seg_ros.labels import load_label_space
 from rt_seg_ros.networks import SegmentationNetwork
-from rt_seg_ros.training.about import describe_run, frame_size
+from rt_seg_ros.training.about import describe_run, frame_size, parts_before
 from rt_seg_ros.training.checkpoint import BEST, LAST, write_checkpoint, write_last
 from rt_seg_ros.training.distributed import Decision, FailedElsewhere, World, choose_device
 from rt_seg_ros.training.ema import WeightAverage
@@ -203,6 +203,8 @@ class Trainer:
             remove_leftovers(self.folder.path)
             start = self._start or read_about(self.folder.path).get("start")
             about = describe_run(self.recipe, root, sources, self.validation, self.world, self.space, start)
+            if before := parts_before(read_about(self.folder.path), about, self.step):
+                about["before"] = before
             self.folder.begin(self.recipe, self.space, about, root)
             self.watcher.on_message(f"licence of the weights, by the recipe: {about['licence']}")
             if anew := (self._start or {}).get("begun_anew"):
@@ -266,6 +268,9 @@ class Trainer:
         losses: list[float] = []
         clock, since = time.monotonic(), self.step
         speed = 0.0
+        if self.finished:  # a run that is continued only to end where it stood
+            with self.world.leading():
+                self._measure_if_missing()
         self.network.train()
         decision = self._announced(self._decide())
         while not self.finished and not decision.stop:
@@ -297,6 +302,15 @@ class Trainer:
             with self.world.leading():
                 self._save()
         self._decide()  # nobody leaves before the one that leads has written all
+
+    def _measure_if_missing(self) -> None:
+        """Validate what was reached, and keep the best, where the folder does not have it yet."""
+        if self.folder is None:
+            return
+        rows = self.folder.rows
+        if not rows or rows[-1]["step"] < self.step or not (self.folder.path / BEST).is_file():
+            self._validate(rows[-1]["loss"] if rows else math.nan, 0.0)
+            self._save()
 
     def _announced(self, decision: Decision) -> Decision:
         """Say that the run stops here, where no signal's handler is in the midst of anything."""
@@ -451,9 +465,22 @@ class Trainer:
         every = self.recipe.run.validate_every * self.mixture.epoch_samples / self.recipe.schedule.batch
         return int(self.step / every) > int((self.step - 1) / every)
 
+    def _check_weights(self) -> None:
+        """Refuse to keep weights that are no numbers: a gradient can be none where the loss is one.
+
+        :raises TrainingError: naming the first
+        """
+        for name, value in self.network.state_dict().items():
+            if value.is_floating_point() and not bool(value.isfinite().all()):
+                raise TrainingError(
+                    f"{name} has values that are no numbers after step {self.step} (epoch {self.epoch:.1f}); the "
+                    "checkpoint before is kept. Lower optimiser.lr, or set optimiser.clip"
+                )
+
     def _validate(self, loss: float, speed: float) -> None:
         if self.folder is None:
             return
+        self._check_weights()
         self._evaluated.load_state_dict(self.weights())
         network = self._evaluated.eval()
         if self.recipe.run.channels_last:
@@ -493,6 +520,7 @@ class Trainer:
     def _save(self) -> None:
         if self.folder is None:
             return
+        self._check_weights()
         content = {
             "step": self.step,
             "seconds": self.seconds,
@@ -522,7 +550,8 @@ class Trainer:
             self._scaler.load_state_dict(checkpoint["scaler"])
         self.step = self._saved_step = int(checkpoint["step"])
         self.seconds_before = float(checkpoint["seconds"])
-        self.best = float(checkpoint["best"])
+        if self.folder is not None and (self.folder.path / BEST).is_file():  # else the first from here on is
+            self.best = float(checkpoint["best"])
 
 
 class Heads(nn.Module):

@@ -22,6 +22,7 @@ from rt_seg_ros.labels import UNLABELLED
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Average = Callable[[Tensor], Tensor]
+_SURE = 1e-6  # below it a pixel is certain: a root's gradient would be infinite there
 
 
 def _own(value: Tensor) -> Tensor:
@@ -126,10 +127,10 @@ class Focal:
             miss = target * (1 - p) + (1 - target) * p
             balance = target * self.alpha + (1 - target) * (1 - self.alpha)
             entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-            losses = (balance * miss**self.gamma * entropy).mean(1)
+            losses = (balance * miss.clamp(min=_SURE) ** self.gamma * entropy).mean(1)
         else:
             entropy = F.cross_entropy(logits, known, reduction="none")
-            losses = (1 - torch.exp(-entropy)) ** self.gamma * entropy
+            losses = (1 - torch.exp(-entropy)).clamp(min=_SURE) ** self.gamma * entropy
         return (losses * factor).sum() / self.average(factor.sum()).clamp(min=1e-6)
 
 

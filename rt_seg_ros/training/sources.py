@@ -315,6 +315,9 @@ def load_sources(
             if source.held:
                 try:
                     held[k] = _hold(source, fill, report)
+                    larger = held[k].images.nbytes + held[k].labels.nbytes - source.bytes
+                    for other in opened[k + 1 :]:
+                        other.room -= max(0, larger)
                 except _LargerThanThought:  # the same in every process, for all read the same
                     source.held = False
             surveys.append(None if source.held else _survey(source, world, report))

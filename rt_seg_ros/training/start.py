@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -87,7 +88,7 @@ def make_networks(
     if with_weights and section.backbone_weights:
         network.load_backbone(Path(section.backbone_weights).expanduser(), section.allow_pickle)
     if with_weights and section.weights:
-        load_start(recipe, network, space)
+        load_start(recipe, network, deployed, space)
     return network, deployed
 
 
@@ -146,6 +147,11 @@ def start_remarks(recipe: Recipe, space: LabelSpace, frames: Size) -> list[str]:
             f"network.weights know {theirs}...: the classifier goes on from these, place by place; with "
             "network.partial=true it begins anew"
         )
+    if not np.allclose((*card.mean, *card.std), (*recipe.data.mean, *recipe.data.std), atol=0.01):
+        remarks.append(
+            f"network.weights learnt with data.mean={list(card.mean)} data.std={list(card.std)}, and see other colours "
+            "with the recipe's"
+        )
     known = card.frame_size
     if known is not None and frames[0] * frames[1] > _MUCH_LARGER * known[0] * known[1]:
         remarks.append(
@@ -155,12 +161,13 @@ def start_remarks(recipe: Recipe, space: LabelSpace, frames: Size) -> list[str]:
     return remarks
 
 
-def load_start(recipe: Recipe, network: SegmentationNetwork, space: LabelSpace) -> None:
+def load_start(recipe: Recipe, network: SegmentationNetwork, deployed: SegmentationNetwork, space: LabelSpace) -> None:
     """Load a model's weights into the network that is trained; its auxiliary heads begin anew.
 
     With ``network.partial`` they may be of another network, or of other classes: what does not fit begins anew, and so
     does a classifier of other classes, whatever their number.
 
+    :param deployed: the same without these heads
     :raises UserError: no such model or file, weights of another network or number of classes, or, in part, weights
         of which little fits
     """
@@ -170,6 +177,7 @@ def load_start(recipe: Recipe, network: SegmentationNetwork, space: LabelSpace) 
     expected = network.state_dict()
     described = f"network.weights '{section.weights}' ({card.network}, {card.num_classes} classes)"
     wrong = _misfits(state, expected)
+    lacking = [key for key in deployed.state_dict() if key not in state]
     if section.partial:
         if _other_classes(card, space):
             wrong += [key for key in class_tensors(card.network, card.options) if key not in wrong]
@@ -180,7 +188,8 @@ def load_start(recipe: Recipe, network: SegmentationNetwork, space: LabelSpace) 
                 f"{described} fit only {100 * taken / all_values:.0f} % of network '{section.name}', by name and "
                 f"shape: begin without them, or with those of a network that is more alike"
             )
-    elif wrong:
+    elif wrong or lacking:
+        wrong += [f"no {key}" for key in lacking]
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise UserError(
             f"{described} do not fit network '{section.name}' with {network.num_classes} classes: "

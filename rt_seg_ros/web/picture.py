@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 
 from rt_seg_ros.images import Frame
 from rt_seg_ros.resampling import resize_labels
+from rt_seg_ros.working_size import Size
 
 #: Wider pictures are shrunk for the page: no window shows more, and a robot's network carries it.
 MAX_WIDTH = 1280
+_MAX_HEIGHT = 65500  # of a JPEG
 _JPEG_QUALITY = 85
 _PACKING = 1  # zlib's least effort: labels are flat areas
 
@@ -66,12 +68,12 @@ class Picture:
         if self.frame is not None:
             pixels = self.frame.bgr()
             width, height = pixels.shape[1], pixels.shape[0]
-            if width > MAX_WIDTH:
-                width, height = MAX_WIDTH, max(1, round(height * MAX_WIDTH / width))
+            shown = _shown_size(height, width)
+            if shown != (height, width):
+                height, width = shown
                 pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
             image = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1].tobytes()
-        if labels.shape[1] > MAX_WIDTH:
-            labels = resize_labels(labels, (max(1, round(labels.shape[0] * MAX_WIDTH / labels.shape[1])), MAX_WIDTH))
+        labels = resize_labels(labels, _shown_size(*labels.shape))
         ids = zlib.compress(np.ascontiguousarray(labels).tobytes(), _PACKING)
         about: dict[str, object] = {
             "name": self.name,
@@ -95,3 +97,9 @@ class Picture:
         if decoded is None or decoded.ndim != 2 or decoded.dtype != np.uint8:
             raise ValueError("these are no labels: expected a PNG of 8 bits in one channel")
         return decoded  # type: ignore[return-value]
+
+
+def _shown_size(height: int, width: int) -> Size:
+    """Return the (height, width) at which something is sent."""
+    scale = min(1.0, MAX_WIDTH / width, _MAX_HEIGHT / height)
+    return max(1, round(height * scale)), max(1, round(width * scale))

@@ -106,6 +106,14 @@ def test_it_is_what_is_counted_directly(tmp_path, pairs, kind, capsys):
     assert len(re.findall(r'<tr><td class="mistake">', page)) == 9
 
 
+def test_a_link_to_the_figures_stays_one(tmp_path, pairs):
+    a = write_bag(tmp_path / "a.mcap", [one for one, _ in pairs])
+    (tmp_path / "figures.json").symlink_to(tmp_path / "target.json")
+    for _ in range(2):
+        assert compared(tmp_path, a, a)["agreement"] == 1.0
+        assert (tmp_path / "figures.json").is_symlink() and (tmp_path / "target.json").is_file()
+
+
 def test_equal_labels_agree(tmp_path, pairs):
     a = write_bag(tmp_path / "a.mcap", [one for one, _ in pairs])
     found = compared(tmp_path, a, a, "--out", str(tmp_path / "out"))

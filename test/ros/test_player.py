@@ -106,7 +106,8 @@ def test_nobody_need_listen(graph_domain, drive):
         (("--topics", "/nowhere"), "it has: /drive/image_raw, /drive/label"),
         (("--rate", "0"), "expected a number above 0"),
         (("--wait=-1",), "--wait is -1"),
-        (("--stamps", "/nowhere/at/all.csv"), "cannot be written"),
+        (("--stamps", "/proc/all.csv"), "cannot be written"),
+        (("--stamps", __file__), "is not replaced"),
     ],
 )
 def test_what_cannot_be_is_told_in_one_line(graph_domain, drive, arguments, reason):

@@ -116,6 +116,24 @@ def test_what_turns_out_larger_than_its_first_picture_is_not_held(tmp_path, camv
         assert isinstance(source, Frames) == enough and source.size == (480, 560) and len(source) == 6
 
 
+def test_what_one_source_takes_more_is_not_there_for_the_next(tmp_path, camvid_writer):
+    room = 0
+    for name in ("one", "two", "three"):
+        root = camvid_writer(tmp_path, {name: (3, (40, 56)), f"large_{name}": (1, (160, 224))})
+        for kind in ("", "annot"):
+            (root / f"large_{name}{kind}" / "0.png").rename(root / f"{name}{kind}" / "9.png")
+        room += 4 * 40 * 56 * 4
+    more = 4 * (160 * 224 - 40 * 56) * 4
+    sections = ", ".join(f"{{path: ., split: {name}}}" for name in ("one", "two", "three"))
+    for enough in (0, 1, 2, 3):
+        words = [f"data.train=[{sections}]", f"data.memory_gib={(room + enough * more) / 2**30}"]
+        data = load_recipe("cgnet_camvid", words).data
+        opened = open_sources(data.train, root, load_label_space("camvid11"), data, None)
+        assert all(source.held for source in opened)
+        sources = load_sources(opened, (0, 0, 0), World(torch.device("cpu")))
+        assert sum(isinstance(source, Frames) for source in sources) == enough
+
+
 def test_drives_are_not_learnt_in_classes_that_only_have_their_name(streets):
     space = load_label_space("camvid11")
     backwards = replace(space, classes=tuple(replace(c, id=10 - c.id) for c in reversed(space.classes)))

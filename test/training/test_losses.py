@@ -44,6 +44,17 @@ def test_a_batch_without_labels_gives_zero_with_a_gradient(batch, kind, weighted
     assert value.item() == 0 and logits.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("kind", ["focal", "sigmoid_focal"])
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+def test_a_pixel_that_is_certain_has_a_gradient(kind, gamma):
+    truth = torch.tensor([[[0, 255], [1, 0]]])
+    logits = torch.full((1, 2, 2, 2), -120.0)
+    logits[0, 0] = 120.0
+    logits.requires_grad_()
+    make_loss(kind, gamma=gamma)(logits, truth).backward()
+    assert logits.grad.isfinite().all() and logits.grad[0, :, 1, 0].abs().sum() > 0
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_weighted_cross_entropy_is_torchs(batch, smoothing):
     logits, truth = batch

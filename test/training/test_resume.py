@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
 from rt_seg_ros.errors import UserError
-from rt_seg_ros.training.checkpoint import LAST, PREVIOUS, read_checkpoint, write_checkpoint
+from rt_seg_ros.training.checkpoint import BEST, LAST, PREVIOUS, read_checkpoint, write_checkpoint
 from rt_seg_ros.training.loop import Trainer, TrainingError
 from rt_seg_ros.training.recipe import Recipe, load_recipe
+from rt_seg_ros.training.run_folder import METRICS
+from rt_seg_ros.training.weights import export_weights
 
 
 def small_recipe(*overrides: str) -> Recipe:
@@ -104,6 +107,65 @@ def test_a_run_that_was_stopped_between_two_moves_goes_on_from_the_newer(tmp_pat
     assert read_checkpoint(tmp_path)["step"] == 7
     write_checkpoint(tmp_path / LAST, {"step": 8})
     assert read_checkpoint(tmp_path)["step"] == 8
+
+
+def test_a_run_that_is_continued_only_to_end_is_measured_and_gives_what_it_reached(
+    streets: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    StopAt(small_recipe(), streets, out).run()
+    assert not (out / BEST).exists()
+    assert Trainer(small_recipe("schedule.max_steps=3"), streets, out, checkpoint=read_checkpoint(out)).run()
+    assert read_checkpoint(out / BEST)["step"] == 3 and export_weights(out).details["training"]["best_step"] == 3
+    measured = (out / METRICS).read_text()
+    assert Trainer(small_recipe("schedule.max_steps=3"), streets, out, checkpoint=read_checkpoint(out)).run()
+    assert (out / METRICS).read_text() == measured, "once is enough"
+
+
+def test_the_best_of_a_folder_that_is_not_there_counts_for_nothing(streets: Path, tmp_path: Path) -> None:
+    Trainer(small_recipe(), streets, tmp_path / "run").run()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "run" / LAST).rename(tmp_path / "other" / LAST)
+    checkpoint = {**read_checkpoint(tmp_path / "other"), "best": 2.0}
+    assert Trainer(small_recipe("schedule.max_steps=9"), streets, tmp_path / "other", checkpoint=checkpoint).run()
+    assert read_checkpoint(tmp_path / "other" / BEST)["step"] == 9
+
+
+def test_a_run_that_is_continued_otherwise_tells_how_it_began(streets: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    StopAt(small_recipe("optimiser.lr=0.01"), streets, out).run()
+    for words in (["optimiser.lr=0.002"], ["optimiser.lr=0.002"], ["optimiser.lr=0.003"]):
+        recipe = small_recipe(*words, "schedule.max_steps=3")
+        Trainer(recipe, streets, out, checkpoint=read_checkpoint(out)).run()
+    card = export_weights(out).details
+    rates = [
+        re.search("optimiser.lr=([0-9.]+)", command)[1]
+        for command in (card["command"], *(part["command"] for part in card["before"]))
+    ]
+    assert rates == ["0.003", "0.01", "0.002"] and [part["until_step"] for part in card["before"]] == [3, 3]
+
+
+class Spoilt(Trainer):
+    """In one step a gradient is no number, while the loss is."""
+
+    at = 5
+
+    def train_step(self) -> torch.Tensor:
+        loss = super().train_step()
+        if self.step == self.at:
+            with torch.no_grad():
+                next(self.network.parameters())[0] = float("nan")
+        return loss
+
+
+def test_weights_that_are_no_numbers_are_not_kept(streets: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    StopAt(small_recipe(), streets, out).run()
+    for steps in (5, 7):
+        trainer = Spoilt(small_recipe(f"schedule.max_steps={steps}"), streets, out, checkpoint=read_checkpoint(out))
+        with pytest.raises(TrainingError, match=r"no numbers after step 5|the loss became nan"):
+            trainer.run()
+        assert read_checkpoint(out)["step"] == 3 and not (out / BEST).exists()
 
 
 def test_loss_that_is_no_number_stops_the_run_and_names_the_files(streets: Path, tmp_path: Path) -> None:

@@ -223,6 +223,25 @@ def test_of_a_kindred_networks_weights_what_fits_goes_on(streets, tmp_path):
     assert told["model"] == "csrnet_light_camvid11" and told["begun_anew"][0] == "stages.0.1.pointwise.conv"
 
 
+def test_weights_that_lack_a_part_of_the_network_are_refused(streets, ended, tmp_path, capsys):
+    weights = ended / "cgnet_camvid11.safetensors"  # M2N2
+    words = ["train", "cgnet_camvid_paper", *SMALL[1:], *TRAIN_ALONE, "--data", str(streets), "--weights", str(weights)]
+    options = "network.options={m: 3, n: 2}"
+    assert main([*words, options, "--out", str(tmp_path / "a")]) == 2
+    assert re.search(
+        r"do not fit network 'cgnet' with 11 classes: .*no stage2\S+.* and \d+ more", capsys.readouterr().err
+    )
+    assert main([*words, options, "--partial", "--out", str(tmp_path / "b"), *STANDING_STILL]) == 0
+
+
+def test_another_normalisation_than_the_weights_learnt_with_is_told(streets, ended, tmp_path):
+    begun = f"network.weights={ended / 'cgnet_camvid11.safetensors'}"
+    for mean, told in (("[1, 2, 3]", True), (str(list(small().data.mean)), False)):
+        watcher = Told()
+        Trainer(small(begun, f"data.mean={mean}"), streets, tmp_path / mean, watcher)
+        assert any("learnt with data.mean=" in text for text in watcher.told) is told
+
+
 # -- what is refused -----------------------------------------------------------------------------------------
 
 

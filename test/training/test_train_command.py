@@ -17,7 +17,7 @@ import yaml
 
 from rt_seg_ros import zoo
 from rt_seg_ros.cli import main
-from rt_seg_ros.training.checkpoint import read_checkpoint
+from rt_seg_ros.training.checkpoint import read_checkpoint, write_checkpoint
 from rt_seg_ros.training.run_folder import read_metrics
 
 NO_DRIVES = "data.train=[{path: ., split: train}]"  # they take a while to render
@@ -156,6 +156,13 @@ def test_errors_come_before_any_step(data, recipe, tmp_path, capsys):
     (tmp_path / "file").touch()
     assert "cannot be made" in refused(str(recipe), "--data", str(data), "--out", str(tmp_path / "file" / "run"))
     assert "no checkpoint" in refused("--resume", str(tmp_path))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "recipe.yaml").write_text("# mine\ninherits: cgnet_camvid\n")
+    mine = str(tmp_path / "mine" / "recipe.yaml"), "--data", str(data), "--out", str(tmp_path / "mine")
+    assert "holds the recipe itself" in refused(*mine)
+    assert (tmp_path / "mine" / "recipe.yaml").read_text().startswith("# mine")
+    write_checkpoint(tmp_path / "best.pt", {"step": 1, "weights": {}, "recipe": "{}"})
+    assert "holds the best weights alone" in refused("--resume", str(tmp_path / "best.pt"))
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate"])
@@ -173,7 +180,9 @@ def test_a_steps_time_is_told_beside_its_passes(data, recipe, capsys):
     assert re.fullmatch(
         r"a step takes [\d.]+ ms \([\d.]+ images/s\), its forward and .* [\d.]+ ms: [\d.]+ % of it", told
     )
-    assert main(["train", str(recipe), "--data", str(data), "--time-steps", "0"]) == 2
+    for words in (["--time-steps", "0"], ["--time-steps", "1", "--out", "x"], ["--time-steps", "1", "--resume", "x"]):
+        assert main(["train", *([] if "--resume" in words else [str(recipe)]), "--data", str(data), *words]) == 2
+    assert "leave --resume, --export-weights and --out away" in capsys.readouterr().err
 
 
 def test_list_names_every_recipe_with_what_it_is(capsys):

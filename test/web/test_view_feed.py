@@ -368,6 +368,9 @@ def test_a_large_picture_is_shrunk_and_its_shares_are_of_the_whole():
     assert (about["width"], about["height"], about["label_width"]) == (MAX_WIDTH, 50, MAX_WIDTH)
     assert about["counts"] == {0: labels.size * 3 // 4, 1: labels.size // 4}
     assert len(zlib.decompress(data[about["image_bytes"] :])) == 50 * MAX_WIDTH
+    tall = np.zeros((70_000, 8), np.uint8)  # more than a JPEG can be
+    about, _ = Picture(Frame(np.zeros((70_000, 8, 3), np.uint8)), tall).packed()
+    assert (about["height"], about["width"], about["label_height"]) == (65500, 7, 65500) and about["image_bytes"]
 
 
 def test_a_relay_names_the_classes_of_a_node(tmp_path):
