@@ -12,6 +12,7 @@ from backend_helpers import cut, same
 
 from rt_seg_ros import cli
 from rt_seg_ros.backends import create_backend
+from rt_seg_ros.backends.cuda_driver import missing_gpu
 from rt_seg_ros.backends.engines import Engines, EngineSpec
 from rt_seg_ros.cache import cache_dir
 from rt_seg_ros.errors import UserError
@@ -82,6 +83,15 @@ def tensorrt(monkeypatch):
     monkeypatch.setattr(engine, "find_tensorrt", lambda *_: (module, None))
     monkeypatch.setattr(Engines, "build", lambda self, spec, _: self.graph(spec))
     return module
+
+
+@pytest.mark.parametrize("device", ["banana", "cpu", "cuda:1"])
+def test_a_device_is_looked_at_also_where_there_is_no_gpu(monkeypatch, device):
+    if not missing_gpu():
+        pytest.skip("there is a GPU here")
+    monkeypatch.setattr(engine, "installed", lambda: ("tensorrt_rtx",))
+    with pytest.raises(UserError, match=f"device '{device}'"):
+        engine.find_tensorrt(device, "fp16")
 
 
 def agreement(text):
