@@ -162,6 +162,15 @@ class _Folder(Source):
             yield _read_image(file, inside.as_posix() if stem in shared else stem)
 
 
+def result_of_image(file: Path) -> tuple[str, str]:
+    """Return image and kind of a file that is named as ``rt-seg segment`` names what it writes of a single image.
+
+    Both are empty for any other.
+    """
+    name, _, kind = file.stem.rpartition("_")
+    return (name, kind) if name and RESULT_SUFFIXES.get(kind) == file.suffix else ("", "")
+
+
 def _files_below(path: Path) -> Iterator[Path]:
     """Yield what lies in a folder and those in it, also behind links, each folder once."""
     seen = {path.resolve()}
@@ -179,8 +188,8 @@ def _written(path: Path, files: list[Path]) -> set[Path]:
     """
     found: dict[tuple[Path, str], dict[str, dict[str, Path]]] = {}  # of a place, and of each single image in it
     for file in files:
-        name, _, kind = file.stem.rpartition("_")
-        if name and RESULT_SUFFIXES.get(kind) == file.suffix:
+        name, kind = result_of_image(file)
+        if kind:
             found.setdefault((file.parent, name), {}).setdefault(kind, {})[name] = file
         for folder in file.relative_to(path).parents:
             top = path / folder

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 from rosbags.rosbag2 import Reader, ReaderError
-from rosbags.rosbag2.storage_mcap import McapReader
 from rosbags.serde import SerdeError
 
 from rt_seg_ros.bags import torn_sqlite
@@ -443,8 +442,8 @@ def _whole(path: Path, stack: ExitStack) -> list[_Source]:
     :raises _Unreadable: where it cannot
     """
     reader = _opened(path, stack)
-    files = getattr(reader.storage, "storages", [reader.storage])
-    if any(isinstance(file, McapReader) and not file.chunks for file in files):
+    files: list[Any] = getattr(reader.storage, "storages", [reader.storage])
+    if any(getattr(file, "chunks", None) == [] for file in files):  # an MCAP's; a database has no such list
         # Without an index rosbags wants messages of all topics in the order of their times, which no recorder promises.
         return [TornMcap(file.path) for file in files]
     return [_Whole(reader)]

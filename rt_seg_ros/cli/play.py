@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     if not 0 <= args.wait < math.inf:
         raise UserError(f"--wait is {args.wait:g}; use seconds, 0 or more")
     if args.stamps is not None and (args.stamps.is_file() or not args.stamps.exists()):  # else a pipe, or a terminal
-        check_file(args.stamps, lambda path: path.open("rb").readline() == _HEAD.encode())
+        check_file(args.stamps, _is_a_table)
     need_ros("to play a recording")
     with open_bag(args.bag) as bag:
         if bag.damage:
@@ -80,6 +80,12 @@ def run(args: argparse.Namespace) -> int:
             return _play(args, bag)
         finally:
             rclpy.try_shutdown()
+
+
+def _is_a_table(path: Path) -> bool:
+    """Return whether an earlier run wrote a file."""
+    with path.open("rb") as file:
+        return file.readline() == _HEAD.encode()
 
 
 def _play(args: argparse.Namespace, bag: BagReader) -> int:

@@ -30,7 +30,7 @@ from rt_seg_ros.files import remove_leftovers
 from rt_seg_ros.images import LABEL_PNG_FORMAT, label_png, read_label_image
 from rt_seg_ros.labels import UNLABELLED, LabelSpace
 from rt_seg_ros.recordings import is_recording
-from rt_seg_ros.sources import RESULT_SUFFIXES
+from rt_seg_ros.sources import RESULT_SUFFIXES, result_of_image
 
 Labels = NDArray[np.uint8]
 
@@ -164,12 +164,6 @@ def told_classes(bag: BagReader, topic: str) -> tuple[str, ...]:
     return tuple(names.get(i, f"id {i}") for i in range(max(names, default=-1) + 1))
 
 
-def _kind_of_result(file: Path) -> str:
-    """Return what a file is by its name, if it is one that ``rt-seg segment`` writes of a single image."""
-    name, _, kind = file.stem.rpartition("_")
-    return kind if name and RESULT_SUFFIXES.get(kind) == file.suffix else ""
-
-
 class LabelStream:
     """Labels frame by frame: a rosbag2's topic of label images, or a folder of them with its subfolders.
 
@@ -207,7 +201,7 @@ class LabelStream:
                 if f.suffix.lower() in LABEL_ENDINGS
                 and not any(part.startswith(".") for part in f.relative_to(path).parts)
             )
-            kinds_of = {f: _kind_of_result(f) for f in self._files}
+            kinds_of = {f: result_of_image(f)[1] for f in self._files}
             if "label" in kinds_of.values() and all(kinds_of.values()):  # of single images, all kinds in one folder
                 self._files = [f for f, kind in kinds_of.items() if kind == "label"]
             self.count = len(self._files)

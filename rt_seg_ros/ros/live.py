@@ -200,9 +200,9 @@ def _camera(bag: Path, topic: str) -> tuple[list[str], list[str]]:
 
 
 def take_domain() -> tuple[int, IO[str]]:
-    """Return a domain that no other run on this machine uses, and the open file that holds it: close that to let go.
+    """Return a domain that neither the user nor another run on this machine uses, and the open file that holds it.
 
-    Processes that were given the file hold the domain as well, as long as they live.
+    To let go, close that. Processes that were given the file hold the domain as well, as long as they live.
 
     :raises UserError: where none is free
     """
