@@ -53,7 +53,7 @@ def floor_ms(costs: list[LayerCost], batch: int, value_bytes: int, peak: Peak) -
 
 
 def measure(device: str, precision: str, threads: int) -> Peak:
-    """Measure what a device can do; on a GPU by events on the device (this has not been run on one yet)."""
+    """Measure what a device can do; on a GPU by events on the device."""
     import torch
 
     if threads:

@@ -52,7 +52,7 @@ leave the machine alone meanwhile. Options that take several values, with commas
 columns:
   median, p95      milliseconds a frame
   of naive         time over the naive node's; 0.33: three times as fast
-  network          milliseconds inside the network; on a GPU by events on the device (not run on one yet)
+  network          milliseconds inside the network; on a GPU by events on the device
   outside network  share of the time that is not the network's
   floor            least time for the network's multiply-adds on this machine
   in node          milliseconds from receiving an image to publishing the last output

@@ -26,13 +26,13 @@ from rt_seg_ros.errors import UserError
 from rt_seg_ros.networks.base import SegmentationNetwork
 from rt_seg_ros.networks.layers import (
     ConvNormAct,
+    GridMean,
     NormAct,
     PooledConvNormAct,
-    adaptive_avg_pool,
+    SpatialMean,
     initialise_convolutions,
     map_size,
     resize,
-    spatial_mean,
 )
 from rt_seg_ros.networks.resnet import ResNet18
 
@@ -60,6 +60,7 @@ class ShortedPyramidFusion(nn.Module):
         level = CHANNELS // len(_GRIDS)
         self.reduce = ConvNormAct(in_channels, CHANNELS, momentum=momentum)
         self.levels = nn.ModuleList(ConvNormAct(CHANNELS, level, momentum=momentum) for _ in _GRIDS)
+        self.pool = GridMean()
         self.fuse_levels = ConvNormAct(CHANNELS + level * len(_GRIDS), CHANNELS, momentum=momentum)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -69,7 +70,7 @@ class ShortedPyramidFusion(nn.Module):
         maps = [x]
         for rows, level in zip(_GRIDS, self.levels, strict=True):
             columns = columns_beside(rows, height, width)
-            maps.append(resize(level(adaptive_avg_pool(x, (rows, columns))), x.shape[-2:]))
+            maps.append(resize(level(self.pool(x, (rows, columns))), x.shape[-2:]))
         return self.fuse_levels(torch.cat(maps, 1))
 
 
@@ -83,6 +84,7 @@ class SelectiveResolution(nn.Module):
     def __init__(self, skip_channels: int, attention: bool = True, pointwise: bool = True) -> None:
         super().__init__()
         self.skip = ConvNormAct(skip_channels, CHANNELS)
+        self.mean = SpatialMean()
         self.squeeze = PooledConvNormAct(CHANNELS, CHANNELS) if attention else None
         self.weigh_coarse = nn.Linear(CHANNELS, CHANNELS) if attention else None
         self.weigh_fine = nn.Linear(CHANNELS, CHANNELS) if attention else None
@@ -95,7 +97,7 @@ class SelectiveResolution(nn.Module):
         coarse = resize(coarse, fine.shape[-2:])
         y = coarse + fine
         if self.squeeze is not None and self.weigh_coarse is not None and self.weigh_fine is not None:
-            z = self.squeeze(spatial_mean(y)[:, :, None, None]).flatten(1)
+            z = self.squeeze(self.mean(y)[:, :, None, None]).flatten(1)
             # A softmax over a pair is the sigmoid of its difference.
             share = (self.weigh_coarse(z) - self.weigh_fine(z)).sigmoid()[:, :, None, None]
             y = share * coarse + (1 - share) * fine

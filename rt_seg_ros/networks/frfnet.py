@@ -27,11 +27,11 @@ from rt_seg_ros.errors import UserError
 from rt_seg_ros.networks.base import SegmentationNetwork
 from rt_seg_ros.networks.layers import (
     ConvNormAct,
+    GridMean,
     PooledConvNormAct,
-    adaptive_avg_pool,
+    SpatialMean,
     initialise_convolutions,
     resize,
-    spatial_mean,
 )
 
 #: Channels after each stage, and inside its aggregation module.
@@ -85,11 +85,12 @@ class EfficientChannelAttention(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.mean = SpatialMean()
         self.conv = nn.Conv2d(1, 1, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape is kept."""
-        gate = self.conv(spatial_mean(x)[:, None, None, :]).sigmoid()
+        gate = self.conv(self.mean(x)[:, None, None, :]).sigmoid()
         return x * gate.flatten(1)[:, :, None, None]
 
 
@@ -139,6 +140,7 @@ class MultiSpectralContext(nn.Module):
         self.reduce1 = nn.Conv2d(channels, inner, 1, groups=16)
         self.reduce2 = nn.Conv2d(inner, inner, 1)
         self.reduce3 = nn.Conv2d(inner, inner, 1)
+        self.pool = GridMean()
         self.squeeze = nn.Linear(3 * inner, channels // reduction, bias=False)
         self.excite = nn.Linear(channels // reduction, channels, bias=False)
         self.register_buffer("basis", cosine_basis(), persistent=False)
@@ -150,7 +152,7 @@ class MultiSpectralContext(nn.Module):
         y = x
         for reduce in (self.reduce1, self.reduce2, self.reduce3):
             y = reduce(y)
-            pooled = adaptive_avg_pool(y, (GRID, GRID))
+            pooled = self.pool(y, (GRID, GRID))
             carried = (pooled if carried is None else pooled + carried) * self.basis
             spectra.append(carried.sum((2, 3)))
         gate = self.excite(F.relu(self.squeeze(torch.cat(spectra, 1)))).sigmoid()
@@ -261,6 +263,7 @@ class FRFNet(SegmentationNetwork):
             )
             for index, (channels, inner, out) in enumerate(STAGES)
         )
+        self.mean = SpatialMean()
         self.global_feature = PooledConvNormAct(STAGES[3][2], WIDTH)
         self.context32 = nn.Sequential(ConvNormAct(STAGES[3][2], WIDTH, 3), contexts[context]())
         self.context16 = nn.Sequential(ConvNormAct(STAGES[2][2], WIDTH), contexts[context]())
@@ -279,7 +282,7 @@ class FRFNet(SegmentationNetwork):
         s2 = self.stages[1](s1)
         s3 = self.stages[2](s2)
         s4 = self.stages[3](s3)
-        y = self.context32(s4) + self.global_feature(spatial_mean(s4)[:, :, None, None])
+        y = self.context32(s4) + self.global_feature(self.mean(s4)[:, :, None, None])
         y16 = self.refine16(resize(y, s3.shape[-2:]))
         y8 = self.refine8(resize(self.context16(s3) + y16, s2.shape[-2:]))
         z = resize(self.fusion(self.detail8(s2), y8), s1.shape[-2:])

@@ -186,6 +186,14 @@ def spatial_mean(x: Tensor) -> Tensor:
     return mean
 
 
+class SpatialMean(nn.Module):
+    """:func:`spatial_mean` as a layer, which a runtime may replace."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C)."""
+        return spatial_mean(x)
+
+
 class _SpatialMean(torch.autograd.Function):
     """The mean, with a gradient that adds to others fast.
 
@@ -216,6 +224,14 @@ def adaptive_avg_pool(x: Tensor, grid: tuple[int, int]) -> Tensor:
         if height % grid[0] == 0 and width % grid[1] == 0:
             return F.avg_pool2d(x, (height // grid[0], width // grid[1]))
     return pool_by_matrices(x, grid)
+
+
+class GridMean(nn.Module):
+    """:func:`adaptive_avg_pool` as a layer, which a runtime may replace."""
+
+    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """(N, C, H, W) -> (N, C, rows, columns)."""
+        return adaptive_avg_pool(x, grid)
 
 
 def pool_by_matrices(x: Tensor, grid: tuple[int, int]) -> Tensor:

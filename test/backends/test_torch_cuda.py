@@ -325,8 +325,9 @@ def test_graphs_are_bounded_and_shapes_may_come_in_any_order(card, street, monke
     sizes = [(64 + 16 * n, 96) for n in range(7)]
     once = {size: backend.run([Frame(street)], size, [size], False).labels[0] for size in sizes}
     for size in sizes * 2:
-        again = backend.run([Frame(street)], size, [size], False).labels[0]
-        assert (again == once[size]).mean() >= 0.999
+        for _ in range(3):  # plain (its program went meanwhile), captured, replayed
+            again = backend.run([Frame(street)], size, [size], False).labels[0]
+            assert (again == once[size]).mean() >= 0.999
     assert len(backend._graphs._graphs) == 4
 
 
