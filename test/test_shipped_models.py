@@ -95,7 +95,9 @@ def test_a_cards_figure_stands_in_the_metrics_of_its_run(name):
     score = card_score(CARDS[name])
     parts = {folder.name: folder for folder in (models_dir() / "runs" / name).iterdir()}
     # The last part that did not learn from val.
-    on_train = next(parts[part] for part in ("finish", "longer4", "longer3", "longer2", "longer", "train") if part in parts)
+    on_train = next(
+        parts[part] for part in ("finish", "longer4", "longer3", "longer2", "longer", "train") if part in parts
+    )
     assert best_on_val(on_train) == pytest.approx(score.miou, abs=0.006)
     for folder in parts.values():
         assert {path.name for path in folder.iterdir()} == {"recipe.yaml", "about.yaml", "metrics.csv", "curves.png"}
