@@ -11,16 +11,19 @@ import argparse
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 
 from rt_seg_ros.backends.torch_cuda import TorchCudaBackend, _numerics
 from rt_seg_ros.images import Frame
+from rt_seg_ros.pipeline import Segmenter, SegmenterConfig
 from rt_seg_ros.working_size import Size
-from rt_seg_ros.zoo import ModelCard, build_network, find_model
+from rt_seg_ros.zoo import ModelCard, build_network
 
 MODELS = "cgnet,frfnet_slim,csrnet_light,crosscbam_m"
+WHOLE: dict[str, Any] = {"backend": "torch", "device": "cuda", "downsampling_ratio": 1.0, "allow_random_weights": True}
 
 
 def main() -> None:
@@ -44,12 +47,12 @@ def main() -> None:
     ]
     print(f"| {' | '.join(heads)} |\n|{'---|' * 3}{'---:|' * 6}")
     for model in options.model.split(","):
-        card = find_model(model)
         for text in options.size.split(","):
             height, width = map(int, text.split("x"))
-            eager = measure_eager(card, (height, width))
             for precision in options.precision.split(","):
-                figures = measure(card, (height, width), precision)
+                segmenter = Segmenter(SegmenterConfig(model, precision=precision, **WHOLE))
+                eager = measure_eager(segmenter.card, (height, width))
+                figures = measure(segmenter, (height, width))
                 print(f"| {model} | {text} | {precision} | {eager:.2f} | {' | '.join(figures)} |", flush=True)
 
 
@@ -62,14 +65,15 @@ def measure_eager(card: ModelCard, size: Size) -> float:
         return by_events(lambda: network.logits(x), 15)
 
 
-def measure(card: ModelCard, size: Size, precision: str) -> list[str]:
+def measure(segmenter: Segmenter, size: Size) -> list[str]:
     """Return a row's figures: graph, label, its 95th percentile, frames a second from one thread and from two."""
-    backend = TorchCudaBackend(card, "cuda", precision)
+    backend = segmenter.backend
+    assert isinstance(backend, TorchCudaBackend)
     rng = np.random.default_rng(0)
     frames = [Frame(rng.integers(0, 256, (*size, 3), np.uint8)) for _ in range(6)]
 
     def run(n: int) -> None:
-        backend.run([frames[n % len(frames)]], size, [size], False)
+        segmenter.segment(frames[n % len(frames)])
 
     for n in range(6):
         run(n)
