@@ -17,9 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from rt_seg_ros.backends.base import Backend, BatchResult
@@ -96,12 +94,12 @@ class TorchCudaBackend(Backend):
         try:
             begin = time.perf_counter()
             slot.fit(call)
-            _pack(call, frames, slot)
+            call.pack(frames, slot.pinned_input)
             staged = time.perf_counter()
             with self._launching, torch.cuda.device(self._on), torch.inference_mode():
                 self._launch(slot, call)
             network = slot.wait(call)
-            labels, confidences = call.unpack(slot.pinned_out)
+            labels, confidences = call.unpack(slot.pinned_output.numpy())
             end = time.perf_counter()
         except BaseException:
             for stream in (self._upload, self._compute, self._download):  # they may still use the slot
@@ -258,13 +256,13 @@ class _Slot:
         self.done = torch.cuda.Event()
         self._call: Call | None = None
         self._took = 0.0
-        self.pinned_input, self.input, self.pinned_in = self._pair(0)
-        self.pinned_output, self.output, self.pinned_out = self._pair(0)
+        self.pinned_input, self.input = self._pair(0)
+        self.pinned_output, self.output = self._pair(0)
 
-    def _pair(self, count: int) -> tuple[Tensor, Tensor, NDArray[np.uint8]]:
+    def _pair(self, count: int) -> tuple[Tensor, Tensor]:
         pinned = torch.empty(count, dtype=torch.uint8, pin_memory=count > 0)
         with torch.cuda.stream(self._stream):
-            return pinned, torch.empty(count, dtype=torch.uint8, device=self._stream.device), pinned.numpy()
+            return pinned, torch.empty(count, dtype=torch.uint8, device=self._stream.device)
 
     def wait(self, call: Call) -> float:
         """Wait until what was launched is done, while other threads run; return the device's milliseconds.
@@ -282,35 +280,10 @@ class _Slot:
 
     def fit(self, call: Call) -> None:
         """Make room for a call. The slot must be idle."""
-        if self.pinned_in.size < call.input_bytes:
-            self.pinned_input, self.input, self.pinned_in = self._pair(call.input_bytes)
-        if self.pinned_out.size < call.output_bytes:
-            self.pinned_output, self.output, self.pinned_out = self._pair(call.output_bytes)
-
-
-def _pack(call: Call, frames: Sequence[Frame], slot: _Slot) -> None:
-    """Write frames into pinned memory, where PyTorch's threads do it in a fraction of the time that one takes."""
-    begin = 0
-    for frame, count in zip(frames, call.frame_bytes, strict=True):
-        pixels = frame.pixels
-        if pixels.flags.c_contiguous:
-            slot.pinned_input[begin : begin + count].copy_(torch.from_numpy(_writable(pixels)).view(-1))
-        else:
-            np.copyto(slot.pinned_in[begin : begin + count].reshape(pixels.shape), pixels)
-        begin += count
-
-
-class _Writable:
-    """Memory as NumPy's array interface describes it, said to be writable; it keeps whose memory it is."""
-
-    def __init__(self, array: NDArray[np.uint8]) -> None:
-        self._array = array
-        self.__array_interface__ = {**array.__array_interface__, "data": (array.ctypes.data, False)}
-
-
-def _writable(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return a view that PyTorch takes without a warning: a message's pixels are read-only, and are only read."""
-    return array if array.flags.writeable else np.asarray(_Writable(array))
+        if len(self.pinned_input) < call.input_bytes:
+            self.pinned_input, self.input = self._pair(call.input_bytes)
+        if len(self.pinned_output) < call.output_bytes:
+            self.pinned_output, self.output = self._pair(call.output_bytes)
 
 
 class _Graph:

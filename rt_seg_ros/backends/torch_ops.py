@@ -122,6 +122,19 @@ def put_back(results: Sequence[NDArray[np.uint8]], places: Sequence[int]) -> lis
     return [result for _, result in sorted(zip(places, results, strict=True), key=lambda pair: pair[0])]
 
 
+class _Writable:
+    """Memory as NumPy's array interface describes it, said to be writable; it keeps whose memory it is."""
+
+    def __init__(self, array: NDArray[np.uint8]) -> None:
+        self._array = array
+        self.__array_interface__ = {**array.__array_interface__, "data": (array.ctypes.data, False)}
+
+
+def _writable(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return a view that PyTorch takes without a warning: a message's pixels are read-only, and are only read."""
+    return array if array.flags.writeable else np.asarray(_Writable(array))
+
+
 @dataclass(frozen=True)
 class Call:
     """All that determines what is to be computed, but for the pixels themselves.
@@ -160,11 +173,18 @@ class Call:
         """Bytes of all label maps and then, where wanted, all confidences."""
         return self.label_bytes * (2 if self.confidence else 1)
 
-    def pack(self, frames: Sequence[Frame], flat: NDArray[np.uint8]) -> None:
-        """Write the frames' pixels one after another into ``flat``."""
+    def pack(self, frames: Sequence[Frame], flat: Tensor) -> None:
+        """Write the frames' pixels one after another into ``flat``, uint8 (at least ``input_bytes``,) of the host.
+
+        By PyTorch's threads, which do it in a fraction of the time that one takes.
+        """
         begin = 0
         for frame, count in zip(frames, self.frame_bytes, strict=True):
-            np.copyto(flat[begin : begin + count].reshape(frame.pixels.shape), frame.pixels)
+            to = flat[begin : begin + count].view(frame.pixels.shape)
+            if frame.pixels.flags.c_contiguous:
+                to.copy_(torch.from_numpy(_writable(frame.pixels)))
+            else:  # PyTorch takes no mirrored views
+                np.copyto(to.numpy(), frame.pixels)
             begin += count
 
     def unpack(self, flat: NDArray[np.uint8]) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.uint8]] | None]:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import subprocess
+import sys
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
+import torch
 from numpy.typing import NDArray
 
 from rt_seg_ros.data.synth import SyntheticDrive
@@ -64,3 +71,35 @@ def lived_in_card(name: str, folder: Path, num_classes: int = 11) -> ModelCard:
         input_size=(96, 128),
         card={},
     )
+
+
+def interprets(file: str) -> None:
+    """Run a test file's own comparison in Triton's interpreter, or skip; it ends with "the same"."""
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("needs Triton, which comes with PyTorch for CUDA")
+    if torch.cuda.is_available():
+        pytest.skip(
+            "runs in Triton's interpreter where there is no GPU; with one, the tests marked gpu run the kernels"
+        )
+    # In a process of its own: Triton decides once and for all whether it interprets.
+    done = subprocess.run(
+        [sys.executable, file],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0 and done.stdout.endswith("the same\n"), done.stderr
+
+
+def gpu_target(capability: int) -> Any:
+    """Return what Triton compiles for a GPU by, without one; or skip."""
+    triton = pytest.importorskip("triton")
+    from triton.backends.compiler import GPUTarget
+
+    target = GPUTarget("cuda", capability, 32)
+    try:
+        triton.backends.backends["nvidia"].compiler(target)
+    except Exception as error:
+        pytest.skip(f"needs Triton's compiler for NVIDIA GPUs: {error}")
+    return target

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
+from backend_helpers import gpu_target, interprets
 from torch import nn
 
 from rt_seg_ros.networks.cgnet import CGNet
@@ -86,34 +84,17 @@ def test_where_they_do_not_work_the_log_says_why(monkeypatch, caplog):
 
 
 def test_they_give_what_the_plain_network_gives():
-    if torch.cuda.is_available():
-        pytest.skip(
-            "runs in Triton's interpreter where there is no GPU; with one, the tests marked gpu run the kernels"
-        )
-    # In a process of its own: Triton decides once and for all whether it interprets.
-    done = subprocess.run(
-        [sys.executable, __file__],
-        env={**os.environ, "TRITON_INTERPRET": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0 and done.stdout.endswith("the same\n"), done.stderr
+    interprets(__file__)
 
 
 @pytest.mark.parametrize("capability", [87, 90, 120])
 def test_the_kernels_compile_for_gpus_that_are_not_here(capability):
     triton = pytest.importorskip("triton")
-    from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     from rt_seg_ros.backends import cgnet_kernels as kernels
 
-    target = GPUTarget("cuda", capability, 32)
-    try:
-        triton.backends.backends["nvidia"].compiler(target)
-    except Exception as error:
-        pytest.skip(f"needs Triton's compiler for NVIDIA GPUs: {error}")
+    target = gpu_target(capability)
 
     def compiles(kernel, dtype: str, options: dict[str, object], maps: str, numbers: str, **how: int) -> None:
         signature = dict.fromkeys(kernel.arg_names, "*fp32") | dict.fromkeys(options, "constexpr")

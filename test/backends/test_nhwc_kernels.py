@@ -2,47 +2,24 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 import torch.nn.functional as F
+from backend_helpers import gpu_target, interprets
 
 
 def test_the_kernels_give_what_pytorch_gives():
-    if importlib.util.find_spec("triton") is None:
-        pytest.skip("needs Triton, which comes with PyTorch for CUDA")
-    if torch.cuda.is_available():
-        pytest.skip(
-            "runs in Triton's interpreter where there is no GPU; with one, the tests marked gpu run the kernels"
-        )
-    # In a process of its own: Triton decides once and for all whether it interprets.
-    done = subprocess.run(
-        [sys.executable, __file__],
-        env={**os.environ, "TRITON_INTERPRET": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0 and done.stdout.endswith("the same\n"), done.stderr
+    interprets(__file__)
 
 
 @pytest.mark.parametrize("capability", [75, 87, 90, 120])
 def test_the_kernels_compile_for_gpus_that_are_not_here(capability):
     triton = pytest.importorskip("triton")
-    from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     from rt_seg_ros.backends.nhwc_kernels import _cells_kernel, _window_kernel
 
-    target = GPUTarget("cuda", capability, 32)
-    try:
-        triton.backends.backends["nvidia"].compiler(target)
-    except Exception as error:
-        pytest.skip(f"needs Triton's compiler for NVIDIA GPUs: {error}")
+    target = gpu_target(capability)
     window = ("height", "width", "channels", "out_height", "out_width")
     cells = ("height", "width", "channels", "rows", "columns")
     for dtype in ("*fp32", "*fp16", "*bf16"):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
-import os
 import subprocess
 import sys
 import threading
@@ -13,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from backend_helpers import gpu_target, interprets
 
 from rt_seg_ros.backends.torch_backend import TorchCpuBackend
 from rt_seg_ros.backends.torch_ops import Call, PixelResizer, Program, alike_together, put_back, taps, write_labels
@@ -93,34 +92,17 @@ def test_plain_labels_are_those_of_the_host_with_the_first_of_equals(size):
 
 
 def test_the_fused_kernel_gives_what_the_plain_way_gives():
-    if importlib.util.find_spec("triton") is None:
-        pytest.skip("needs Triton, which comes with PyTorch for CUDA")
-    if torch.cuda.is_available():
-        pytest.skip("runs in Triton's interpreter where there is no GPU; with one, the tests marked gpu run the kernel")
-    # In a process of its own: Triton decides once and for all whether it interprets.
-    done = subprocess.run(
-        [sys.executable, __file__],
-        env={**os.environ, "TRITON_INTERPRET": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0 and done.stdout.endswith("the same\n"), done.stderr
+    interprets(__file__)
 
 
 @pytest.mark.parametrize("capability", [75, 87, 90, 120])
 def test_the_fused_kernel_compiles_for_gpus_that_are_not_here(capability):
     triton = pytest.importorskip("triton")
-    from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     from rt_seg_ros.backends.triton_kernels import _labels_kernel
 
-    target = GPUTarget("cuda", capability, 32)
-    try:
-        triton.backends.backends["nvidia"].compiler(target)
-    except Exception as error:
-        pytest.skip(f"needs Triton's compiler for NVIDIA GPUs: {error}")
+    target = gpu_target(capability)
     numbers = ("height", "width", "source_height", "source_width", "stride_n", "stride_c", "stride_y", "stride_x")
     for of_logits in ("*fp32", "*fp16", "*bf16"):
         for confidence in (True, False):
@@ -174,14 +156,14 @@ def run_program(card, frames, working, sizes, confidence, dtype=torch.float32):
     network = build_network(card).fuse().to(dtype, memory_format=torch.channels_last)
     call = Call.of(frames, working, sizes, confidence)
     program = Program(call, network.logits, card.mean, card.std, dtype, "cpu")
-    source, target = np.empty(call.input_bytes, np.uint8), torch.empty(call.output_bytes, dtype=torch.uint8)
+    source, target = (torch.empty(count, dtype=torch.uint8) for count in (call.input_bytes, call.output_bytes))
     call.pack(frames, source)
     with torch.inference_mode():
-        program(torch.from_numpy(source), target)
+        program(source, target)
     return call.unpack(target.numpy())
 
 
-def test_a_call_gives_the_labels_of_the_host_s_way(card, street):
+def test_a_call_gives_the_labels_of_the_host_s_way(card, street, recwarn):
     small = cv2.resize(street, (200, 150), interpolation=cv2.INTER_AREA)
     padded = np.zeros((150, 210, 3), np.uint8)
     padded[:, :200] = small
@@ -191,9 +173,10 @@ def test_a_call_gives_the_labels_of_the_host_s_way(card, street):
         Frame(cv2.cvtColor(small, cv2.COLOR_BGR2BGRA), "bgra"),
         Frame(cv2.cvtColor(small, cv2.COLOR_BGR2RGBA), "rgba"),
         Frame(padded[:, :200]),
+        Frame(np.frombuffer(small.tobytes(), np.uint8).reshape(small.shape)),  # read-only, as a message's are
         Frame(cv2.cvtColor(small, cv2.COLOR_BGR2GRAY), "mono"),
     ]
-    sizes = [(240, 320), (120, 160), *[(150, 200)] * 4]
+    sizes = [(240, 320), (120, 160), *[(150, 200)] * 5]
     expected = TorchCpuBackend(card, "fp32", 1).run(frames, (120, 160), sizes, True)
     labels, confidences = run_program(card, frames, (120, 160), sizes, True)
     for one, other, size in zip(labels, expected.labels, sizes, strict=True):
@@ -201,6 +184,7 @@ def test_a_call_gives_the_labels_of_the_host_s_way(card, street):
         assert (one == other).mean() >= 0.998  # a grey level of difference from the resizing shows at some borders
     for one, other in zip(confidences, expected.confidences, strict=True):
         assert np.percentile(np.abs(one.astype(int) - other), 99) <= 4
+    assert not [warning for warning in recwarn if "writable" in str(warning.message)]
 
 
 @pytest.mark.parametrize(("dtype", "share"), [(torch.float32, 0.9999), (torch.float16, 0.99), (torch.bfloat16, 0.97)])
