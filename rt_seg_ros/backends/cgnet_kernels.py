@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import triton
@@ -28,7 +27,7 @@ import triton.language as tl
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rt_seg_ros.backends.nhwc_kernels import window_pool
+from rt_seg_ros.backends.nhwc_kernels import new_maps, window_pool
 from rt_seg_ros.log import get_logger
 from rt_seg_ros.networks.cgnet import CGNet, ContextGuidedBlock
 from rt_seg_ros.networks.layers import ConvNormAct, NormAct
@@ -387,17 +386,6 @@ def _block(block: ContextGuidedBlock) -> _Block:
 # --- kernels as functions -------------------------------------------------------------------------------------------
 
 
-def _maps(like: Tensor, channels: int, size: tuple[int, int] | None = None) -> Tensor:
-    height, width = size or (like.shape[2], like.shape[3])
-    out: Any = torch.empty(
-        (like.shape[0], channels, height, width),
-        dtype=like.dtype,
-        device=like.device,
-        memory_format=torch.channels_last,
-    )
-    return out  # type: ignore[no-any-return]
-
-
 def _block_of(pixels: int, images: int, channels: int) -> int:
     """Return how many pixels make a tile of all channels: 16 at least, as products of matrices want them."""
     block = max(16, min(128, _TILE // channels))
@@ -419,7 +407,7 @@ def _extract(source: Tensor, before: _Affine | None, block: _Block) -> tuple[Ten
     segments = triton.cdiv(width, columns)
     rows = triton.cdiv(height, max(1, _SUMS // (2 * each) // segments))
     parts = triton.cdiv(height, rows) * segments
-    joint = _maps(source, 2 * each)
+    joint = new_maps(source, 2 * each)
     sums = torch.empty((n, parts, 2 * each), device=source.device)
     own = before or block.joint  # not read without
     _extract_kernel[(parts, 2 * each // channels, n)](
@@ -461,8 +449,8 @@ def _advance(
     reduced_channels = 0 if following is None else following.weight.shape[1]
     tile = _block_of(pixels, n, block.out)
     whole = joint.dtype != torch.float32
-    out = _maps(joint, block.out)
-    reduced = out if following is None else _maps(joint, reduced_channels)
+    out = new_maps(joint, block.out)
+    reduced = out if following is None else new_maps(joint, reduced_channels)
     after = block.joint if following is None else following.after
     _advance_kernel[(triton.cdiv(pixels, tile), n)](
         joint,
@@ -509,7 +497,7 @@ def _join(
     one, two = parts[0], parts[1] if len(parts) > 1 else None
     counts = one.shape[1], 0 if two is None else two.shape[1], 0 if tail is None else tail.shape[1]
     total = counts[0] + counts[1] + (_ALIGNED if counts[2] else 0)
-    result = _maps(one, total) if out is None else out
+    result = new_maps(one, total) if out is None else out
     of_one, of_all = first or second, second or first
     assert of_one is not None and of_all is not None
     pixels = one.shape[0] * one.shape[2] * one.shape[3]
@@ -547,7 +535,7 @@ def _classify(first: Tensor, last: Tensor, norm: _Affine, weights: Tensor, class
     n, each, height, width = first.shape
     pixels = n * height * width
     tile = _block_of(pixels, 1, max(each, weights.shape[1]))
-    out = _maps(first, classes)
+    out = new_maps(first, classes)
     _classify_kernel[(triton.cdiv(pixels, tile),)](
         first,
         last,

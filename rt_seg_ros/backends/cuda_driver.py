@@ -58,7 +58,7 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
 _STREAM_NON_BLOCKING = 1
 _EVENT_BLOCKING_SYNC = 1
 _CAPTURE_THREAD_LOCAL = 1
-_COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR = 75, 76
+_MULTIPROCESSORS, _COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR = 16, 75, 76
 
 
 #: Held while a graph is captured, and by whatever waits for a whole device: that breaks a capture off, in any mode. Who
@@ -72,11 +72,12 @@ class CudaError(RuntimeError):
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU as the driver names it."""
+    """One GPU as the driver names it. Jetsons of a family have one name, and only the multiprocessors are different."""
 
     index: int
     name: str
     compute_capability: tuple[int, int]
+    multiprocessors: int
 
 
 @lru_cache(maxsize=1)
@@ -158,10 +159,13 @@ def find_gpu(device: str) -> Gpu:
     call("cuDeviceGet", byref(handle), ordinal)
     name = ctypes.create_string_buffer(256)
     call("cuDeviceGetName", name, len(name), handle)
-    major, minor = c_int(), c_int()
-    call("cuDeviceGetAttribute", byref(major), _COMPUTE_CAPABILITY_MAJOR, handle)
-    call("cuDeviceGetAttribute", byref(minor), _COMPUTE_CAPABILITY_MINOR, handle)
-    return Gpu(ordinal, name.value.decode(errors="replace"), (major.value, minor.value))
+    values = []
+    for attribute in (_COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR, _MULTIPROCESSORS):
+        value = c_int()
+        call("cuDeviceGetAttribute", byref(value), attribute, handle)
+        values.append(value.value)
+    major, minor, multiprocessors = values
+    return Gpu(ordinal, name.value.decode(errors="replace"), (major, minor), multiprocessors)
 
 
 def pci_bus_id(index: int) -> str:

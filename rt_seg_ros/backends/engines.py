@@ -280,7 +280,12 @@ def _target(tensorrt: ModuleType, gpu: Gpu | None) -> dict[str, Any]:
         return {**target, "compute_capability": "7.5" if turing else "8.0 and later"}
     if gpu is None:
         raise Unavailable(f"TensorRT: {missing_gpu() or 'no GPU was named'}")
-    return {**target, "gpu": gpu.name, "compute_capability": ".".join(map(str, gpu.compute_capability))}
+    return {
+        **target,
+        "gpu": gpu.name,
+        "compute_capability": ".".join(map(str, gpu.compute_capability)),
+        "multiprocessors": gpu.multiprocessors,
+    }
 
 
 # --- building -----------------------------------------------------------------------------------------------------

@@ -12,6 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from rt_seg_ros.working_size import Size
+
 _BLOCK = 512
 _COLUMNS = 32
 _CHANNELS = 128
@@ -26,12 +28,13 @@ def _window_kernel(  # type: ignore[no-untyped-def]
     channels,
     out_height,
     out_width,
+    blocks,
     MAXIMUM: tl.constexpr,  # noqa: N803
     BLOCK: tl.constexpr,  # noqa: N803
 ):
-    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    out_y = tl.program_id(1)
-    image = tl.program_id(2).to(tl.int64)
+    at = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
+    out_y = tl.program_id(0) // blocks  # in a dimension of its own, CUDA would allow 65535
+    image = tl.program_id(1).to(tl.int64)
     inside = at < out_width * channels
     left = 2 * (at // channels) - 1
     channel = at % channels
@@ -87,7 +90,7 @@ def _cells_kernel(  # type: ignore[no-untyped-def]
 
 
 def in_layout(x: Tensor) -> bool:
-    """Tell whether a map is what these kernels take: channels_last, and not also contiguous as one channel is."""
+    """Tell whether a map is what these kernels take: channels_last."""
     return x.dim() == 4 and x.numel() > 0 and x.is_contiguous(memory_format=torch.channels_last)
 
 
@@ -99,9 +102,11 @@ def window_pool(x: Tensor, maximum: bool) -> Tensor:
     """
     n, channels, height, width = x.shape
     out_height, out_width = (height + 1) // 2, (width + 1) // 2
-    out = _maps(x, out_height, out_width, x.dtype)
-    grid = (triton.cdiv(out_width * channels, _BLOCK), out_height, n)
-    _window_kernel[grid](x, out, height, width, channels, out_height, out_width, MAXIMUM=maximum, BLOCK=_BLOCK)
+    out = new_maps(x, channels, (out_height, out_width))
+    blocks = triton.cdiv(out_width * channels, _BLOCK)
+    _window_kernel[(blocks * out_height, n)](
+        x, out, height, width, channels, out_height, out_width, blocks, MAXIMUM=maximum, BLOCK=_BLOCK
+    )
     return out
 
 
@@ -114,7 +119,7 @@ def cell_means(x: Tensor, grid: tuple[int, int], dtype: torch.dtype | None = Non
     """
     n, channels, height, width = x.shape
     rows, columns = grid
-    out = _maps(x, rows, columns, dtype or x.dtype)
+    out = new_maps(x, channels, grid, dtype)
     block = min(_CHANNELS, max(16, triton.next_power_of_2(channels)))
     programs = (rows * columns, triton.cdiv(channels, block), n)
     _cells_kernel[programs](x, out, height, width, channels, rows, columns, COLUMNS=_COLUMNS, CHANNELS=block)
@@ -130,7 +135,12 @@ def map_mean(x: Tensor) -> Tensor:
     return cell_means(x, (x.shape[2], 1), torch.float32).mean((2, 3)).to(x.dtype)
 
 
-def _maps(x: Tensor, height: int, width: int, dtype: torch.dtype) -> Tensor:
-    shape = x.shape[0], x.shape[1], height, width
-    out: Any = torch.empty(shape, dtype=dtype, device=x.device, memory_format=torch.channels_last)
+def new_maps(like: Tensor, channels: int, size: Size | None = None, dtype: torch.dtype | None = None) -> Tensor:
+    """Return room for maps in channels_last, by default of another's size and dtype."""
+    out: Any = torch.empty(
+        (len(like), channels, *(size or like.shape[2:])),
+        dtype=dtype or like.dtype,
+        device=like.device,
+        memory_format=torch.channels_last,
+    )
     return out  # type: ignore[no-any-return]

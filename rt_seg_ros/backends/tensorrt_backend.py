@@ -68,7 +68,7 @@ def create(card: ModelCard, device: str, precision: str, threads: int) -> Backen
     :raises UserError: as :func:`check`; weights that cannot be loaded; no int8 model of them
     """
     gpu = find_gpu(device)
-    return TensorRtBackend(Engines(card, choose_tensorrt(gpu, precision), gpu), precision)
+    return TensorRtBackend(Engines(card, choose_tensorrt(gpu, precision), gpu), precision, threads)
 
 
 def not_ready(card: ModelCard, device: str, precision: str) -> str | None:
@@ -85,13 +85,16 @@ class TensorRtBackend(Backend):
     ``name``, ``device``, ``precision`` and ``batches`` are those of whoever served the last frame. In a result's
     timings ``network`` is the device's time by events, from pixels of the working size to labels; ``preprocess`` is the
     resizing into pinned memory, ``postprocess`` all the rest.
+
+    :param threads: of the CPU, where it serves meanwhile; 0: as many as its runtime takes
     """
 
     batches = True
     warm_up_calls = 4  # plain, captured; on both contexts of a session
 
-    def __init__(self, engines: Engines, precision: str) -> None:
+    def __init__(self, engines: Engines, precision: str, threads: int = 0) -> None:
         assert engines.gpu is not None
+        self._threads = threads
         self._engines = engines
         self._own = ("tensorrt", f"cuda:{engines.gpu.index}", precision)
         self.name, self.device, self.precision = self._own
@@ -106,6 +109,7 @@ class TensorRtBackend(Backend):
         self._asked: Counter[EngineSpec] = Counter()
         self._building: threading.Thread | None = None
         self._stand_in: Backend | None = None
+        self._starting = threading.Lock()  # of its own: who has an engine does not wait for a stand-in to start
         self._since_stand_in = 0
 
     def run(self, frames: Sequence[Frame], working: Size, sizes: Sequence[Size], confidence: bool) -> BatchResult:
@@ -235,7 +239,7 @@ class TensorRtBackend(Backend):
         session = None
         if not isinstance(outcome, UserError):
             try:
-                session = Session(self._engines, spec, outcome)  # frames go on meanwhile
+                session = Session(self._engines, spec, outcome)  # without the lock: frames go on
             except UserError as error:
                 outcome = error
             except Exception as error:
@@ -254,13 +258,11 @@ class TensorRtBackend(Backend):
     def _run_stand_in(
         self, frames: Sequence[Frame], working: Size, sizes: Sequence[Size], confidence: bool
     ) -> BatchResult:
-        with self._lock:
-            if self._stand_in is None:
-                self._stand_in = _make_stand_in(self._engines.card, self._own[1], self._own[2])
-                _log.info(
-                    "TensorRT: %s on %s serves until there is an engine", self._stand_in.name, self._stand_in.device
-                )
+        with self._starting:
             backend = self._stand_in
+            if backend is None:
+                backend = self._stand_in = _make_stand_in(self._engines.card, *self._own[1:], self._threads)
+                _log.info("TensorRT: %s on %s serves until there is an engine", backend.name, backend.device)
             self._since_stand_in = 0
         result = backend.run(frames, working, sizes, confidence)
         self.name, self.device, self.precision = backend.name, backend.device, backend.precision
@@ -333,7 +335,7 @@ def _give_back_what_pytorch_keeps() -> None:
         capturing.release()
 
 
-def _make_stand_in(card: ModelCard, device: str, precision: str) -> Backend:
+def _make_stand_in(card: ModelCard, device: str, precision: str, threads: int) -> Backend:
     problems: list[str] = []
     for name, kind in _STAND_INS:
         module = importlib.import_module(f"rt_seg_ros.backends.{name}")
@@ -343,7 +345,7 @@ def _make_stand_in(card: ModelCard, device: str, precision: str) -> Backend:
                 if reason:
                     raise Unavailable(reason)
                 on = module.check(device if kind == "cuda" else "cpu", wanted)
-                backend: Backend = module.create(card, on, wanted, 0)
+                backend: Backend = module.create(card, on, wanted, threads)
             except Exception as error:  # a GPU that is full or lost raises anything
                 problems.append(f"{name.removesuffix('_backend')} on {kind}: {error}")
             else:

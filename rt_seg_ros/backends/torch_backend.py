@@ -30,7 +30,7 @@ def create(card: ModelCard, device: str, precision: str, threads: int) -> Backen
         return TorchCpuBackend(card, precision, threads)
     from rt_seg_ros.backends.torch_cuda import TorchCudaBackend
 
-    return TorchCudaBackend(card, device, precision)
+    return TorchCudaBackend(card, device, precision, threads)
 
 
 def check(device: str, precision: str) -> str:
@@ -75,7 +75,7 @@ def cpu_has_bf16() -> bool:
 
 
 @lru_cache(maxsize=1)
-def _usual_threads() -> int:
+def usual_threads() -> int:
     """Return PyTorch's own choice, as it was before anything was set."""
     import torch
 
@@ -89,7 +89,7 @@ class TorchCpuBackend(HostBackend):
         import torch
 
         super().__init__(card)
-        usual = _usual_threads()  # asked for each time: the first time, nothing has been set yet
+        usual = usual_threads()  # asked for each time: the first time, nothing has been set yet
         self._threads = threads or usual
         self.name, self.device, self.precision = "torch", "cpu", precision
         self._torch = torch

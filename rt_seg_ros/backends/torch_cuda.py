@@ -56,13 +56,15 @@ class TorchCudaBackend(Backend):
 
     :param device: ``cuda`` or ``cuda:N``
     :param precision: ``fp32`` (without TF32), ``bf16`` or ``fp16``
+    :param threads: of the host, that copy frames into pinned memory; 0: as many as PyTorch takes
     """
 
     batches = prepares_batches = True
     warm_up_calls = 2  # plain, captured
 
-    def __init__(self, card: ModelCard, device: str, precision: str) -> None:
+    def __init__(self, card: ModelCard, device: str, precision: str, threads: int = 0) -> None:
         self.name, self.device, self.precision = "torch", device, precision
+        self._threads = threads
         self._dtype = DTYPES[precision]
         self._card = card
         index = torch.device(device).index
@@ -74,6 +76,7 @@ class TorchCudaBackend(Backend):
             self._upload = torch.cuda.Stream()
             self._compute = torch.cuda.Stream()
             self._download = torch.cuda.Stream()
+            self._aside = torch.cuda.Stream()
             self._graphs = _Graphs(self._compute, _MAX_GRAPHS)
             self._free: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
             for _ in range(_SLOTS):
@@ -90,6 +93,9 @@ class TorchCudaBackend(Backend):
         places = alike_together(frames, sizes)
         frames = [frames[i] for i in places]
         call = Call.of(frames, working, [sizes[i] for i in places], confidence)
+        if self._threads and torch.get_num_threads() != self._threads:
+            torch.set_num_threads(self._threads)  # holds for the calling thread
+        self._make_ready(call)
         slot = self._free.get()
         try:
             begin = time.perf_counter()
@@ -97,8 +103,8 @@ class TorchCudaBackend(Backend):
             call.pack(frames, slot.pinned_input)
             staged = time.perf_counter()
             with self._launching, torch.cuda.device(self._on), torch.inference_mode():
-                self._launch(slot, call)
-            network = slot.wait(call)
+                replayed = self._launch(slot, call)
+            network = slot.wait(call if replayed else None)
             labels, confidences = call.unpack(slot.pinned_output.numpy())
             end = time.perf_counter()
         except BaseException:
@@ -119,8 +125,29 @@ class TorchCudaBackend(Backend):
             },
         )
 
-    def _launch(self, slot: _Slot, call: Call) -> None:
-        """Put the whole way of a call on the three streams."""
+    def _make_ready(self, call: Call) -> None:
+        """Do what takes seconds when a kind of call is new, while other threads' calls go their way.
+
+        cuDNN tries its algorithms, and Triton compiles its kernels. What cuDNN takes then stays, for this thread.
+        """
+        searched: set[tuple[int, Size]] = self._searched.__dict__.setdefault("kinds", set())
+        kind = len(call.frames), call.working
+        if kind in searched or len(searched) >= _SEARCHED:
+            return
+        searched.add(kind)
+        program = self._new_program(call)
+        with capturing, torch.cuda.device(self._on), torch.inference_mode(), torch.cuda.stream(self._aside):
+            counts = call.input_bytes, call.output_bytes
+            source, target = (torch.zeros(count, dtype=torch.uint8, device=self._on) for count in counts)
+            with _numerics(benchmark=True):
+                program(source, target)
+            self._aside.synchronize()
+        del program, source, target
+        with capturing:  # memory that was taken on one stream is of no use to others
+            torch.cuda.empty_cache()
+
+    def _launch(self, slot: _Slot, call: Call) -> bool:
+        """Put the whole way of a call on the three streams; return whether it is the replay of a graph."""
         with torch.cuda.stream(self._upload):
             slot.input[: call.input_bytes].copy_(slot.pinned_input[: call.input_bytes], non_blocking=True)
             slot.uploaded.record()
@@ -132,19 +159,14 @@ class TorchCudaBackend(Backend):
             if graph is not None:
                 graph.run(slot.input[: call.input_bytes], slot.output[: call.output_bytes])
             else:
-                # What cuDNN takes for a shape when that first comes stays, for this thread.
-                searched: set[tuple[int, Size]] = self._searched.__dict__.setdefault("kinds", set())
-                kind = len(call.frames), call.working
-                search = kind not in searched and len(searched) < _SEARCHED
-                if search:
-                    searched.add(kind)
-                with _numerics(benchmark=search):
+                with _numerics():
                     program(slot.input[: call.input_bytes], slot.output[: call.output_bytes])
             slot.finished.record()
         with torch.cuda.stream(self._download):
             self._download.wait_event(slot.finished)
             slot.pinned_output[: call.output_bytes].copy_(slot.output[: call.output_bytes], non_blocking=True)
             slot.done.record()
+        return graph is not None
 
     def _program(self, call: Call) -> tuple[Program, bool]:
         """Return what computes a call, and whether such a call came before."""
@@ -154,9 +176,11 @@ class TorchCudaBackend(Backend):
             return program, True
         if len(self._programs) >= _MAX_PROGRAMS:
             self._programs.popitem(last=False)
-        program = Program(call, self._logits, self._card.mean, self._card.std, self._dtype, self._on, self._writer)
-        self._programs[call] = program
+        program = self._programs[call] = self._new_program(call)
         return program, False
+
+    def _new_program(self, call: Call) -> Program:
+        return Program(call, self._logits, self._card.mean, self._card.std, self._dtype, self._on, self._writer)
 
 
 def _label_writer(classes: int, dtype: torch.dtype) -> LabelWriter:
@@ -210,7 +234,7 @@ class _Numerics:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._users = 0
+        self._users = self._searching = 0
         self._former: AbstractContextManager[None] | None = None
 
     @contextmanager
@@ -226,13 +250,15 @@ class _Numerics:
                 self._former = former
             self._users += 1
             if benchmark:
+                self._searching += 1
                 torch.backends.cudnn.benchmark = True
         try:
             yield
         finally:
             with self._lock:
                 if benchmark:
-                    torch.backends.cudnn.benchmark = False
+                    self._searching -= 1
+                    torch.backends.cudnn.benchmark = self._searching > 0
                 self._users -= 1
                 if not self._users and self._former is not None:
                     self._former.__exit__(None, None, None)
@@ -254,7 +280,7 @@ class _Slot:
         self.started = torch.cuda.Event(enable_timing=True)
         self.finished = torch.cuda.Event(enable_timing=True)
         self.done = torch.cuda.Event()
-        self._call: Call | None = None
+        self._replayed: Call | None = None
         self._took = 0.0
         self.pinned_input, self.input = self._pair(0)
         self.pinned_output, self.output = self._pair(0)
@@ -264,18 +290,20 @@ class _Slot:
         with torch.cuda.stream(self._stream):
             return pinned, torch.empty(count, dtype=torch.uint8, device=self._stream.device)
 
-    def wait(self, call: Call) -> float:
+    def wait(self, replayed: Call | None) -> float:
         """Wait until what was launched is done, while other threads run; return the device's milliseconds.
 
         An event that wakes the host takes a quarter of a millisecond for it, as long as a small network. One that the
-        driver polls keeps a core busy. So the host sleeps for most of what the last call of this kind took, and then
-        polls.
+        driver polls keeps a core busy. So the host sleeps for most of what the last replay of a call took, and then
+        polls. Any other call may have taken seconds, for what is done once.
+
+        :param replayed: the call, if it is the replay of a graph
         """
-        asleep = _ASLEEP * self._took / 1e3 if self._call == call else 0.0
+        asleep = _ASLEEP * self._took / 1e3 if replayed is not None and self._replayed == replayed else 0.0
         if asleep > _SHORTEST_SLEEP:
             time.sleep(asleep)
         self.done.synchronize()
-        self._call, self._took = call, self.started.elapsed_time(self.finished)
+        self._replayed, self._took = replayed, self.started.elapsed_time(self.finished)
         return self._took
 
     def fit(self, call: Call) -> None:

@@ -22,7 +22,7 @@ _BLOCK = 128  # output pixels of one row to a program
 
 @triton.jit(
     do_not_specialize=[
-        "height", "width", "source_height", "source_width", "stride_n", "stride_c", "stride_y", "stride_x",
+        "height", "width", "blocks", "source_height", "source_width", "stride_n", "stride_c", "stride_y", "stride_x",
     ]
 )  # fmt: skip
 def _labels_kernel(  # type: ignore[no-untyped-def]
@@ -31,6 +31,7 @@ def _labels_kernel(  # type: ignore[no-untyped-def]
     confidence,
     height,
     width,
+    blocks,
     source_height,
     source_width,
     stride_n,
@@ -43,9 +44,9 @@ def _labels_kernel(  # type: ignore[no-untyped-def]
     CONFIDENCE: tl.constexpr,  # noqa: N803
     BLOCK: tl.constexpr,  # noqa: N803
 ):
-    x = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    y = tl.program_id(1)
-    image = tl.program_id(2)
+    x = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
+    y = tl.program_id(0) // blocks  # in a dimension of its own, CUDA would allow 65535
+    image = tl.program_id(1)
     inside = x < width
 
     # Source coordinates as PyTorch has them with align_corners=False.
@@ -95,13 +96,14 @@ def fused_write_labels(logits: Tensor, size: Size, labels: Tensor, confidence: T
     ``labels`` and ``confidence`` must be contiguous; ``logits`` may have any strides and any floating type.
     """
     count, classes, source_height, source_width = logits.shape
-    grid = (triton.cdiv(size[1], _BLOCK), size[0], count)
-    _labels_kernel[grid](
+    blocks = triton.cdiv(size[1], _BLOCK)
+    _labels_kernel[(blocks * size[0], count)](
         logits,
         labels,
         labels if confidence is None else confidence,
         size[0],
         size[1],
+        blocks,
         source_height,
         source_width,
         *logits.stride(),

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rt_seg_ros.backends.torch_backend import usual_threads
 from rt_seg_ros.benchmark.cases import Case
 
 if TYPE_CHECKING:
@@ -56,8 +57,8 @@ def measure(device: str, precision: str, threads: int) -> Peak:
     """Measure what a device can do; on a GPU by events on the device."""
     import torch
 
-    if threads:
-        torch.set_num_threads(threads)
+    usual = usual_threads()  # asked for each time, as the first time nothing has been set yet
+    torch.set_num_threads(threads or usual)
     if device.startswith("cuda"):
         torch.cuda.set_device(torch.device(device).index or 0)
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]

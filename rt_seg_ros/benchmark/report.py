@@ -256,9 +256,11 @@ def check_picture(path: Path, plan: Plan) -> None:
     :raises UserError: where it cannot
     """
     try:
-        from matplotlib.figure import Figure  # noqa: F401
+        import matplotlib
     except ImportError as error:
         raise UserError("--picture needs matplotlib: pip install matplotlib") from error
+    if matplotlib.__version_info__ < (3, 7):
+        raise UserError(f"--picture needs matplotlib 3.7, not {matplotlib.__version__}: pip install 'matplotlib>=3.7'")
     if path.suffix.lower() not in PICTURES:
         raise UserError(f"{path} is of no kind that is drawn; give a file in {', '.join(PICTURES)}")
     if all(case.mode == "network" for case in plan.cases):

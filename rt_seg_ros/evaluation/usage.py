@@ -8,12 +8,14 @@ import shutil
 import subprocess
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rt_seg_ros.backends.cuda_driver import CudaError, pci_bus_id
+from rt_seg_ros.backends.cuda_driver import CudaError, find_gpu, pci_bus_id
+from rt_seg_ros.errors import UserError
 
 _PERIOD = 0.25
 #: A look at the GPU starts a program, which must not weigh on what is measured.
@@ -102,10 +104,16 @@ class Meter:
 
 def gpu_memory_mib(gpu: int = 0) -> float | None:
     """Return the memory of a GPU that is in use, by all processes, in MiB; None where there is no NVIDIA GPU."""
-    value = _nvidia("memory.used", gpu)
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return None
     try:
-        return float(value) if value else None
-    except ValueError:
+        command = [program, "--query-gpu=memory.used", "--format=csv,noheader,nounits", "-i", pci_bus_id(gpu)]
+        done = subprocess.run(  # noqa: S603 - nvidia-smi, with this file's own words
+            command, capture_output=True, text=True, timeout=10, check=True
+        )
+        return float(done.stdout)
+    except (OSError, subprocess.SubprocessError, CudaError, ValueError):
         return None
 
 
@@ -121,8 +129,9 @@ def machine(gpu: int | None = None) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
     }
-    if gpu is not None and (name := _nvidia("name", gpu)):
-        found["gpu"] = name
+    if gpu is not None:
+        with suppress(UserError):
+            found["gpu"] = find_gpu(f"cuda:{gpu}").name
     return found
 
 
@@ -132,24 +141,6 @@ def gpu_number(device: str) -> int | None:
     if name != "cuda":
         return None
     return int(number) if number.isdecimal() else 0
-
-
-def _nvidia(field: str, gpu: int) -> str | None:
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return None
-    try:
-        place = pci_bus_id(gpu)
-    except CudaError:
-        return None
-    command = [program, f"--query-gpu={field}", "--format=csv,noheader,nounits", "-i", place]
-    try:
-        done = subprocess.run(  # noqa: S603 - nvidia-smi, with this file's own words
-            command, capture_output=True, text=True, timeout=10, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip() or None
 
 
 def cpu_name() -> str:

@@ -6,7 +6,9 @@ the CPU, before minutes are spent on building; and then the engine itself, where
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -91,9 +93,8 @@ def export_engine(
     engines = _WithModel(card, tensorrt, gpu, spec, samples) if int8 else Engines(card, tensorrt, gpu)
     of_graph = _check_graph(engines, spec, samples, watch)
     of_engine = None
-    present = using(gpu) if gpu is not None else nullcontext()
-    with present, building() if building is not None else nullcontext() as progress:
-        serialized = engines.build(spec, progress)
+    with building() if building is not None else nullcontext() as progress:
+        serialized = _build(engines, spec, progress)
     if gpu is not None:
         of_engine = _check_engine(engines, spec, serialized, samples, watch)
     if out is not None:
@@ -104,6 +105,24 @@ def export_engine(
     what = f"{tensorrt.__name__} {tensorrt.__version__}"
     on = gpu.name if gpu is not None else "the GPUs that it knows, from compute capability 8.0 on"
     return BuiltEngine(kept, len(serialized), of_graph, of_engine, f"{what} for {on}: {spec}")
+
+
+def _build(engines: Engines, spec: EngineSpec, progress: Progress | None) -> bytes:
+    """Build on another thread: TensorRT's binding swallows what Ctrl-C raises within its calls back to Python."""
+    stopped = threading.Event()
+
+    def told(share: float) -> bool:
+        return not stopped.is_set() and (progress is None or progress(share))
+
+    def build() -> bytes:
+        with using(engines.gpu) if engines.gpu is not None else nullcontext():
+            return engines.build(spec, told)
+
+    with ThreadPoolExecutor(1, "tensorrt engine") as pool:
+        try:
+            return pool.submit(build).result()
+        finally:
+            stopped.set()
 
 
 class _WithModel(Engines):

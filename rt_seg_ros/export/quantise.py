@@ -133,7 +133,10 @@ def quantise_onnx(graph: bytes, samples: Samples, prepare: Prepare, scope: str, 
             name = model.graph.input[0].name
             types = quantization.QuantType
             outside = [node.name for node in model.graph.node if not node.name.startswith(scope)]
-            if not for_tensorrt:
+            if for_tensorrt:  # which takes no quantised constant in a sum, as the one of FRFNet's FFM
+                scalars = {tensor.name for tensor in model.graph.initializer if not tensor.dims}
+                outside += [n.name for n in model.graph.node if n.op_type in ("Add", "Mul") and scalars & set(n.input)]
+            else:
                 ours = [node for node in model.graph.node if node.name.startswith(scope)]
                 outside += _ends([node.name for node in ours if node.op_type == "Conv"])
             quantization.quantize_static(

@@ -20,7 +20,7 @@ def test_the_kernels_compile_for_gpus_that_are_not_here(capability):
     from rt_seg_ros.backends.nhwc_kernels import _cells_kernel, _window_kernel
 
     target = gpu_target(capability)
-    window = ("height", "width", "channels", "out_height", "out_width")
+    window = ("height", "width", "channels", "out_height", "out_width", "blocks")
     cells = ("height", "width", "channels", "rows", "columns")
     for dtype in ("*fp32", "*fp16", "*bf16"):
         if dtype == "*bf16" and capability < 80:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import os
+import signal
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 
 import numpy as np
@@ -22,10 +25,11 @@ from rt_seg_ros.backends.tensorrt_session import Session
 from rt_seg_ros.backends.torch_backend import TorchCpuBackend
 from rt_seg_ros.data.synth import SyntheticDrive
 from rt_seg_ros.errors import UserError
+from rt_seg_ros.export import engine
 from rt_seg_ros.images import Frame
 from rt_seg_ros.zoo import find_model
 
-GPU = Gpu(0, "NVIDIA Test 4000", (8, 9))
+GPU = Gpu(0, "NVIDIA Test 4000", (8, 9), 48)
 
 
 @pytest.fixture(autouse=True)
@@ -359,6 +363,61 @@ def test_an_engine_that_tensorrt_refuses_is_built_again(backend, monkeypatch, er
     backend._engines.save(spec, b"of another make")
     run_at(backend, (64, 64))
     assert built == [spec]
+
+
+def test_a_camera_that_has_an_engine_does_not_wait_for_another_s_stand_in(backend, monkeypatch):
+    backend, _ = backend
+    run_at(backend, (64, 64))
+    backend.live = True
+    begun, served = threading.Event(), threading.Event()
+
+    def make(card, device, precision, threads):
+        begun.set()
+        assert served.wait(60)
+        raise UserError("none")
+
+    monkeypatch.setattr(tensorrt_backend, "_make_stand_in", make)
+
+    def other():
+        with pytest.raises(UserError, match="none"):
+            run_at(backend, (96, 64), working=(96, 64))
+
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(other)
+        assert begun.wait(60)
+        run_at(backend, (64, 64))
+        assert backend.name == "tensorrt"
+        served.set()
+        waiting.result()
+
+
+def test_a_stand_in_on_the_cpu_takes_as_many_threads_as_were_given(card, monkeypatch):
+    monkeypatch.setattr(tensorrt_backend, "_STAND_INS", (("torch_backend", "cpu"),))
+    assert tensorrt_backend._make_stand_in(card, "cuda:0", "fp32", 3)._threads == 3
+    monkeypatch.setattr(tensorrt_backend, "find_gpu", lambda _: GPU)
+    monkeypatch.setattr(tensorrt_backend, "choose_tensorrt", lambda *_: named("tensorrt"))
+    backend = tensorrt_backend.create(card, "cuda", "fp32", 3)
+    backend.live = True
+    run_at(backend, (64, 64))
+    assert backend._stand_in._threads == 3
+
+
+def test_ctrl_c_reaches_who_waits_for_an_engine_and_ends_the_building():
+    class Slow:
+        gpu = None
+        stopped = False
+
+        def build(self, spec, told):
+            time.sleep(0.2)  # until it is waited for
+            os.kill(os.getpid(), signal.SIGINT)
+            while told(0.5):
+                time.sleep(0.01)
+            self.stopped = True
+
+    slow = Slow()
+    with pytest.raises(KeyboardInterrupt):
+        engine._build(slow, EngineSpec((64, 64), None), None)
+    assert slow.stopped
 
 
 def test_many_sizes_come_to_share_an_engine_and_few_stay_loaded(backend):

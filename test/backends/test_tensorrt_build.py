@@ -85,17 +85,17 @@ def test_another_process_says_why_it_cannot():
         EngineProcess(engines, EngineSpec((64, 128), None, precision="int8"), lambda share: None).run()
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_export_builds_ahead_and_says_that_the_engine_has_not_run(precision, tmp_path, capfd):
+@pytest.mark.parametrize(("model", "precision"), [("cgnet", "fp16"), ("cgnet", "int8"), ("frfnet_slim", "int8")])
+def test_export_builds_ahead_and_says_that_the_engine_has_not_run(model, precision, tmp_path, capfd):
     from rt_seg_ros.backends.cuda_driver import missing_gpu
 
     if not missing_gpu():
         pytest.skip("with a GPU the engine does run; the tests marked gpu see to that")
-    out = tmp_path / "cgnet.engine"
+    out = tmp_path / "an.engine"
     frames = ["--check-frames", "1"] + (["--calibration-frames", "2"] if precision == "int8" else [])
-    what = ["--format", "tensorrt", "--size", "120x160", "--precision", precision]
+    what = ["--model", model, "--format", "tensorrt", "--size", "120x160", "--precision", precision]
     assert main(["export", *what, *frames, "--out", str(out)]) == 0
     said = capfd.readouterr().out
     assert "graph, by ONNX Runtime: PyTorch's label" in said and "engine: has not run" in said
-    engines = Engines(find_model("cgnet"), load_tensorrt("tensorrt_rtx"), None)
+    engines = Engines(find_model(model), load_tensorrt("tensorrt_rtx"), None)
     assert engines.load(EngineSpec((120, 160), None, precision=precision)) == out.read_bytes()

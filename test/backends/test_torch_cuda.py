@@ -6,6 +6,8 @@ import itertools
 import subprocess
 import sys
 import threading
+import time
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -103,11 +105,12 @@ def test_the_fused_kernel_compiles_for_gpus_that_are_not_here(capability):
     from rt_seg_ros.backends.triton_kernels import _labels_kernel
 
     target = gpu_target(capability)
-    numbers = ("height", "width", "source_height", "source_width", "stride_n", "stride_c", "stride_y", "stride_x")
+    numbers = ("height", "width", "blocks", "source_height", "source_width")
+    strides = ("stride_n", "stride_c", "stride_y", "stride_x")
     for of_logits in ("*fp32", "*fp16", "*bf16"):
         for confidence in (True, False):
             signature = {"logits": of_logits, "labels": "*u8", "confidence": "*u8"}
-            signature |= dict.fromkeys(numbers, "i32") | {"scale_y": "fp32", "scale_x": "fp32"}
+            signature |= dict.fromkeys(numbers + strides, "i32") | {"scale_y": "fp32", "scale_x": "fp32"}
             constants = {"CLASSES": 11, "CONFIDENCE": confidence, "BLOCK": 128}
             signature |= dict.fromkeys(constants, "constexpr")
             source = ASTSource(_labels_kernel, signature, constexprs=constants)
@@ -247,6 +250,8 @@ def check():
     with _numerics():
         assert strict() and not of.cudnn.benchmark, state()
         with _numerics(benchmark=True):
+            with _numerics(benchmark=True):
+                pass
             assert strict() and of.cudnn.benchmark
         assert not of.cudnn.benchmark
     assert state() == before, (state(), before)
@@ -356,6 +361,62 @@ def test_calls_from_several_threads_do_not_mix(card, street):
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+@pytest.mark.gpu
+def test_frames_are_served_while_what_a_new_size_takes_is_done(card, street):
+    from rt_seg_ros.backends.torch_cuda import TorchCudaBackend
+
+    backend = TorchCudaBackend(card, "cuda", "fp32")
+    plain, begun, served = backend._logits, threading.Event(), threading.Event()
+
+    def logits(batch):
+        if batch.shape[-2:] == (96, 96) and not begun.is_set():
+            begun.set()
+            assert served.wait(60)
+        return plain(batch)
+
+    def run(height):
+        return backend.run([Frame(street)], (height, 96), [(height, 96)], False).labels[0]
+
+    for _ in range(3):
+        run(64)
+    backend._logits = logits
+    other = threading.Thread(target=run, args=(96,))
+    other.start()
+    assert begun.wait(60)
+    run(64)
+    served.set()
+    other.join()
+
+
+@pytest.mark.gpu
+def test_no_frame_sleeps_for_what_was_done_once(card, street, monkeypatch):
+    from rt_seg_ros.backends import torch_cuda
+
+    backend = torch_cuda.TorchCudaBackend(card, "cuda", "fp32")
+    plain, slept = backend._logits, []
+
+    def logits(batch):
+        time.sleep(0.5)  # as compiling does
+        return plain(batch)
+
+    backend._logits = logits
+    monkeypatch.setattr(torch_cuda, "time", SimpleNamespace(perf_counter=time.perf_counter, sleep=slept.append))
+    for _ in range(6):
+        backend.run([Frame(street)], (64, 96), [(64, 96)], False)
+    assert all(seconds < 0.1 for seconds in slept)
+
+
+@pytest.mark.gpu
+def test_an_image_may_have_more_rows_than_a_dimension_of_a_grid():
+    from rt_seg_ros.backends.triton_kernels import fused_write_labels
+
+    logits = torch.randn(1, 3, 500, 8, device="cuda")
+    expected, labels = (torch.empty((1, 70_000, 64), dtype=torch.uint8, device="cuda") for _ in range(2))
+    write_labels(logits, (70_000, 64), expected, None)
+    fused_write_labels(logits, (70_000, 64), labels, None)
+    assert (labels == expected).float().mean() > 0.999
 
 
 @pytest.mark.gpu

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from rt_seg_ros.backends.torch_backend import usual_threads
 from rt_seg_ros.benchmark.cases import Case, Grid, plan
 from rt_seg_ros.benchmark.floor import BYTES, Peak, floor_ms, measure
 from rt_seg_ros.errors import UserError
@@ -112,7 +113,10 @@ def test_this_machine_s_peak_is_measured(monkeypatch):
     monkeypatch.setattr("rt_seg_ros.benchmark.floor._SIDE", {"cpu": 128})
     threads = torch.get_num_threads()
     try:
-        peak = measure("cpu", "fp32", 1)
+        peak = measure("cpu", "fp32", 3)
+        assert torch.get_num_threads() == 3
+        measure("cpu", "fp32", 0)
+        assert torch.get_num_threads() == usual_threads()
     finally:
         torch.set_num_threads(threads)
     assert np.isfinite(peak.macs) and peak.macs > 1e6 and peak.bytes is None
