@@ -130,6 +130,8 @@ class TorchCudaBackend(Backend):
 
         cuDNN tries its algorithms, and Triton compiles its kernels. What cuDNN takes then stays, for this thread.
         """
+        if call in self._programs:  # who came first with it has seen to it, and there is a graph, or will be
+            return
         searched: set[tuple[int, Size]] = self._searched.__dict__.setdefault("kinds", set())
         kind = len(call.frames), call.working
         if kind in searched or len(searched) >= _SEARCHED:

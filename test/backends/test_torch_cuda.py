@@ -391,6 +391,28 @@ def test_frames_are_served_while_what_a_new_size_takes_is_done(card, street):
 
 
 @pytest.mark.gpu
+def test_what_one_thread_prepared_another_only_replays(card, street):
+    from rt_seg_ros.backends.torch_cuda import TorchCudaBackend
+
+    backend = TorchCudaBackend(card, "cuda", "fp32")
+    plain, calls = backend._logits, []
+
+    def logits(batch):
+        calls.append(threading.get_ident())
+        return plain(batch)
+
+    def run():
+        backend.run([Frame(street)], (64, 96), [(64, 96)], False)
+
+    backend._logits = logits
+    preparing = threading.Thread(target=lambda: [run() for _ in range(backend.warm_up_calls)])
+    preparing.start()
+    preparing.join()
+    run()
+    assert calls and threading.get_ident() not in calls
+
+
+@pytest.mark.gpu
 def test_no_frame_sleeps_for_what_was_done_once(card, street, monkeypatch):
     from rt_seg_ros.backends import torch_cuda
 
