@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json is not None:
         write_json(args.json, comparison.to_dict())
     if args.out is not None:
-        images = camera_images(comparison, args.images, args.image_topic)
+        images = camera_images(comparison, tolerance, args.images, args.image_topic)
         command = shlex.join(["rt-seg", "compare", *sys.argv[2:]]) if sys.argv[1:2] == ["compare"] else ""
         write_json(args.out / _FIGURES, comparison.to_dict())
         write_bytes(args.out / _PICTURE, cv2.imencode(".png", difference_picture(comparison))[1].tobytes())
@@ -105,6 +105,8 @@ def run(args: argparse.Namespace) -> int:
         if args.json is not None:
             print(f"figures: {args.json}")
         if args.out is not None:
+            if args.images is not None and not images:
+                print(f"no image of the frames that differ most has its stamp in {args.images}, within {tolerance:g} s")
             print(f"comparison: {args.out / _PAGE}")
     return 0
 

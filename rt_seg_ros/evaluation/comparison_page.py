@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from rt_seg_ros import __version__
 from rt_seg_ros.bags import open_bag
+from rt_seg_ros.bags.cdr import stamp_of
 from rt_seg_ros.drawing import overlay
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.evaluation import charts
@@ -19,9 +21,12 @@ from rt_seg_ros.evaluation.comparison import Comparison, changed_picture, differ
 from rt_seg_ros.evaluation.page_parts import class_name, css_colour, page, strip, table, tile
 from rt_seg_ros.evaluation.pictures import encode
 from rt_seg_ros.evaluation.statistics import binned
+from rt_seg_ros.images import ImageRejected
+from rt_seg_ros.resampling import resize_pixels
 
 Image = NDArray[np.uint8]
 
+_NANO = 1_000_000_000
 _POINTS = 400
 _FLIPS = 9
 _ALPHA = 0.7
@@ -36,19 +41,22 @@ _FIGURES = {
 }
 
 
-def camera_images(comparison: Comparison, source: Path | None = None, topic: str = "") -> dict[int | str, Image]:
+def camera_images(
+    comparison: Comparison, tolerance: float, source: Path | None = None, topic: str = ""
+) -> dict[int | str, Image]:
     """Find the camera's images of the frames that differ most, BGR by key.
 
     They are looked for in ``source``, in the drive that a result was made of, and in the recordings themselves; where
     there are none the page does without.
 
+    :param tolerance: seconds that their stamps may differ from the labels'
     :raises UserError: a ``source`` that cannot be read
     """
     keys = {d.key for d in comparison.worst if isinstance(d.key, int)}
     if not keys:
         return {}
     if source is not None:
-        return _images(source, topic, keys)
+        return _images(source, topic, keys, tolerance)
     places: list[tuple[Path, str]] = []
     for side in (comparison.a, comparison.b):
         if side.figures.get("path"):
@@ -56,23 +64,31 @@ def camera_images(comparison: Comparison, source: Path | None = None, topic: str
         places.append((side.stream.path, ""))
     for path, name in places:
         try:
-            if path.exists() and (found := _images(path, name, keys)):
+            if path.exists() and (found := _images(path, name, keys, tolerance)):
                 return found
         except UserError:
             continue
     return {}
 
 
-def _images(path: Path, topic: str, keys: set[int | str] | set[int]) -> dict[int | str, Image]:
+def _images(path: Path, topic: str, keys: set[int], tolerance: float) -> dict[int | str, Image]:
+    nearest = dict.fromkeys(keys, round(tolerance * _NANO) + 1)
+    messages: dict[int, tuple[str, int, bytes]] = {}
     found: dict[int | str, Image] = {}
     with open_bag(path) as bag:
         candidates = [t for t in bag.image_topics() if not t.endswith(("/overlay", "/confidence"))]
         name = bag.image_topic(topic or (candidates[0] if len(candidates) == 1 else None))
-        for image in bag.images(name, on_rejected=lambda stamp, reason: None):
-            if image.stamp_ns in keys:
-                found[image.stamp_ns] = image.frame.bgr().copy()
-                if len(found) == len(keys):
-                    break
+        for _, kind, recorded, data in bag.raw_messages([name]):
+            stamp = stamp_of(data) or recorded
+            for key in keys:
+                if abs(stamp - key) < nearest[key]:
+                    nearest[key] = abs(stamp - key)
+                    messages[key] = kind, recorded, data
+            if not any(nearest.values()):
+                break
+        for key, message in messages.items():
+            with suppress(ImageRejected):
+                found[key] = bag.decode_image(name, *message).frame.bgr().copy()
     return found
 
 
@@ -154,7 +170,8 @@ def _where(comparison: Comparison, images: Mapping[int | str, Image]) -> str:
         cells = []
         image = images.get(difference.key)
         labels = [("A", difference.a), ("B", difference.b)]
-        if image is not None and image.shape[:2] == difference.a.shape:
+        if image is not None:
+            image = resize_pixels(image, difference.a.shape)
             cells.append(("camera", encode(image)))
             cells += [(name, encode(overlay(image, one, space, _ALPHA, legend=False))) for name, one in labels]
         else:

@@ -36,8 +36,10 @@ if TYPE_CHECKING:
 _log = get_logger(__name__)
 
 _LOOK_PERIOD = 0.25  # s between two looks at the graph
-_SILENCE = 2.0  # s without a message after which it is said that none comes
-_KEPT_IMAGES = 24  # that wait for their labels
+_SILENCE = 2.0  # s without a message after which it is said that none comes, where they come faster than that
+_LONGEST_SILENCE = 60.0  # the same, however slowly they come
+_KEPT = 256 * 2**20  # bytes of images that wait for their labels
+_LEAST = 4096  # bytes that an image takes at least
 _UNPAIRED = 8  # labels in a row without their image, after which they are shown without
 _ANSWER = 10.0  # s that a service may take
 _PATIENCE = 0.2  # s after which a wait for a service looks whether it is still wanted
@@ -49,6 +51,28 @@ Status = Callable[[str, str], None]
 Read = Callable[[], Frame]
 
 
+class _Pace:
+    """How messages come, and whether they have ceased to."""
+
+    def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Wait for the first."""
+        self._last, self._interval, self._came = time.monotonic(), 0.0, False
+
+    def came(self) -> None:
+        """Take note that one came."""
+        now = time.monotonic()
+        self._interval = now - self._last if self._came else 0.0
+        self._last, self._came = now, True
+
+    @property
+    def ceased(self) -> bool:
+        """Whether none has come for longer than they take from one to the next."""
+        return time.monotonic() - self._last > max(_SILENCE, min(3.0 * self._interval, _LONGEST_SILENCE))
+
+
 class _Images:
     """A subscription to images, raw or compressed, that follows the topic's publishers in type and reliability."""
 
@@ -58,7 +82,7 @@ class _Images:
         self._subscription: Subscription | None = None
         self._subscribed: tuple[str, str, Any] | None = None
         self.topic = topic
-        self.last = 0.0
+        self.pace = _Pace()
 
     def follow(self) -> bool:
         """Subscribe, or subscribe anew where the publishers have changed; return whether there are any."""
@@ -79,7 +103,7 @@ class _Images:
         profile = qos.sensor_data(reliability)
         self._subscription = self._node.create_subscription(_IMAGE_TYPES[kind], topic, callback, profile)
         self._subscribed = wanted
-        self.last = time.monotonic()
+        self.pace.begin()
 
     def leave(self) -> None:
         """Unsubscribe."""
@@ -88,7 +112,7 @@ class _Images:
         self._subscription = self._subscribed = None
 
     def _on_message(self, kind: str, message: Any) -> None:
-        self.last = time.monotonic()
+        self.pace.came()
         raw = _IMAGE_TYPES[kind] is Image
         convert = conversions.frame_from_image if raw else conversions.frame_from_compressed_image
         self._take(message, partial(convert, message))
@@ -144,7 +168,7 @@ class CameraWatch:
             others = image_topics(self._graph.node)
             listing = "\n".join(["Image topics there are:", *others]) if others else "There is no image topic at all."
             self._tell("waiting", f"Nobody publishes images on {topic} yet. {listing}")
-        elif time.monotonic() - self._images.last > _SILENCE:
+        elif self._images.pace.ceased:
             self._tell("waiting", f"{topic} has a publisher, but no image comes.")
         else:
             self._tell("running", "")
@@ -182,11 +206,14 @@ class NodeWatch:
         self._relay: RelayFeed
         self._tell: Status
         self._asked: tuple[str, str] | None = None  # model and its weights, until the node has changed over
+        self._asked_of: set[bytes] = set()  # who was asked, as soon as it has agreed
         self._images: _Images | None = None
         self._subscriptions: list[Subscription] = []
-        self._frames: OrderedDict[int, Read] = OrderedDict()
+        self._frames: OrderedDict[int, tuple[Read, int]] = OrderedDict()  # and their bytes
+        self._held = 0  # bytes of them all
         self._unpaired = 0
-        self._last = 0.0
+        self._pace = _Pace()
+        self._alone = ""  # name of the node's camera where it has but one, which only its statistics tell
         self._published: list[tuple[str, list[str]]] = []
         self._appearance = 0  # counts what may have changed the cameras' topics
         self._told: _Told | None = None
@@ -213,11 +240,13 @@ class NodeWatch:
         request = SetParametersAtomically.Request(
             parameters=[Parameter(key, value=value).to_parameter_msg() for key, value in values.items()]
         )
+        self._asked_of = set()
         self._asked = asked = name, card
         try:
             answer = self._call(SetParametersAtomically, "set_parameters_atomically", request)
             if not answer.result.successful:
                 raise UserError(f"{self._name} refuses: {answer.result.reason}")
+            self._asked_of = self._identities()
         except UserError:
             if self._asked is asked:  # no other was asked for meanwhile
                 self._asked = None
@@ -246,10 +275,19 @@ class NodeWatch:
         if not cameras:
             self._leave()
             self._told = None
+            self._alone = ""
+            if self._asked is not None:  # what it was loading is gone with it
+                self._asked = None
+                relay.switched()
             self._appearance += 1
             others = [f"{prefix}/stats" for prefix in _prefixes(self._node.get_topic_names_and_types())]
             listing = "\n".join([" Nodes that segment publish:", *others]) if others else ""
             self._tell("waiting", f"There is no node {self._name} that is configured.{listing}")
+            return
+        if self._camera and self._camera not in cameras and "" not in cameras:
+            self._leave()
+            relay.tell_cameras(list(cameras), "")
+            self._tell("waiting", f"{self._name} has no camera '{self._camera}'; it has: {', '.join(cameras)}")
             return
         camera = self._camera if self._camera in cameras else next(iter(cameras))
         relay.tell_cameras(list(cameras) if len(cameras) > 1 else [], camera)
@@ -260,7 +298,7 @@ class NodeWatch:
                 self._images.leave()
             self._images = _Images(self._graph, source, self._on_image)
         has_images = self._images is not None and self._images.follow()
-        if time.monotonic() - self._last <= _SILENCE:
+        if not self._pace.ceased:
             self._tell("running", "")
         elif source and not has_images:
             self._tell("waiting", f"{self._name} is there, but nobody publishes on its camera topic {source}.")
@@ -268,13 +306,19 @@ class NodeWatch:
             self._tell("waiting", f"{self._name} is there, but publishes no labels: is it active?")
 
     def _cameras(self) -> dict[str, str]:
-        """Return the prefix of the outputs of each camera, as the node's topics of statistics tell them."""
+        """Return the prefix of the outputs of each camera, as the node's topics of statistics tell them.
+
+        A camera that is alone has the node's own prefix, and no name until its statistics have come.
+        """
         namespace, _, name = self._name.rpartition("/")
         try:
             self._published = self._node.get_publisher_names_and_types_by_node(name, namespace or "/")
         except Exception:  # rclpy has an error of its own for a node that is not there, which Humble names otherwise
             return {}
-        return {prefix.removeprefix(f"{self._name}/").strip("/"): prefix for prefix in _prefixes(self._published)}
+        prefixes = _prefixes(self._published)
+        if prefixes == [self._name]:
+            return {self._alone: self._name}
+        return {prefix.removeprefix(f"{self._name}/").strip("/"): prefix for prefix in prefixes}
 
     def _label_topic(self, prefix: str) -> str:
         """Return where a camera's labels are: where they are remapped and the camera is alone, that tells as well."""
@@ -307,6 +351,15 @@ class NodeWatch:
             return []
         found = {topic.removesuffix("/compressed") for topic, types in topics if set(types) & _IMAGE_TYPES.keys()}
         return sorted(found)
+
+    def _identities(self) -> set[bytes]:
+        """Return what tells the node from one of its name that is started later; of both, while the graph has both."""
+        publishers = self._node.get_publishers_info_by_topic("/parameter_events")
+        return {
+            bytes(one.endpoint_gid)
+            for one in publishers
+            if f"{one.node_namespace.rstrip('/')}/{one.node_name}" == self._name
+        }
 
     def _is_asked(self) -> bool:
         return self._closed.is_set() or (self._asking is not None and self._asking.is_alive())
@@ -347,7 +400,7 @@ class NodeWatch:
             create(CompressedImage, labels, self._on_labels, profile),
             create(SegmentationStats, f"{prefix}/stats", self._on_stats, profile),
         ]
-        self._last = time.monotonic()
+        self._pace.begin()
 
     def _leave(self) -> None:
         for subscription in self._subscriptions:
@@ -355,21 +408,36 @@ class NodeWatch:
         self._subscriptions = []
         self._followed = "", ""
         self._frames.clear()
-        self._unpaired = 0
+        self._held = self._unpaired = 0
         if self._images is not None:
             self._images.leave()
             self._images = None
 
     def _on_image(self, message: Any, read: Read) -> None:
-        self._frames[conversions.stamp_nanoseconds(message.header)] = read
-        while len(self._frames) > _KEPT_IMAGES:
-            self._frames.popitem(last=False)
+        stamp = conversions.stamp_nanoseconds(message.header)
+        self._drop(stamp)
+        size = max(len(message.data), _LEAST)
+        self._frames[stamp] = read, size
+        self._held += size
+        while self._held > _KEPT and len(self._frames) > 1:
+            self._drop(next(iter(self._frames)))
+
+    def _drop(self, stamp: int) -> Read | None:
+        """Let an image go; return what decodes it."""
+        read, size = self._frames.pop(stamp, (None, 0))
+        self._held -= size
+        return read
 
     def _on_labels(self, message: CompressedImage) -> None:
-        self._last = time.monotonic()
+        self._pace.came()
+        if not self._is_wanted():
+            return
         stamp = conversions.stamp_nanoseconds(message.header)
         frame: Frame | None = None
-        read = self._frames.pop(stamp, None)
+        if stamp in self._frames:
+            while next(iter(self._frames)) != stamp:  # what came before it is of no use any more
+                self._drop(next(iter(self._frames)))
+        read = self._drop(stamp)
         if read is not None:
             self._unpaired = 0
             try:
@@ -382,9 +450,22 @@ class NodeWatch:
                 return
         self._relay.show(frame, bytes(message.data), stamp)
 
+    def _is_wanted(self) -> bool:
+        """Return whether what comes is of the camera that was asked for: of one that is alone its statistics tell."""
+        return self._followed[0] != self._name or self._camera in ("", self._alone)
+
     def _on_stats(self, message: SegmentationStats) -> None:
-        if self._asked is not None and message.model == self._asked[1]:
+        if self._followed[0] == self._name:
+            self._alone = message.camera
+        if not self._is_wanted():
+            return
+        asked = self._asked
+        if asked is not None and message.model == asked[1]:
             self._asked = None
+        elif asked is not None and self._asked_of and self._identities() - self._asked_of:
+            self._asked = None
+            self._tell("running", "")  # else the next look would, and unsay why
+            self._relay.switched(f"{self._name} was started anew, without '{asked[0]}'")
         self._relay.report(
             model=message.model,
             label_space=message.label_space,
@@ -395,6 +476,7 @@ class NodeWatch:
             network=message.network_ms,
             wait=message.wait_ms,
             age=message.age_ms if math.isfinite(message.age_ms) else None,
+            stamp_ns=conversions.stamp_nanoseconds(message.header),
             counts=(message.received, message.processed, message.dropped, message.rejected),
         )
 
@@ -406,6 +488,7 @@ class NodeWatch:
             asked = self._asked
             if parameter.name in ("camera_topics", "camera_names"):
                 self._appearance += 1
+                self._alone = ""
             elif parameter.name == "model" and asked is not None and parameter.value.string_value != asked[0]:
                 self._asked = None
                 self._relay.switched(

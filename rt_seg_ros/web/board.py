@@ -116,6 +116,15 @@ class Board:
                 self._state_number += 1
                 self._changed.notify_all()
 
+    def switch(self, model: str, failure: str = "") -> None:
+        """Say which model is being prepared, empty: none; and why the last was not to be had.
+
+        Why nothing comes stays said where there is no such failure: who said it does not say it again.
+        """
+        with self._changed:
+            stays = self._state.message if self._state.status in ("waiting", "failed") else ""
+            self.update(switching=model, message=failure or stays)
+
     def use_space(self, name: str, classes: Iterable[tuple[int, str, tuple[int, int, int]]]) -> int:
         """Name the classes of the pictures to come.
 
@@ -206,6 +215,11 @@ class Board:
                 list(self._samples)[len(self._samples) - new_samples :] if new_samples > 0 else [],
                 self._picture if self._picture_number > seen.picture else None,
             )
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing comes any more."""
+        return self._closed
 
     def close(self) -> None:
         """Let nobody wait any longer."""

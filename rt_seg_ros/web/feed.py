@@ -219,7 +219,7 @@ class SegmentingFeed(Feed):
             self._wanted = name
             if self._closed.is_set() or (name == self._chosen and not self._preparing):
                 return
-            self.board.update(switching=name, message="")
+            self.board.switch(name)
             if self._preparing:
                 return
             self._preparing = True
@@ -234,7 +234,7 @@ class SegmentingFeed(Feed):
                 name = self._wanted
                 if name == self._chosen:
                     self._preparing = False
-                    self.board.update(switching="", message=message)
+                    self.board.switch("", message)
                     break
             message = ""
             try:

@@ -54,6 +54,7 @@ class RelayFeed(Feed):
         board.update(models=models, can=["model", "camera"])
         self._space = space
         self._known_space = ""
+        self._shown: tuple[Frame | None, bytes, int] | None = None
 
     @property
     def wanted(self) -> bool:
@@ -73,7 +74,7 @@ class RelayFeed(Feed):
         card = next((model["card"] for model in self.board.state.models if model["name"] == name), None)
         if card is None:
             raise UserError(f"no model '{name}' is known here")
-        self.board.update(switching=name, message="")
+        self.board.switch(name)
         try:
             self._remote.set_model(name, card)
         except UserError:
@@ -98,10 +99,11 @@ class RelayFeed(Feed):
 
     def switched(self, failure: str = "") -> None:
         """Say that the node has changed its model, or why it has not."""
-        self.board.update(switching="", message=failure)
+        self.board.switch("", failure)
 
     def show(self, frame: Frame | None, labels: bytes, stamp_ns: int) -> None:
         """Show labels, a PNG of class ids, over the image that they are of."""
+        self._shown = frame, labels, stamp_ns
         self.board.show(Picture(frame, labels, stamp_ns=stamp_ns, space=self.board.state.space))
 
     def report(
@@ -117,15 +119,21 @@ class RelayFeed(Feed):
         wait: float,
         counts: tuple[int, int, int, int],
         age: float | None,
+        stamp_ns: int,
     ) -> None:
         """Take in what the node says of a frame.
 
         :param model: name of its weights; ``label_space``: name of what they speak
         :param details: what computes it, in words
         :param image: (height, width) of the image; ``working``: of what the network sees
-        :param total: the rest as :meth:`rt_seg_ros.web.board.Board.record` has it
+        :param total: this and the others as :meth:`rt_seg_ros.web.board.Board.record` has them
+        :param stamp_ns: of the frame
         """
+        former = self.board.state.space
         self._use_space(label_space)
+        # Labels come before what tells their classes: the first ones of a label space are shown once more.
+        if self.board.state.space != former and self._shown is not None and self._shown[2] == stamp_ns:
+            self.show(*self._shown)
         models = self.board.state.models
         chosen = next((one["name"] for one in models if one["card"] == model), model)
         if self.board.state.switching == chosen:

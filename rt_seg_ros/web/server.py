@@ -314,6 +314,9 @@ class _Handler(BaseHTTPRequestHandler):
         except ValueError:
             self._refuse(400, "picture, state and sample are numbers")
             return
+        if self.server.board.closed:  # nothing is waited for then: a page would ask again at once, without end
+            self._refuse(503, "the view is ending")
+            return
         update = self.server.board.next(seen, NEWS_TIMEOUT)
         head: dict[str, Any] = {
             "run": update.seen.run,

@@ -17,6 +17,7 @@ from sklearn.metrics import confusion_matrix
 from rt_seg_ros.bags import BagWriter
 from rt_seg_ros.cli import main
 from rt_seg_ros.evaluation.comparison import compare, open_side
+from rt_seg_ros.evaluation.comparison_page import camera_images
 from rt_seg_ros.evaluation.stored import LabelBag
 from rt_seg_ros.labels import label_space_of_names, load_label_space
 
@@ -104,6 +105,41 @@ def test_it_is_what_is_counted_directly(tmp_path, pairs, kind, capsys):
 
     Whole().feed(page)
     assert len(re.findall(r'<tr><td class="mistake">', page)) == 9
+
+
+@pytest.mark.parametrize("size", [(48, 64), (96, 128)])
+@pytest.mark.parametrize(("late", "options", "found"), [(1, [], 3), (30, [], 0), (30, ["--tolerance", "0.04"], 3)])
+def test_images_of_a_drive_are_found_by_their_stamps_whatever_their_size(
+    tmp_path, pairs, capsys, size, late, options, found
+):
+    a = write_bag(tmp_path / "a.mcap", [one for one, _ in pairs])
+    b = write_bag(tmp_path / "b.mcap", [other for _, other in pairs])
+    with BagWriter(tmp_path / "drive.mcap") as bag:
+        for i in range(len(pairs)):
+            stamp = START + i * STEP + late * 1_000_000
+            bag.add_image(IMAGE, stamp, "camera", np.full((*size, 3), 20 * i, np.uint8))
+    out = tmp_path / "out"
+    compared(tmp_path, a, b, "--out", str(out), "--images", str(tmp_path / "drive.mcap"), *options)
+    page = (out / "compare.html").read_text()
+    assert page.count(">camera</span>") == found
+    said = "no image of the frames that differ most has its stamp in" in " ".join(capsys.readouterr().out.split())
+    assert said == (not found)
+
+
+def test_of_several_images_the_nearest_is_shown(tmp_path, pairs):
+    a = write_bag(tmp_path / "a.mcap", [one for one, _ in pairs])
+    b = write_bag(tmp_path / "b.mcap", [other for _, other in pairs])
+    with BagWriter(tmp_path / "drive.mcap") as bag:
+        for i in range(len(pairs)):
+            for late, grey in ((-4, 10), (1, 100), (3, 200)):
+                stamp = START + i * STEP + late * 1_000_000
+                bag.add_image(IMAGE, stamp, "camera", np.full((48, 64, 3), grey + i, np.uint8))
+    comparison = compare(open_side(a), open_side(b), load_label_space("camvid11"))
+    images = camera_images(comparison, 0.01, tmp_path / "drive.mcap")
+    assert {key: int(image[0, 0, 0]) for key, image in images.items()} == {
+        d.key: 100 + (d.key - START) // STEP for d in comparison.worst
+    }
+    assert camera_images(comparison, 0.0005, tmp_path / "drive.mcap") == {}
 
 
 def test_a_link_to_the_figures_stays_one(tmp_path, pairs):

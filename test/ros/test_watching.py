@@ -13,11 +13,11 @@ pytest.importorskip("rt_seg_ros.msg", reason="needs this package's messages buil
 import cv2
 import numpy as np
 from rcl_interfaces.msg import Parameter, ParameterEvent, ParameterValue
-from sensor_msgs.msg import CompressedImage
+from sensor_msgs.msg import CompressedImage, Image
 
 from ros_harness import HEIGHT, WIDTH, picture
 from rt_seg_ros.errors import UserError
-from rt_seg_ros.images import ImageRejected
+from rt_seg_ros.images import Frame, ImageRejected
 from rt_seg_ros.msg import SegmentationStats
 from rt_seg_ros.ros import qos, watching
 from rt_seg_ros.ros.graph import GraphThread
@@ -27,6 +27,7 @@ from rt_seg_ros.web.relay import RelayFeed
 
 pytestmark = pytest.mark.ros
 
+LABELS = cv2.imencode(".png", np.zeros((HEIGHT, WIDTH), np.uint8))[1].tobytes()
 MODELS = [
     {"name": "cgnet", "label": "cgnet", "card": "cgnet_camvid11"},
     {"name": "frfnet_slim", "label": "frfnet_slim", "card": "frfnet_slim_camvid11"},
@@ -220,6 +221,17 @@ def test_the_cameras_of_a_node_are_chosen_from(graph, start_node, relay, watched
         feed.choose_camera("rear")
 
 
+def test_a_name_that_is_not_the_one_cameras_is_told(graph, node, relay, watched):
+    feed = relay(camera="fornt")
+    camera = graph.camera()
+    told = "/segmentation has no camera 'fornt'; it has: camera"
+    graph.feed(camera, lambda: watched.board.state.message == told, "what there is")
+    assert watched.board.state.cameras == ["camera"]
+    assert watched.pictures == []
+    feed.choose_camera("camera")
+    graph.feed(camera, lambda: watched.pictures and watched.board.state.status == "running", "pictures")
+
+
 def test_the_images_of_a_camera_that_was_remapped_are_found(graph, start_node, relay, watched):
     node = start_node(
         name="remapped",
@@ -249,6 +261,7 @@ class Remote:
         made_up = SimpleNamespace(
             create_subscription=lambda *_: None,
             create_timer=lambda *_: None,
+            get_publishers_info_by_topic=lambda _: [],
             get_subscriber_names_and_types_by_node=lambda *_: [(t, ["sensor_msgs/msg/Image"]) for t in self.subscribed],
         )
         self.watch = NodeWatch(SimpleNamespace(node=made_up), "/segmentation")
@@ -296,6 +309,216 @@ def test_a_change_that_succeeded_or_was_refused_is_not_said_to_have_failed_later
     remote.watch.set_model("frfnet", "frfnet_camvid11")
     remote.event("model", type=4, string_value="cgnet")  # it went back
     assert len(remote.said) == 1 and "could not change over to 'frfnet'" in remote.said[0]
+
+
+class MadeUp:
+    """A watch of a node in a made-up graph, and the board that it fills."""
+
+    def __init__(self, *prefixes, camera=""):
+        self.prefixes = prefixes
+        self.identities = [b"first"]
+        self.subscriptions = []
+        made_up = SimpleNamespace(
+            create_subscription=self.subscribe,
+            destroy_subscription=self.subscriptions.remove,
+            create_timer=lambda *_: None,
+            get_publishers_info_by_topic=lambda topic: [
+                SimpleNamespace(node_name=name, node_namespace="/", endpoint_gid=gid, topic_type="")
+                for name, gid in [*(("segmentation", gid) for gid in self.identities), ("other", b"other")]
+            ],
+            get_topic_names_and_types=lambda: [],
+            get_subscriber_names_and_types_by_node=lambda *_: [],
+            get_publisher_names_and_types_by_node=lambda *_: [
+                (f"{prefix}/stats", ["rt_seg_ros/msg/SegmentationStats"]) for prefix in self.prefixes
+            ],
+        )
+        graph = SimpleNamespace(node=made_up, call_soon=lambda action: action())
+        self.board = Board(State(source="/segmentation"))
+        self.watch = NodeWatch(graph, "/segmentation", camera)
+        self.watch._ask_topics = lambda *_: None
+        self.watch._call = lambda *_: SimpleNamespace(result=SimpleNamespace(successful=True, reason=""))
+        self.feed = RelayFeed(self.board, self.watch, MODELS)
+        self.feed.start()
+
+    def subscribe(self, kind, topic, *_):
+        if topic != "/parameter_events":
+            self.subscriptions.append(topic)
+        return topic
+
+    def look(self, watched=True):
+        """Look at the graph; return the state of the board."""
+        self.board._asked = time.monotonic() if watched else float("-inf")
+        self.watch._look()
+        return self.board.state
+
+    def stats(self, **values):
+        self.watch._on_stats(SegmentationStats(**{"model": "cgnet_camvid11", **values}))
+        return self.board.state
+
+    def image(self, stamp, size=0):
+        message = Image(data=bytes(size))
+        message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp, 10**9)
+        self.watch._on_image(message, lambda: Frame(picture()))
+
+    def labels(self, stamp):
+        """Give labels; return whether they are shown, and over their image."""
+        message = CompressedImage(data=LABELS)
+        message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp, 10**9)
+        before = self.board.next(Seen(), 0).seen.picture
+        self.watch._on_labels(message)
+        update = self.board.next(Seen(), 0)
+        shown = update.seen.picture > before
+        return shown, shown and update.picture.frame is not None
+
+
+def test_a_camera_that_the_node_does_not_have_is_told_and_none_followed():
+    one = MadeUp("/segmentation/front", "/segmentation/rear", camera="fornt")
+    state = one.look()
+    assert state.status == "waiting" and one.subscriptions == []
+    assert state.message == "/segmentation has no camera 'fornt'; it has: front, rear"
+    assert (state.cameras, state.camera) == (["front", "rear"], "")
+    one.feed.choose_camera("rear")
+    assert one.look().camera == "rear" and "/segmentation/rear/stats" in one.subscriptions
+    for name, followed in (("", "front"), ("rear", "rear")):
+        assert MadeUp("/segmentation/front", "/segmentation/rear", camera=name).look().camera == followed
+
+
+def test_the_camera_of_a_node_that_has_but_one_is_known_by_its_statistics():
+    one = MadeUp("/segmentation", camera="fornt")
+    one.look()
+    assert "/segmentation/stats" in one.subscriptions
+    assert one.labels(1) == (False, False)  # of which camera is not known yet
+    one.image(2)
+    one.stats(camera="camera")
+    assert one.labels(2) == (False, False)
+    state = one.look()
+    assert state.status == "waiting" and one.subscriptions == []
+    assert state.message == "/segmentation has no camera 'fornt'; it has: camera"
+    assert (state.cameras, state.camera) == (["camera"], "")
+    one.feed.choose_camera("camera")
+    assert one.look().camera == "camera" and state.cameras == [] and one.subscriptions
+    one.image(3)
+    assert one.labels(3) == (True, True)
+    one.prefixes = ()
+    one.look()
+    one.prefixes = ("/segmentation",)
+    one.look()
+    one.image(4)
+    assert one.labels(4) == (False, False)  # another node, for all that is known
+    one.stats(camera="camera")
+    one.image(5)
+    assert one.labels(5) == (True, True)
+
+
+def test_a_node_that_died_while_it_loaded_a_model_is_not_waited_for():
+    one = MadeUp("/segmentation")
+    one.look()
+    one.stats()
+    one.feed.choose_model("frfnet_slim")
+    assert one.stats().switching == "frfnet_slim"
+    assert one.look(watched=False).switching == "frfnet_slim"  # nor while nobody looks
+    one.identities.append(b"another of that name")  # the graph may tell of the former for long
+    assert one.look().switching == "frfnet_slim"
+    one.watch._pace._last -= 10.0
+    assert one.look().status == "waiting"  # for as long as it takes to start one
+    one.labels(1)
+    one.stats()
+    state = one.look()
+    assert (state.status, state.switching, state.model) == ("running", "", "cgnet")
+    assert state.message == "/segmentation was started anew, without 'frfnet_slim'"
+    one.feed.choose_model("frfnet_slim")
+    assert one.stats().switching == "frfnet_slim"
+    assert one.stats(model="frfnet_slim_camvid11").model == "frfnet_slim" and state.switching == ""
+    one.identities.append(b"a third")
+    assert one.stats().message == ""  # it was not loading anything
+
+    one.feed.choose_model("frfnet_slim")
+    one.prefixes = ()
+    state = one.look()
+    assert (state.switching, state.status) == ("", "waiting") and "no node /segmentation" in state.message
+
+
+@pytest.mark.parametrize("latency", [6, 36, 90])
+def test_labels_are_shown_over_their_images_however_late_they_come(latency):
+    one = MadeUp("/segmentation")
+    one.look()
+    shown = []
+    for i in range(1, 300):
+        one.image(i)
+        if i > latency and i % latency == 0:
+            shown.append(one.labels(i - latency))
+            assert min(one.watch._frames) > i - latency  # what came before is let go
+    assert len(shown) > 1 and set(shown) == {(True, True)}
+
+
+def test_images_that_wait_for_labels_are_bounded_by_their_bytes(monkeypatch):
+    monkeypatch.setattr(watching, "_KEPT", 100_000)
+    one = MadeUp("/segmentation")
+    one.look()
+    for i in range(1, 1000):  # labels cease, or are of none of these
+        one.image(i, 30_000)
+        if i % 100 == 0:
+            one.labels(10**9)
+    assert list(one.watch._frames) == [997, 998, 999] and one.watch._held == 90_000
+    one.image(999, 20_000)
+    assert one.watch._held == 80_000
+    one.image(1000, 500_000)  # larger than all that may be kept
+    assert list(one.watch._frames) == [1000] and one.labels(1000) == (True, True)
+    assert one.watch._held == 0
+    for i in range(1, 1000):
+        one.image(i)
+    assert len(one.watch._frames) < 50  # also those without a byte
+    one.look(watched=False)
+    assert one.watch._held == 0 and not one.watch._frames
+
+
+def test_slow_labels_are_no_silence(monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(watching, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    one = MadeUp("/segmentation")
+
+    def status_after(seconds):
+        clock[0] += seconds
+        one.board.next(Seen(), 0)
+        one.watch._look()
+        return one.board.state.status
+
+    one.board.next(Seen(), 0)
+    one.watch._look()
+    assert status_after(2.5) == "waiting"
+    one.labels(1)
+    assert status_after(1.9) == "running" and status_after(3.1) == "waiting"
+    one.labels(2)  # 5 s later: they are slow
+    assert status_after(14) == "running" and status_after(2) == "waiting"
+    clock[0] += 600
+    one.labels(3)
+    assert status_after(59) == "running" and status_after(2) == "waiting"
+    one.labels(4)
+    clock[0] += 0.1
+    one.labels(5)
+    assert status_after(1.9) == "running" and status_after(0.2) == "waiting"
+
+
+def test_slow_images_of_a_camera_are_no_silence(monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(watching, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    told = []
+    publisher = SimpleNamespace(topic_type="sensor_msgs/msg/Image", qos_profile=qos.sensor_data())
+    node = SimpleNamespace(
+        create_timer=lambda *_: None,
+        create_subscription=lambda *_: object(),
+        get_publishers_info_by_topic=lambda topic: [publisher],
+    )
+    watch = CameraWatch(
+        SimpleNamespace(node=node), "/camera", lambda *_: None, lambda *of: told.append(of[0]), lambda: True
+    )
+    for _ in range(4):
+        watch._look()
+        watch._images._on_message("sensor_msgs/msg/Image", Image())
+        for _ in range(20):
+            clock[0] += 0.25
+            watch._look()
+    assert told == ["running", "waiting", "running"]
 
 
 def test_cameras_topics_are_asked_for_again_once_they_may_be_others():

@@ -170,6 +170,41 @@ def test_a_model_that_cannot_be_had_leaves_the_present_one(make_feed):
     watch(feed.board, lambda update: update.seen.picture > updates[-1].seen.picture)
 
 
+@pytest.mark.parametrize(("status", "stays"), [("waiting", True), ("failed", True), ("running", False)])
+def test_choosing_a_model_leaves_it_said_why_nothing_comes(monkeypatch, status, stays):
+    def loaded(self, name):
+        if name == "broken":
+            raise UserError("no such weights")
+        return Fake()
+
+    monkeypatch.setattr(SegmentingFeed, "_loaded", loaded)
+    feed = SegmentingFeed(Board(State(source="camera")), Fake(), {"other": CONFIG, "broken": CONFIG}, "fake")
+    feed.board.update(status=status, message="why")
+    feed.choose_model("other")
+    wait(lambda: feed.board.state.model == "other" and not feed.board.state.switching, "the other model")
+    assert feed.board.state.message == ("why" if stays else "")
+    feed.choose_model("broken")
+    wait(lambda: feed.board.state.message == "no such weights", "why it failed")
+
+
+def test_a_nodes_change_of_model_leaves_it_said_why_nothing_comes():
+    board = Board(State(source="/segmentation"))
+    relay = RelayFeed(
+        board, SimpleNamespace(set_model=lambda *_: None), [{"name": "cgnet", "label": "", "card": "cgnet_camvid11"}]
+    )
+    relay.tell("waiting", "nobody publishes")
+    relay.choose_model("cgnet")
+    assert board.state.message == "nobody publishes"
+    relay.switched()
+    assert (board.state.message, board.state.switching) == ("nobody publishes", "")
+    relay.switched("it went back")
+    assert board.state.message == "it went back"
+    relay.tell("running")
+    relay.switched("it went back")
+    relay.choose_model("cgnet")
+    assert board.state.message == ""
+
+
 def test_frames_that_cannot_be_read_are_counted_and_told(make_feed, tmp_path):
     for i in range(3):
         cv2.imwrite(str(tmp_path / f"{i}.png"), np.full((HEIGHT, WIDTH, 3), 60 * i, np.uint8))
@@ -398,6 +433,7 @@ def test_a_relay_names_the_classes_of_a_node(tmp_path):
             wait=1,
             age=20,
             counts=(3, 2, 1, 0),
+            stamp_ns=0,
         )
 
     report("cgnet_camvid11", "camvid11")
@@ -424,6 +460,24 @@ def test_a_relay_names_the_classes_of_a_node(tmp_path):
     for model, space, first in (("mine", "of_my_own", "field"), ("cgnet_camvid11", "camvid11", "sky")) * 2:
         report(model, space)
         assert board.state.classes[0]["name"] == first
+
+
+def test_labels_that_came_before_their_classes_are_shown_with_them():
+    board = Board(State(source="/segmentation"))
+    relay = RelayFeed(board, SimpleNamespace(), [])
+
+    def report(stamp, space):
+        values = dict(model="m", details="", image=(8, 8), working=(8, 8), total=9, network=5, wait=1, age=None)
+        relay.report(**values, counts=(3, 2, 1, 0), label_space=space, stamp_ns=stamp)
+        update = board.next(Seen(), 0)
+        return update.seen.picture, update.picture.stamp_ns, update.picture.space, update.state["space"]
+
+    labels = cv2.imencode(".png", np.zeros((8, 8), np.uint8))[1].tobytes()
+    relay.show(None, labels, 7)
+    assert report(7, "camvid11") == (2, 7, 1, 1)
+    relay.show(None, labels, 8)
+    assert report(8, "camvid11") == (3, 8, 1, 1)  # once is enough
+    assert report(9, "cityscapes19") == (3, 8, 1, 2)  # its labels were lost: those before are of other classes
 
 
 def test_a_frames_place_is_told_by_its_turn_not_by_its_name(make_feed, tmp_path):

@@ -8,7 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
+from rt_seg_ros.errors import UserError
 from rt_seg_ros.labels import load_label_space
+from rt_seg_ros.web import server as servers
+from rt_seg_ros.web.board import Seen
+from rt_seg_ros.web.server import NEWS_TIMEOUT
 from view_harness import HEIGHT, WIDTH, Client, wait
 
 CAMVID = load_label_space("camvid11")
@@ -350,6 +354,137 @@ def test_a_read_only_page_offers_nothing_that_it_cannot_do(browser, serve):
     assert page.text("#status") == "picture held" and page.server.board.state.status == "running"
     page.set_opacity(20)
     assert page.text("#opacity-value") == "20 %"
+
+
+def choose(page, model):
+    page.run(
+        "const s = document.getElementById('model'); s.value = arguments[0]; s.dispatchEvent(new Event('change'))",
+        model,
+    )
+
+
+def test_a_command_that_is_refused_is_told_until_the_next_one(page, monkeypatch):
+    def refuse(name):
+        raise UserError("/segmentation refuses: no weights")
+
+    said = "return document.getElementById('message').textContent"
+    monkeypatch.setattr(page.server.feed, "choose_model", refuse)
+    choose(page, "csrnet_light")
+    page.wait(f"{said} === '/segmentation refuses: no weights'", "the refusal")
+    assert page.run("return document.getElementById('model').value") == "cgnet"
+    page.server.board.update(size="another")
+    page.wait("return state.size === 'another'", "another state")
+    assert "refuses" in page.run(said)
+    page.find("#restart").click()
+    page.wait(f"{said} === ''", "its end by a command")
+    choose(page, "csrnet_light")
+    page.wait(f"{said} !== ''", "the refusal")
+    page.server.feed.pause(True)
+    page.wait(f"return state.status === 'paused' && {said.removeprefix('return ')} === ''", "its end by a status")
+    choose(page, "csrnet_light")
+    page.wait(f"{said} !== ''", "the refusal while paused")
+    page.server.board.update(message="a frame could not be read")
+    page.wait(f"{said} === 'a frame could not be read'", "what is said of the source")
+    complaints = [entry["message"] for entry in page.browser.get_log("browser")]
+    assert all("status of 409" in text for text in complaints), complaints  # Chromium's own, of each refusal
+
+
+def test_a_connection_that_falls_silent_is_taken_for_lost_and_made_anew(page, monkeypatch):
+    monkeypatch.setattr(servers, "NEWS_TIMEOUT", 60.0)
+    page.run(
+        "window.limits = []; const real = AbortSignal.timeout.bind(AbortSignal);"
+        "AbortSignal.timeout = (limit) => { limits.push(limit); return real(limit / 30); }"
+    )
+    page.wait("return limits.length > 1", "a question with that limit")
+    assert page.run("return limits[0] / 1000") > NEWS_TIMEOUT + servers.WRITE_TIMEOUT
+    page.server.feed.pause(True)
+    page.wait("return document.getElementById('status').textContent === 'no connection'", "the loss")
+    assert "cannot be reached" in page.text("#notice-text")
+    page.server.feed.pause(False)
+    number = page.run("return seen.picture")
+    page.wait(f"return seen.picture > {number + 2}", "pictures again")
+    assert page.text("#status") == "live"
+
+
+def test_what_came_while_the_picture_was_held_is_shown_then(browser, serve):
+
+    page = Page(browser, serve(read_only=True))
+    number = page.wait_picture()
+    page.find("#pause").click()
+    page.wait(f"return seen.picture > {number + 1}", "pictures that are not shown")
+    page.server.feed.pause(True)
+    page.wait("return state.status === 'paused'", "the last of them")
+    time.sleep(0.6)
+    last = page.server.board.next(Seen(), 0).picture
+    assert page.text("#status") == "paused" and page.find("#pause").is_displayed()
+    page.find("body").send_keys(" ")
+    page.wait(f"return picture.head.stamp === {last.stamp_ns / 1e9!r}", "the last picture")
+    page.find("body").send_keys(" ")  # nothing comes that could be held
+    assert page.run("return frozen") is False
+
+
+def test_a_still_image_is_not_held(browser, serve, tmp_path):
+
+    path = tmp_path / "photo.png"
+    cv2.imwrite(str(path), np.full((HEIGHT, WIDTH, 3), (90, 140, 60), np.uint8))
+    page = Page(browser, serve(source=path))
+    page.server.board.update(kind="image")
+    number = page.wait_picture()
+    page.wait("return document.getElementById('status').textContent === 'still image'", "the end")
+    page.find("body").send_keys(" ")
+    assert page.run("return frozen") is False
+    choose(page, "frfnet_slim")
+    page.wait(f"return state.model === 'frfnet_slim' && seen.picture > {number}", "the labels of another")
+    page.wait("return picture.head.space === state.space", "them on the page")
+
+
+def test_a_camera_that_is_not_there_leaves_the_choice_of_even_one(page):
+    page.server.board.update(cameras=["front"], camera="", can=["camera"])
+    page.wait("return !document.getElementById('camera-choice').hidden", "the choice")
+    assert page.run("return document.getElementById('camera').value") == ""
+    page.server.board.update(camera="front")
+    page.wait("return document.getElementById('camera-choice').hidden", "its end")
+
+
+def test_slow_frames_are_no_gaps(page):
+    page.hold()
+    script = """
+    const end = now();
+    samples = arguments[0].map((ago, i) => ({ time: end - ago, total: 9, network: 5, wait: 1, received: i, processed: i,
+      dropped: 0, rejected: 0, age: null }));
+    latency.draw();
+    frames.draw();
+    return [document.querySelector("#latency path.total").getAttribute("d").split("M").length - 1,
+      document.querySelectorAll("#frames rect.shown").length, document.getElementById("frames-figure").textContent];
+    """
+    assert page.run(script, [20, 16, 12, 8, 4]) == [1, 4, "0.3 a second, 0 % dropped"]
+    pieces, bars, _ = page.run(script, [20, 19.5, 19, 18.5, 3, 2.5, 2, 1.5])
+    assert pieces == 2 and bars >= 4
+
+
+def test_counts_that_begin_anew_are_not_set_against_those_before(page):
+    page.hold()
+    board = page.server.board
+    for count in (1000, 1001):
+        board.record(9, 5, 1, (count, count, 0, 0))
+    for count in (5, 6, 7):
+        board.record(9, 5, 1, (count, count, 0, 0))
+    board.update(camera="front")
+    page.wait("return samples.length === 3", "the new ones alone")
+    page.wait("return document.getElementById('frames-figure').textContent.includes('a second')", "the figure")
+    assert "-" not in page.text("#frames-figure")
+    board.update(camera="rear")
+    page.wait("return samples.length === 0", "the end of the other camera's")
+
+
+def test_a_view_that_ends_is_asked_once_a_second(page):
+    page.run("window.asked = 0; const f = fetch; window.fetch = (...of) => { asked++; return f(...of); }")
+    page.server.feed.pause(True)
+    page.server.board.close()
+    page.wait("return document.getElementById('notice-text').textContent.includes('the view is ending')", "the end")
+    before = page.run("return asked")
+    time.sleep(3)
+    assert 2 <= page.run("return asked") - before <= 4
 
 
 def test_an_open_view_hides_its_token_and_survives_a_reload(browser, serve):

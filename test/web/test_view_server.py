@@ -18,6 +18,7 @@ import pytest
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.web import server as servers
 from rt_seg_ros.web.board import Board, State
+from rt_seg_ros.web.feed import Feed
 from rt_seg_ros.web.server import ViewServer
 from view_harness import HEIGHT, WIDTH, Client, wait
 
@@ -243,6 +244,20 @@ def test_commands_reach_the_feed_and_its_refusals_come_back(serve):
     assert status == 409 and "one camera" in answer["error"]
     assert client.command("model", "frfnet_slim") == (200, {})
     wait(lambda: server.board.state.model == "frfnet_slim", "the other model")
+
+
+def test_a_page_that_asks_while_the_view_ends_is_sent_away():
+    board = Board(State(source="x"))
+    server = ViewServer(board)
+    server.start(Feed(board))
+    try:
+        client = Client(server)
+        assert client.get("/news").status == 200
+        board.close()  # what feeds do first, before they wait for a model that is being loaded
+        answer = client.get("/news")
+        assert (answer.status, answer.body) == (503, b"the view is ending\n")
+    finally:
+        server.stop()
 
 
 def test_a_read_only_view_obeys_nothing(serve):

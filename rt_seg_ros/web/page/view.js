@@ -2,6 +2,7 @@
 
 const SECONDS = 60; // of the graphs
 const RETRY = 1000; // ms until a lost server is asked again
+const PATIENCE = 30000; // ms for news: without any an answer comes within 10 s, and is written within 15
 const EDGE = 56; // by how much lines between classes are lighter, as in the node's overlay
 
 const $ = (id) => document.getElementById(id);
@@ -20,6 +21,9 @@ let hidden = new Set(); // names of classes that are not to be seen
 let opacity = 0.5;
 let bare = false;
 let frozen = false; // of a source that cannot wait, only this page does
+let missed = null; // the last picture that came meanwhile: its head and bytes
+let turn = 0; // counts pictures that are to be drawn
+let refused = ""; // why the last command was not obeyed
 let lost = false;
 let repaint = true; // whether the coloured layer is out of date
 
@@ -50,12 +54,13 @@ async function listen() {
     }
     try {
       const asked = new URLSearchParams({ run, ...seen });
-      const answer = await fetch(`news?${asked}`, { cache: "no-store" });
+      const answer = await fetch(`news?${asked}`, { cache: "no-store", signal: AbortSignal.timeout(PATIENCE) });
       if (!answer.ok) throw new Error((await answer.text()).trim());
       await take(await answer.arrayBuffer());
       setLost("");
     } catch (error) {
-      setLost(error instanceof TypeError ? "the view has ended, or cannot be reached" : error.message);
+      const gone = error instanceof TypeError || error.name === "TimeoutError";
+      setLost(gone ? "the view has ended, or cannot be reached" : error.message);
       await new Promise((go) => setTimeout(go, RETRY));
     }
   }
@@ -68,28 +73,49 @@ async function take(buffer) {
   run = head.run;
   seen = head.seen;
   clock = { server: head.now, here: performance.now() };
-  samples.push(...head.samples.map(([time, total, network, wait, received, processed, dropped, rejected, age]) =>
-    ({ time, total, network, wait, received, processed, dropped, rejected, age })));
+  for (const [time, total, network, wait, received, processed, dropped, rejected, age] of head.samples) {
+    if (samples.length && received < samples[samples.length - 1].received) samples = []; // they are counted anew
+    samples.push({ time, total, network, wait, received, processed, dropped, rejected, age });
+  }
   while (samples.length && samples[0].time < head.now - SECONDS - 2) samples.shift();
   if (head.state) {
+    if (state) compare(state, head.state);
     state = head.state;
     showState();
   }
-  if (head.picture && !frozen) {
-    const at = 4 + length;
-    const jpeg = new Uint8Array(buffer, at, head.picture.image_bytes);
-    const packed = new Uint8Array(buffer, at + head.picture.image_bytes, head.picture.label_bytes);
-    const [bitmap, ids] = await Promise.all([
-      jpeg.length ? createImageBitmap(new Blob([jpeg], { type: "image/jpeg" })) : null,
-      inflated(packed),
-    ]);
-    picture?.bitmap?.close();
-    picture = { head: head.picture, bitmap, ids };
-    repaint = true;
-    draw();
-    showShares();
+  if (head.picture) {
+    const bytes = new Uint8Array(buffer, 4 + length);
+    if (frozen) missed = [head.picture, bytes];
+    else await show(head.picture, bytes);
   }
   if (head.samples.length) showCounts();
+}
+
+/** Forget what another state makes untrue. */
+function compare(former, next) {
+  if (former.camera && former.camera !== next.camera) samples = []; // the other camera has counts of its own
+  const said = next.message && next.message !== former.message;
+  if (said || former.status !== next.status || former.model !== next.model) refused = "";
+}
+
+/** Draw a picture, unless another's turn has come by the time that it is unpacked. */
+async function show(head, bytes) {
+  const mine = ++turn;
+  const jpeg = bytes.subarray(0, head.image_bytes);
+  const packed = bytes.subarray(head.image_bytes, head.image_bytes + head.label_bytes);
+  const [bitmap, ids] = await Promise.all([
+    jpeg.length ? createImageBitmap(new Blob([jpeg], { type: "image/jpeg" })) : null,
+    inflated(packed),
+  ]);
+  if (mine !== turn) {
+    bitmap?.close();
+    return;
+  }
+  picture?.bitmap?.close();
+  picture = { head, bitmap, ids };
+  repaint = true;
+  draw();
+  showShares();
 }
 
 async function inflated(packed) {
@@ -98,6 +124,8 @@ async function inflated(packed) {
 }
 
 async function command(what, value) {
+  refused = "";
+  showStatus();
   try {
     const answer = await fetch("command", {
       method: "POST",
@@ -105,9 +133,9 @@ async function command(what, value) {
       body: JSON.stringify({ do: what, value }),
     });
     const text = await answer.text();
-    say(answer.ok ? "" : answer.status === 409 ? JSON.parse(text).error : text.trim());
+    refused = answer.ok ? "" : answer.status === 409 ? JSON.parse(text).error : text.trim();
   } catch {
-    say("the view cannot be reached");
+    refused = "the view cannot be reached";
   }
   if (state) showState(); // a choice that was refused goes back
 }
@@ -201,7 +229,7 @@ function showState() {
   fillSelect($("model"), [...own, ...state.models], state.switching || state.model);
   $("model").disabled = !can("model") || !state.model;
   fillSelect($("camera"), state.cameras.map((name) => ({ name, label: name })), state.camera);
-  $("camera-choice").hidden = state.cameras.length < 2;
+  $("camera-choice").hidden = state.cameras.length < (state.camera ? 2 : 1); // none is shown: even one is a choice
   $("camera").disabled = !can("camera");
   $("runs").textContent = state.model_details || "–";
   $("size").textContent = state.size || "–";
@@ -224,7 +252,7 @@ function fillSelect(select, choices, value) {
 
 function showStatus() {
   const status = lost ? "lost" : state ? state.status : "waiting";
-  const held = status === "paused" || (frozen && status === "running");
+  const held = !lost && (status === "paused" || frozen);
   let text = lost ? "no connection" : held ? (status === "paused" ? "paused" : "picture held") : STATUS[status];
   if (!lost && status === "ended" && state.kind === "image") text = "still image";
   if (!lost && state?.switching) text = `loading ${state.switching}`;
@@ -239,8 +267,8 @@ function showStatus() {
   $("notice").classList.toggle("middle", !picture);
   $("notice-text").textContent = notice.trim();
   $("again").hidden = lost || !state || !can("restart") || !["ended", "failed"].includes(status);
-  if (state && !lost && ["running", "paused"].includes(status)) say(state.message);
-  $("pause").hidden = !["running", "paused"].includes(state?.status);
+  say(refused || (["running", "paused"].includes(status) ? state.message : "")); // else it is in the notice
+  $("pause").hidden = !frozen && !["running", "paused"].includes(state?.status);
   const word = held ? "Go on" : "Pause";
   $("pause").setAttribute("aria-label", word);
   $("pause").title = `${word} (space)`;
@@ -250,6 +278,7 @@ function showStatus() {
 function setLost(reason) {
   if (lost === reason) return;
   lost = reason;
+  refused = "";
   showStatus();
 }
 
@@ -426,11 +455,17 @@ function ago(time, end) {
   return `${Math.max(0, end - time).toFixed(0)} s ago`;
 }
 
-function path(points, x, y) {
+/** By how many seconds two samples are apart where something is missing between them. */
+function gap() {
+  const between = samples.slice(1).map((one, i) => one.time - samples[i].time).sort((a, b) => a - b);
+  return Math.max(2, 3 * quantile(between, 0.5));
+}
+
+function path(points, x, y, longest) {
   let text = "";
   let former = -Infinity;
   for (const [time, value] of points) {
-    text += `${time - former > 2 ? "M" : "L"}${x(time).toFixed(1)} ${y(value).toFixed(1)}`;
+    text += `${time - former > longest ? "M" : "L"}${x(time).toFixed(1)} ${y(value).toFixed(1)}`;
     former = time;
   }
   return text;
@@ -444,20 +479,21 @@ const latency = new Plot(
   },
   (x, y, end) => {
     const shown = recent(end);
+    const longest = gap();
     const area = [];
     let begin = 0;
     for (let i = 1; i <= shown.length; i++) { // an area under each piece without a gap
-      if (i < shown.length && shown[i].time - shown[i - 1].time <= 2) continue;
+      if (i < shown.length && shown[i].time - shown[i - 1].time <= longest) continue;
       const piece = shown.slice(begin, i);
       const first = x(piece[0].time).toFixed(1);
       const last = x(piece[piece.length - 1].time).toFixed(1);
-      area.push(`${path(piece.map((one) => [one.time, one.total]), x, y)}L${last} ${y(0)}L${first} ${y(0)}Z`);
+      area.push(`${path(piece.map((one) => [one.time, one.total]), x, y, longest)}L${last} ${y(0)}L${first} ${y(0)}Z`);
       begin = i;
     }
     return [
       svg("path", { class: "area", d: shown.length ? area.join("") : "" }),
-      svg("path", { class: "network", d: path(shown.map((one) => [one.time, one.network]), x, y) }),
-      svg("path", { class: "total", d: path(shown.map((one) => [one.time, one.total]), x, y), "data-points": shown.length }),
+      svg("path", { class: "network", d: path(shown.map((one) => [one.time, one.network]), x, y, longest) }),
+      svg("path", { class: "total", d: path(shown.map((one) => [one.time, one.total]), x, y, longest), "data-points": shown.length }),
     ];
   },
   (time, end) => {
@@ -493,7 +529,7 @@ const frames = new Plot(
     return `${ago(time, end)}: *${one?.processed ?? 0}* segmented, *${one?.dropped ?? 0}* dropped`;
   },
   (end) => {
-    const shown = recent(end).filter((one) => one.time > end - 5);
+    const shown = recent(end).filter((one) => one.time > end - Math.max(5, gap()));
     if (shown.length < 2) return "";
     const [first, last] = [shown[0], shown[shown.length - 1]];
     const rate = (last.processed - first.processed) / Math.max(last.time - first.time, 1e-3);
@@ -514,11 +550,12 @@ function recent(end) {
 /** Frames by whole second of the server's clock, so that bars keep their heights while they move. */
 function perSecond(end) {
   const seconds = new Map();
+  const longest = gap();
   for (let i = 1; i < samples.length; i++) {
     const second = Math.floor(samples[i].time);
     if (second < end - SECONDS - 1) continue;
     const sum = seconds.get(second) ?? { time: second, processed: 0, dropped: 0 };
-    if (samples[i].time - samples[i - 1].time < 2) { // else what was counted meanwhile is of no second in particular
+    if (samples[i].time - samples[i - 1].time < longest) { // else what was counted meanwhile is of no second in particular
       sum.processed += Math.max(0, samples[i].processed - samples[i - 1].processed);
       sum.dropped += Math.max(0, samples[i].dropped - samples[i - 1].dropped);
     }
@@ -563,12 +600,16 @@ function setBare(on) {
 
 function togglePause() {
   if (!state) return;
-  if (can("pause")) {
+  if (frozen) {
+    frozen = false;
+    if (missed) show(...missed);
+    missed = null;
+  } else if (can("pause")) {
     command("pause", state.status !== "paused");
-  } else {
-    frozen = !frozen;
-    showStatus();
+  } else if (state.status === "running") {
+    frozen = true;
   }
+  showStatus();
 }
 
 function toggleFullScreen() {
