@@ -18,5 +18,7 @@ def did_you_mean(word: str, known: Iterable[str], count: int = 1) -> str:
 
     :param count: so many at most
     """
-    near = get_close_matches(word, list(known), count)
+    names = list(known)
+    begun = [name for name in names if word and name.lower().startswith(word.lower())]  # a family's: csrnet
+    near = begun[:count] or get_close_matches(word.lower(), names, count)
     return f" (did you mean {' or '.join(repr(one) for one in near)}?)" if near else ""

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt_seg_ros.errors import UserError
+from rt_seg_ros.files import remove_leftovers
 from rt_seg_ros.log import get_logger
 
 Image = NDArray[np.uint8]
@@ -151,6 +152,7 @@ class VideoWriter:
         self._aside = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(self.path.parent, self.path.name)
             options = {"movflags": "+faststart"} if container in ("mp4", "mov") else {}
             self._container = av.open(str(self._aside), "w", format=container, options=options)
         except (av.FFmpegError, OSError) as error:

@@ -429,9 +429,9 @@ def _opened(path: Path, stack: ExitStack) -> Reader:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
     except ReaderError as error:
-        raise _Unreadable(str(error).rstrip(".")) from error
+        raise _Unreadable(" ".join(str(error).split()).rstrip(".")) from error
     except Exception as error:  # a file cut anywhere makes its parsers fail in many ways
-        raise _Unreadable(f"{type(error).__name__} {error}".strip()) from error
+        raise _Unreadable(" ".join(f"{type(error).__name__} {error}".split())) from error
     stack.callback(reader.close)
     return reader
 

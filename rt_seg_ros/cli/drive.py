@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     synth.add_argument("--frames", type=int, metavar="N", help=f"how many frames (default: {_FRAMES})")
     synth.add_argument("--size", type=size, metavar="HxW", help="height and width of the frames (default: 360x480)")
-    synth.add_argument("--seed", type=int, metavar="S", help=f"which street: any whole number (default: {_SEED})")
+    synth.add_argument("--seed", type=int, metavar="S", help=f"which street, from 0 on (default: {_SEED})")
     camvid = parser.add_argument_group(
         "from-camvid",
         "Frames in the order of their names, with their labels. DIR is CamVid in the SegNet layout (val/ with\n"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import shutil
 import sys
 import tempfile
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -94,7 +96,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     output = parser.add_argument_group("what to write")
     output.add_argument("--report", type=Path, metavar="DIR", help="write report.html, figures, labels and video here")
-    output.add_argument("--video", action=argparse.BooleanOptionalAction, default=True, help="the report's video")
+    output.add_argument("--video", action=argparse.BooleanOptionalAction, help="the report's video (default: yes)")
     output.add_argument("--json", type=Path, metavar="FILE", help="write the figures here, as JSON")
     output.add_argument(
         "--bag", type=Path, metavar="OUT.mcap",
@@ -136,6 +138,10 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--rate is of playing: give it together with --live; offline every frame is segmented")
     if args.rate is not None and not 0 < args.rate <= 1000:
         raise UserError(f"--rate is {args.rate}; give a number above 0")
+    if args.video is not None and args.report is None:
+        raise UserError("--video and --no-video are of the report: give --report DIR, too")
+    if args.overwrite and args.bag is None:
+        raise UserError("--overwrite is of --bag: give that, too; a report and --json replace what they wrote before")
     if args.live:
         need_ros("to evaluate live", "without --live the drive is segmented here")
     models = choose_models(args)
@@ -147,7 +153,7 @@ def run(args: argparse.Namespace) -> int:
         if getattr(args, option) and not frames.is_drive:
             raise UserError(f"--{option} needs a recorded drive; {args.data} is a data set")
     job = Job(
-        frames, models, args.live, args.rate or 1.0, args.report, args.video, args.bag, args.overwrite,
+        frames, models, args.live, args.rate or 1.0, args.report, args.video is not False, args.bag, args.overwrite,
         shlex.join(["rt-seg", "evaluate", *sys.argv[2:]]) if sys.argv[1:2] == ["evaluate"] else "",
         _sources(args, frames),
     )  # fmt: skip
@@ -330,7 +336,11 @@ def evaluate_models(job: Job) -> tuple[list[Evaluation], list[Path]]:
         elif folder is not None:
             folder.discard()
         raise
-    return evaluations, folder.finish(evaluations, job.frames, job.command) if folder is not None else []
+    try:
+        return evaluations, folder.finish(evaluations, job.frames, job.command) if folder is not None else []
+    except UserError as error:  # the figures are still to be told
+        job.problems.append(str(error))
+        return evaluations, []
 
 
 def _offline(job: Job, name: str, folder: ReportFolder | None) -> Evaluation:
@@ -362,7 +372,7 @@ def _live(job: Job, name: str, folder: ReportFolder | None) -> Evaluation:
     frames = job.frames
     with ExitStack() as stack:
         if folder is None:
-            out = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rt_seg_ros_")))
+            out = stack.enter_context(_passing_folder())
         else:
             out = folder.path if len(job.models) == 1 else folder.path / f"live_{file_name(name)}"
         with progress_share(f"labels of {name}") as show:
@@ -383,6 +393,29 @@ def _live(job: Job, name: str, folder: ReportFolder | None) -> Evaluation:
             except UserError as error:
                 evaluation.problems.append(f"the result bag was given up: {error}")
     return evaluation
+
+
+@contextmanager
+def _passing_folder() -> Iterator[Path]:
+    """Make a folder that goes with the end, but for the node's log where that tells of an error."""
+    out = Path(tempfile.mkdtemp(prefix="rt_seg_ros_"))
+    log = out / "node.log"
+    try:
+        yield out
+    except UserError as error:
+        if str(log) not in str(error):
+            shutil.rmtree(out, ignore_errors=True)
+        for left in out.glob("*"):
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            elif left != log:
+                left.unlink()
+        raise
+    except BaseException:
+        shutil.rmtree(out, ignore_errors=True)
+        raise
+    else:
+        shutil.rmtree(out, ignore_errors=True)
 
 
 def _parameters(config: SegmenterConfig) -> dict[str, object]:

@@ -155,8 +155,8 @@ def _lines(evaluation: Evaluation) -> list[str]:
         f"{counts.processed} frames, {evaluation.frames_per_second:.1f} frames/s {runs}; "
         f"with reading{', scoring' if evaluation.is_scored else ''} and writing {evaluation.throughput:.1f} frames/s"
         if evaluation.mode == "offline"
-        else f"{counts.processed} frames, {evaluation.throughput:.1f} frames/s {runs}, played at {evaluation.rate:g} "
-        "times the recording's speed"
+        else f"{counts.processed} frames, {evaluation.frames_per_second:.1f} frames/s {runs}; played at "
+        f"{evaluation.rate:g} times the recording's speed, {evaluation.throughput:.1f} labels a second"
     )
     if evaluation.mode == "live":
         lines.append(

@@ -73,9 +73,10 @@ def run(args: argparse.Namespace) -> int:
         if bag.damage:
             print(f"{args.bag}: {bag.damage}", file=sys.stderr)
         import rclpy
-        from rclpy.signals import SignalHandlerOptions
 
-        rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+        from rt_seg_ros.ros.graph import join_graph
+
+        join_graph()
         try:
             return _play(args, bag)
         finally:

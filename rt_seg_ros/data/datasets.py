@@ -138,7 +138,7 @@ def open_dataset(path: str | Path, split: str | None = None, label_space: LabelS
     """
     root = Path(path).expanduser()
     if not root.is_dir():
-        raise UserError(f"data set folder {root} does not exist")
+        raise UserError(f"data set folder {root} {'is no folder' if root.exists() else 'does not exist'}")
     if isinstance(label_space, str):
         label_space = load_label_space(label_space)
     if (root / "leftImg8bit").is_dir():

@@ -93,12 +93,12 @@ class ReportFolder:
             for what, places in (("labels", labels), ("video", videos)):
                 if evaluation.name in places:
                     evaluation.stored[what] = places[evaluation.name].name
-        write_json(self.path / METRICS, metrics(evaluations))
         content = Content(evaluations, command=command)
         content.videos = {name: path.name for name, path in videos.items()}
         if whole:
             self._add_frames(content, frames, labels)
-        write_text(self.path / PAGE, report_page(content))
+        write_text(self.path / PAGE, report_page(content))  # what needs most room first, as both are to be of one run
+        write_json(self.path / METRICS, metrics(evaluations))
         paths = [self.path / PAGE, self.path / METRICS, self.path / TABLE, *videos.values(), *labels.values()]
         if whole:
             self._remove_former(evaluations, paths)

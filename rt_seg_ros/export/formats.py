@@ -107,7 +107,8 @@ def format_of(name: str, out: Path | None) -> Format:
     if not name:
         named = [known for known, entry in FORMATS.items() if out is not None and out.suffix == entry.suffix]
         if not named:
-            raise UserError(f"--format is missing; there are: {', '.join((*FORMATS, 'tensorrt'))}")
+            missing = f"--out {out} names no format by its suffix, and --format" if out is not None else "--format"
+            raise UserError(f"{missing} is missing; there are: {', '.join((*FORMATS, 'tensorrt'))}")
         name = named[0]
     if name not in FORMATS:
         raise UserError(f"no format '{name}'; there are: {', '.join((*FORMATS, 'tensorrt'))}")

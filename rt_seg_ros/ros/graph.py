@@ -10,6 +10,20 @@ import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 
+from rt_seg_ros.errors import UserError
+
+
+def join_graph(context: rclpy.Context | None = None) -> None:
+    """Start ROS 2 in this process, whose signals stay its own.
+
+    :param context: the default: the process's
+    :raises UserError: where it does not start, as with an impossible ROS_DOMAIN_ID
+    """
+    try:
+        rclpy.init(args=[], context=context, signal_handler_options=SignalHandlerOptions.NO)
+    except Exception as error:
+        raise UserError(f"ROS 2 does not start: {error}") from error
+
 
 class GraphThread:
     """A node and the thread that runs its callbacks.
@@ -19,7 +33,7 @@ class GraphThread:
 
     def __init__(self, name: str) -> None:
         self._context = rclpy.Context()
-        rclpy.init(args=[], context=self._context, signal_handler_options=SignalHandlerOptions.NO)
+        join_graph(self._context)
         self.node = rclpy.create_node(f"{name}_{os.getpid()}", context=self._context)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)

@@ -210,9 +210,10 @@ def take_domain() -> tuple[int, IO[str]]:
     for domain in random.sample(range(1, 100), 99):
         if str(domain) == taken:
             continue
+        path = Path(tempfile.gettempdir()) / f"rt_seg_ros_domain_{domain}"
         try:
-            lock = (Path(tempfile.gettempdir()) / f"rt_seg_ros_domain_{domain}").open("a")
-        except OSError:  # another user's
+            lock = path.open("r" if path.exists() else "a")  # another user's can be read, and that is enough
+        except OSError:
             continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

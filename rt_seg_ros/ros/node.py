@@ -25,6 +25,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from rclpy.lifecycle import State as LifecycleState
 from rclpy.parameter import Parameter as RosParameter
+from rclpy.utilities import remove_ros_args
 from rclpy.validate_topic_name import validate_topic_name
 
 from rt_seg_ros.backends import check_choice
@@ -134,6 +135,11 @@ class SegmentationNode(LifecycleNode):
         self._start_is_due = self.get_parameter("autostart").value
         if self._start_is_due:
             self._due.trigger()
+        else:
+            self.get_logger().info(
+                f"unconfigured: waiting for a transition (ros2 lifecycle set {self._full_name()} configure), or start "
+                "with autostart:=true"
+            )
         logs.add(self.get_logger())  # last: what fails before leaves nothing behind
 
     # --- lifecycle ------------------------------------------------------------------------------------------------
@@ -211,7 +217,7 @@ class SegmentationNode(LifecycleNode):
         values = parameters.read(self)
         layout = self._cameras_layout(values)
         config = parameters.segmenter_config(values)
-        config.check()
+        parameters.check_together(values, config)
         self.get_logger().info(f"loading model '{config.model}'")
         segmenter = Segmenter(config, fall_back=True)
         segmenter.backend.live = True
@@ -445,6 +451,10 @@ class SegmentationNode(LifecycleNode):
             return f"working at {config.downsampling_ratio:g} of the image's size"
         if card.frame_size is None:
             return "working at the image's size"
+        kinds = (camera.kind for camera in self._cameras)
+        sizes = {segmenter.working_size(kind[0], kind[1]) for kind in kinds if kind is not None}
+        if sizes:
+            return f"working at {', '.join(f'{width}x{height}' for height, width in sorted(sizes))}"
         height, width = card.frame_size
         return f"working {'at' if card.resized else 'near'} {width}x{height}, as it learnt"
 
@@ -525,7 +535,7 @@ class SegmentationNode(LifecycleNode):
         values = {**present, **checked}
         parameters.segmenter_config(values).check_sides()
         config = self._config_of(values)
-        config.check()
+        parameters.check_together(values, config)
         if checked.keys() & {"backend", "device", "precision"}:
             check_choice(config.backend, config.device, config.precision)
         space = self._segmenter.label_space
@@ -597,6 +607,7 @@ class SegmentationNode(LifecycleNode):
                 ("precision", segmenter.precision),
                 ("working size", self._working_size_in_words(segmenter)),
             ]
+        troubles = [segmenter.backend.trouble if segmenter is not None else "", self._twin()]
         hardware_id = segmenter.device if segmenter is not None else ""
         preparing = ""
         target = self._target
@@ -610,7 +621,7 @@ class SegmentationNode(LifecycleNode):
                 facts,
                 error=self._error,
                 failed_change=self._failed_change,
-                trouble=segmenter.backend.trouble if segmenter is not None else "",
+                trouble="; ".join(filter(None, troubles)),
                 preparing=preparing,
             )
         )
@@ -636,6 +647,13 @@ class SegmentationNode(LifecycleNode):
             )
         self._diagnostics.publish(report)
 
+    def _twin(self) -> str:
+        """Say that another node has this one's name, and so its topics and services; "" where none has."""
+        nodes = self.get_node_names_and_namespaces()
+        if nodes.count((self.get_name(), self.get_namespace())) < 2:
+            return ""
+        return f"another node is named {self._full_name()}, too, or one was that was killed within half a minute"
+
 
 def _with_masks_of(space: LabelSpace, values: Values) -> Values:
     """Leave out the masks of classes that come with a label space which is still being prepared."""
@@ -649,9 +667,16 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     keep_freed_memory()
     asked = _keep_signals_from_ending_the_process()
+    given = list(args) if args is not None else sys.argv
     try:
-        rclpy.init(args=list(args) if args is not None else None)
-    except Exception as error:  # a params file that is not there, or is no YAML
+        rest = remove_ros_args(args=given)[1:]
+        if rest:
+            raise UserError(
+                f"{' '.join(rest)}: not understood; parameters and remappings stand behind --ros-args, as in: "
+                "--ros-args -p autostart:=true -r image:=/camera/image_raw"
+            )
+        rclpy.init(args=given)
+    except Exception as error:  # a params file that is not there, or is no YAML, too
         print(f"segmentation_node: {error}", file=sys.stderr)
         return 2
     node = None

@@ -16,7 +16,7 @@ from rt_seg_ros.backends import BACKENDS, PRECISIONS
 from rt_seg_ros.errors import UserError, did_you_mean
 from rt_seg_ros.images import MAX_PIXELS
 from rt_seg_ros.pipeline import MAX_THREADS, OUTPUT_RESOLUTIONS, SegmenterConfig
-from rt_seg_ros.working_size import MAX_SIDE, STEP
+from rt_seg_ros.working_size import MAX_SIDE, MIN_SIDE, STEP
 
 if TYPE_CHECKING:
     from rclpy.node import Node
@@ -248,6 +248,21 @@ _FOREIGN = ("use_sim_time", "qos_overrides.", "start_type_description_service", 
 def segmenter_config(values: Mapping[str, Any]) -> SegmenterConfig:
     """Return what the pipeline needs of the parameters."""
     return SegmenterConfig(**{name: values[name] for name in _CONFIG_FIELDS})
+
+
+def check_together(values: Mapping[str, Any], config: SegmenterConfig) -> None:
+    """Check what lies in several parameters.
+
+    :param config: what ``values`` mean
+    :raises UserError: what the pipeline refuses, or a working size beyond the limit of images
+    """
+    config.check()
+    pixels, limit = config.input_height * config.input_width, max(values["max_image_pixels"], MIN_SIDE**2)
+    if pixels > limit:
+        raise UserError(
+            f"input_height {config.input_height} and input_width {config.input_width} make {pixels} pixels; "
+            f"max_image_pixels is {limit}"
+        )
 
 
 def config_values(config: SegmenterConfig) -> Values:

@@ -6,6 +6,7 @@ import csv
 import gc
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tracemalloc
@@ -524,6 +525,51 @@ def test_a_disk_that_fills_up_costs_the_video_and_not_the_figures(tmp_path, weig
     assert figures["frames_scored"] == 8 and len(figures["problems"]) == 1
     assert (report / "labels.mcap").exists() and len((report / "per_frame.csv").read_text().splitlines()) == 9
     assert "given up" in (report / "report.html").read_text()
+
+
+def test_a_page_that_cannot_be_written_costs_neither_the_figures_nor_the_former_report(
+    tmp_path, weights, street, write_drive, monkeypatch, capsys
+):
+    from rt_seg_ros.evaluation import report as module
+
+    report, figures = tmp_path / "report", tmp_path / "figures.json"
+    command = ["evaluate", str(write_drive(street[:3])), "--weights", str(weights), *TORCH, "--report", str(report)]
+    assert main(command) == 0
+    former = [(report / name).read_bytes() for name in ("report.html", "metrics.json")]
+
+    def full(path, _):
+        raise UserError(f"cannot write {path}: no space left")
+
+    monkeypatch.setattr(module, "write_text", full)
+    capsys.readouterr()
+    assert main([*command, "--json", str(figures)]) == 1
+    said = capsys.readouterr()
+    assert "mIoU" in said.out and "report.html: no space left" in said.err
+    assert json.loads(figures.read_text())["frames_scored"] == 3
+    assert [(report / name).read_bytes() for name in ("report.html", "metrics.json")] == former
+
+
+def test_of_a_live_run_that_fails_the_log_stays_that_is_named():
+    from rt_seg_ros.cli.evaluate import _passing_folder
+
+    with pytest.raises(UserError), _passing_folder() as named:
+        (named / "bag").mkdir()
+        (named / "bag" / "part.mcap").write_bytes(b"large")
+        (named / "node.log").write_text("why")
+        raise UserError(f"the whole log is {named / 'node.log'}")
+    assert [path.name for path in named.iterdir()] == ["node.log"]
+    shutil.rmtree(named)
+    with pytest.raises(UserError), _passing_folder() as other:
+        raise UserError("something else")
+    with _passing_folder() as third:
+        (third / "node.log").write_text("all is well")
+    assert not other.exists() and not third.exists()
+
+
+@pytest.mark.parametrize(("option", "reason"), [("--video", "give --report"), ("--overwrite", "is of --bag")])
+def test_an_option_that_would_do_nothing_is_refused(option, reason, weights, street, write_drive, capsys):
+    assert main(["evaluate", str(write_drive(street[:1])), "--weights", str(weights), option]) == 2
+    assert reason in capsys.readouterr().err
 
 
 def test_a_model_that_fails_leaves_the_others_report(tmp_path, street, write_drive, monkeypatch, capsys):

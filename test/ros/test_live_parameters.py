@@ -68,6 +68,7 @@ def test_another_ratio_size_and_model_without_a_gap(graph, node, camera, stats):
         ({"downsampling_ratio": -0.5}, "Min: 0.0, Max: 1.0"),
         ({"downsampling_ratio": "half"}, "downsampling_ratio is 'half'; expected a number from 0 to 1"),
         ({"model": "cgnet2"}, "did you mean 'cgnet'"),
+        ({"model": "csrnet"}, "did you mean 'csrnet_"),
         ({"model": 3}, "expected"),
         ({"weights": "/nowhere/at_all.safetensors"}, "there is no such file"),
         ({"weights": "/nowhere/at_all.pth"}, "only .safetensors files"),
@@ -77,6 +78,10 @@ def test_another_ratio_size_and_model_without_a_gap(graph, node, camera, stats):
         ({"input_height": 16, "input_width": 16}, "input_height is 16"),
         ({"input_height": 10}, "value: 10, step: 8"),
         ({"input_height": 100, "input_width": 160}, "value: 100, step: 8"),
+        (
+            {"max_image_pixels": 10_000, "input_height": 96, "input_width": 128},
+            "make 12288 pixels; max_image",
+        ),
         ({"device": "cuda:97"}, "device 'cuda:97'"),
         ({"device": "cpu", "backend": "onnxruntime", "precision": "fp16"}, "fp16"),
         ({"mask_classes": ["road", "unicorn"]}, "no class 'unicorn'"),

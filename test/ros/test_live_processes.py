@@ -141,6 +141,27 @@ def test_a_run_keeps_out_of_the_users_own_domain(monkeypatch):
         assert domain == 1_000_001
 
 
+def test_a_lock_s_file_may_be_another_user_s(monkeypatch):
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        left = Path(folder) / "rt_seg_ros_domain_1000001"
+        left.touch()
+        left.chmod(0o444)
+        monkeypatch.setattr(live.tempfile, "gettempdir", lambda: folder)
+        monkeypatch.setattr(live.random, "sample", lambda *_: [1_000_001])
+        root = os.geteuid() == 0
+        if root:  # who may write to any file
+            os.seteuid(65534)
+        try:
+            domain, lock = live.take_domain()
+            with lock, pytest.raises(UserError, match="no ROS domain is free"):
+                assert domain == 1_000_001
+                live.take_domain()
+        finally:
+            if root:
+                os.seteuid(0)
+
+
 def test_the_process_is_the_command_itself(tmp_path):
     code = "import os, signal; print(os.getpid(), os.getpgrp(), signal.pthread_sigmask(signal.SIG_BLOCK, []))"
     with live.running([sys.executable, "-c", code], os.environ, tmp_path / "log") as process:

@@ -252,6 +252,23 @@ def test_another_name_a_namespace_a_remapped_camera_and_sigterm(start_node, grap
     assert "Traceback" not in node.last_log and "terminate called" not in node.last_log
 
 
+def test_what_stands_before_ros_args_is_refused():
+    command = [sys.executable, "-m", "rt_seg_ros.ros.node", "-p", "autostart:=true"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "-p: not understood; parameters and remappings stand behind --ros-args" in done.stderr
+
+
+def test_two_nodes_of_one_name_show_in_diagnostics(start_node, graph):
+    node = start_node("twin")
+    node.wait_status(lambda level, text, facts: (level, text) == (b"\x00", "active"))
+    other = start_node("twin", autostart=False)
+    other.wait_log("unconfigured: waiting for a transition (ros2 lifecycle set /twin configure)")
+    node.wait_status(lambda level, text, facts: level == b"\x01" and "another node is named /twin, too" in text)
+    assert other.stop() == 0
+    node.wait_status(lambda level, text, facts: (level, text) == (b"\x00", "active"))
+
+
 def test_ages_are_by_the_nodes_clock_and_it_is_heard_while_that_stands_still(start_node, graph):
     node = start_node("simulated", use_sim_time=True)
     camera = graph.camera(reliability=qos.RELIABLE)
