@@ -36,6 +36,7 @@ _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8"
 _BMP = b"BM"
+_TIFF = (b"II*\0", b"MM\0*")
 _PNG_PALETTE = 3  # kind of its pixels, as its header has it
 
 CHANNELS: dict[str, int] = {"bgr": 3, "rgb": 3, "bgra": 4, "rgba": 4, "mono": 1}
@@ -436,6 +437,8 @@ def label_pixels(data: bytes) -> NDArray[np.uint8]:
         raise UserError("JPEG changes values, which are class ids here: take PNG")
     if data[:2] == _BMP and _shows_other_values(data):
         raise UserError("the colour table of a BMP stands for other values than its class ids: take PNG")
+    if data[:4] in _TIFF and _stands_for_other_values(data):
+        raise UserError("a TIFF of other than 8 bits, or with white as 0, stands for other values: take PNG")
     try:
         labels = _undisplayed(data)
     except cv2.error:
@@ -486,6 +489,19 @@ def _shows_other_values(bmp: bytes) -> bool:
     if table.size < count * entry:
         return False  # cut off: that it does not decode says more
     return bool((table.reshape(count, entry)[:, :3] != np.arange(count)[:, None]).any())
+
+
+def _stands_for_other_values(tiff: bytes) -> bool:
+    """Return whether a TIFF has less than 8 bits, or white as 0: OpenCV gives what is to be seen."""
+    order: Literal["little", "big"] = "little" if tiff[:2] == b"II" else "big"
+
+    def number(at: int, size: int) -> int:
+        return int.from_bytes(tiff[at : at + size], order)
+
+    begin = number(4, 4)
+    values = {number(at, 2): number(at + 8, 2) for at in range(begin + 2, begin + 2 + 12 * number(begin, 2), 12)}
+    bits_per_sample, photometric = values.get(258, 1), values.get(262)
+    return bits_per_sample < 8 or photometric == 0
 
 
 def _palette_indices(png: bytes) -> NDArray[np.uint8] | None:

@@ -31,7 +31,8 @@ class SourceFrame:
 
     ``name`` is unique in the source: the file's path in its folder, without suffix where that is no other's, or a
     running number. ``stamp_ns`` is the recording's stamp, or the time from the start of a video, in nanoseconds; 0 for
-    images. Either ``frame`` is there, or ``problem`` says why not.
+    images. ``recorded_ns`` is when it was recorded, where that is known. Either ``frame`` is there, or ``problem`` says
+    why not.
     """
 
     name: str
@@ -39,6 +40,7 @@ class SourceFrame:
     stamp_ns: int = 0
     frame_id: str = ""
     problem: str = ""
+    recorded_ns: int | None = None
 
 
 class Source(ABC):
@@ -253,22 +255,27 @@ class _Drive(Source):
 
     def __iter__(self) -> Iterator[SourceFrame]:
         from rt_seg_ros.bags import open_bag
+        from rt_seg_ros.bags.cdr import stamp_of
 
         count = 0
-        rejected: list[SourceFrame] = []
-
-        def keep(stamp_ns: int, error: ImageRejected) -> None:
-            problem = f"image {count + len(rejected)} of {self.topic}, stamp {stamp_ns / 1e9:.3f}: {error}"
-            rejected.append(SourceFrame(f"{count + len(rejected):06d}", stamp_ns=stamp_ns, problem=problem))
-
         # Opened here once more: SQLite wants to be read by the thread that opened it.
         with open_bag(self.path) as bag:
-            for stamp_ns, frame_id, frame in bag.images(self.topic, keep):
-                yield from rejected
-                count += len(rejected)
-                rejected.clear()
-                yield SourceFrame(f"{count:06d}", frame, stamp_ns, frame_id)
-                count += 1
-            yield from rejected
-            if bag.damage:
-                yield SourceFrame(f"{count + len(rejected):06d}", problem=f"{self.path}: {bag.damage}")
+            damage = f"{self.path}: {bag.damage}" if bag.damage else ""
+            try:
+                for _, kind, recorded, data in bag.raw_messages([self.topic]):
+                    name = f"{count:06d}"
+                    try:
+                        image = bag.decode_image(self.topic, kind, recorded, data)
+                    except ImageRejected as error:
+                        stamp = stamp_of(data) or recorded
+                        problem = f"image {count} of {self.topic}, stamp {stamp / 1e9:.3f}: {error}"
+                        yield SourceFrame(name, stamp_ns=stamp, problem=problem, recorded_ns=recorded)
+                    else:
+                        yield SourceFrame(name, image.frame, image.stamp_ns, image.frame_id, recorded_ns=recorded)
+                    count += 1
+            except UserError as error:
+                if not count:
+                    raise
+                damage = f"{error}; {count} images before that were read"
+            if damage:
+                yield SourceFrame(f"{count:06d}", problem=damage)

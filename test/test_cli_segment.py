@@ -474,3 +474,48 @@ def test_a_recording_is_not_replaced_and_none_is_left_half_written(here, capsys)
     assert "--overwrite" in capsys.readouterr().err
     assert segment("drive.mcap", "--out", "o", "--bag", "result.mcap", "--overwrite") == 0
     assert not [p for p in here.rglob("*") if p.name.startswith(".")]
+
+
+def test_a_recording_s_own_times_are_those_of_what_is_made_of_it(here):
+    """A stamp may be anything; what is written is to be played."""
+    start = 1_700_000_000 * 10**9
+    with BagWriter("drive.mcap") as bag:
+        for i in range(5):
+            stamp = 5 * 10**9 if i == 2 else start + i * 10**8
+            bag.add_image("/camera/image_raw", stamp, "camera", picture(i), recorded_ns=start + i * 10**8)
+    assert segment("drive.mcap", "--bag", "out.mcap", "--out", "o") == 0
+    with open_bag("out.mcap") as bag:
+        assert bag.duration_ns < 10**9
+        stamps = [stamp for stamp, _, _ in bag.labels("/segmentation/label")]
+    assert stamps == [5 * 10**9 if i == 2 else start + i * 10**8 for i in range(5)]
+    assert len(list(VideoReader(here / "o" / "drive_overlay.mp4"))) == 5
+
+
+def test_a_recording_that_is_damaged_in_its_midst_is_segmented_so_far(here, capsys):
+    from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+
+    from rt_seg_ros.bags.types import typestore
+
+    types = typestore()
+    kinds = types.types
+    writer = Writer(here / "drive", version=8, storage_plugin=StoragePlugin.MCAP)
+    writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
+    with writer:
+        camera = writer.add_connection("/camera/image_raw", "sensor_msgs/msg/Image", typestore=types)
+        for i in range(120):
+            # What can be packed, so that damage shows.
+            pixels = (np.arange(HEIGHT * WIDTH * 3) // 7 * (i + 1) % 251).astype(np.uint8)
+            stamp = kinds["builtin_interfaces/msg/Time"](sec=i + 1, nanosec=0)
+            header = kinds["std_msgs/msg/Header"](stamp=stamp, frame_id="camera")
+            image = kinds["sensor_msgs/msg/Image"](header, HEIGHT, WIDTH, "bgr8", 0, WIDTH * 3, pixels)
+            writer.write(camera, (i + 1) * 10**9, types.serialize_cdr(image, "sensor_msgs/msg/Image"))
+    (file,) = (here / "drive").glob("*.mcap")
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 2000] = bytes(2000)
+    file.write_bytes(data)
+    assert segment("drive", "--bag", "out.mcap", "--out", "o") == 1
+    said = capsys.readouterr()
+    assert "is damaged" in said.err and "images before that were read" in said.err
+    with open_bag("out.mcap") as bag:
+        assert 20 < bag.topics["/segmentation/label"].count < 120
+    assert (here / "o" / "drive_overlay.mp4").stat().st_size > 1000

@@ -467,6 +467,25 @@ def test_a_bmp_is_a_label_image_where_its_colours_are_its_ids(tmp_path, bits, ol
         images.read_label_image(path)
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize(("bits", "photometric"), [(8, 1), (8, 0), (1, 1), (1, 0), (4, 1)])
+def test_a_tiff_is_a_label_image_where_it_is_seen_as_it_is_stored(tmp_path, order, bits, photometric):
+    ids = RNG.integers(0, 2 if bits == 1 else 11, (5, 16), np.uint8)
+    pixels = ids.tobytes()
+    if bits < 8:
+        pixels = np.packbits(np.unpackbits(ids[:, :, None], axis=2)[:, :, 8 - bits :].reshape(5, -1)).tobytes()
+    tags = {256: 16, 257: 5, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: 5, 279: len(pixels)}
+    entries = b"".join(struct.pack(f"{order}HHIHH", tag, 3, 1, value, 0) for tag, value in tags.items())
+    head = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HI", 42, 8 + len(pixels))
+    path = tmp_path / "labels.tif"
+    path.write_bytes(head + pixels + struct.pack(f"{order}H", len(tags)) + entries + bytes(4))
+    if (bits, photometric) == (8, 1):
+        assert np.array_equal(images.read_label_image(path), ids)
+    else:
+        with pytest.raises(UserError, match=r"labels.tif is no label image: a TIFF of other than 8 bits"):
+            images.read_label_image(path)
+
+
 def test_a_bmp_of_opencv_is_a_label_image_and_one_of_colours_is_none():
     ids = RNG.integers(0, 11, (5, 13), np.uint8)
     assert np.array_equal(images.label_pixels(cv2.imencode(".bmp", ids)[1].tobytes()), ids)

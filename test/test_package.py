@@ -1,5 +1,6 @@
 """The package as it is installed: what belongs in it is in it, and its documents are true."""
 
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -36,8 +37,10 @@ def test_every_message_is_built(root):
 
 
 def test_a_wheel_has_code_and_data(root, tmp_path):
+    shutil.rmtree(root / "build" / "lib", ignore_errors=True)  # of an earlier build: it would go into the wheel
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(tmp_path)]
     subprocess.run([*command, str(root)], check=True, timeout=120)
+    shutil.rmtree(root / "build" / "lib", ignore_errors=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     data = {name.split("/data/share/", 1)[1] for name in names if "/data/share/" in name}

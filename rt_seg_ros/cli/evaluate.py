@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from rt_seg_ros.bags import BagWriter
@@ -21,7 +22,7 @@ from rt_seg_ros.cli.progress import progress, progress_share
 from rt_seg_ros.data.datasets import open_dataset
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.evaluation.evaluation import Evaluation
-from rt_seg_ros.evaluation.frames import NO_TRUTH, Frames, open_frames
+from rt_seg_ros.evaluation.frames import NO_TRUTH, Frames, Message, open_frames
 from rt_seg_ros.evaluation.matching import DEFAULT_TOLERANCE, SPELLINGS
 from rt_seg_ros.evaluation.offline import STAGES as OFFLINE_STAGES
 from rt_seg_ros.evaluation.offline import evaluate
@@ -286,13 +287,12 @@ def check_outputs(job: Job, figures: Path | None = None) -> None:
     for name in job.models if job.bag is not None else ():
         path = job.bag_of(name)
         assert path is not None
-        if path.resolve() == job.frames.path.resolve() or path.resolve() in job.frames.path.resolve().parents:
-            raise UserError(f"--bag {path} would replace the source; choose another name")
-        check_apart(path, job.sources)
+        check_apart(path, [*job.sources, job.frames.path])
         if path.resolve() in [file.resolve() for file in files]:
             raise UserError(f"--bag {path} is a file of the report; choose another name")
         BagWriter(path, overwrite=job.overwrite)
-        check_folder(path.absolute().parent, round(frame * 5.2))
+        # The source's own topics, and of the results the overlay above all.
+        check_folder(path.absolute().parent, sum(file.stat().st_size for file in job.sources) + round(frame * 5.2))
 
 
 def _pixels(frames: Frames) -> int:
@@ -353,7 +353,8 @@ def _offline(job: Job, name: str, folder: ReportFolder | None) -> Evaluation:
         bag = ResultBag(path, job.frames.path, space, overlays, config.confidence_threshold, job.overwrite)
         sinks.append(bag)
     table = folder.table if folder is not None else None
-    evaluation = evaluate(name, config, job.frames, Outputs(*sinks), table, progress)
+    watch = partial(progress, counts=lambda entry: not isinstance(entry, Message))
+    evaluation = evaluate(name, config, job.frames, Outputs(*sinks), table, watch)
     if bag is not None:
         _tell_left_out(job, bag.path, bag.left_out)
     return evaluation

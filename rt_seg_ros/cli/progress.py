@@ -21,10 +21,13 @@ from rich.progress import (
 T = TypeVar("T")
 
 
-def progress(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+def progress(
+    items: Iterable[T], description: str, total: int | None = None, counts: Callable[[T], bool] = lambda item: True
+) -> Iterator[T]:
     """Yield ``items``, with a bar on standard error while they last.
 
     :param total: their number, where ``len(items)`` does not tell
+    :param counts: whether an item is one of these
     """
     if total is None and isinstance(items, Sized):
         total = len(items)
@@ -42,8 +45,9 @@ def progress(items: Iterable[T], description: str, total: int | None = None) -> 
         task = bar.add_task(description, total=total, rate="")
         for item in items:
             yield item
-            speed = bar.tasks[0].speed
-            bar.update(task, advance=1, rate=f"{speed:.1f}/s" if speed else "")
+            if counts(item):
+                speed = bar.tasks[0].speed
+                bar.update(task, advance=1, rate=f"{speed:.1f}/s" if speed else "")
 
 
 @contextmanager

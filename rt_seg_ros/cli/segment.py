@@ -309,7 +309,10 @@ class _Video(_Sink):
         if self._first is None:
             self._first = item.stamp_ns
         timeline = self._timeline
-        seconds = max(0, item.stamp_ns - self._first) / 1e9 if timeline is None else timeline.seconds(item.stamp_ns)
+        if timeline is not None:
+            seconds = timeline.seconds(item.stamp_ns, item.recorded_ns)
+        else:
+            seconds = max(0, item.stamp_ns - self._first) / 1e9
         self._writer.write(picture, seconds)
 
     def made(self) -> str:
@@ -337,7 +340,9 @@ class _Bag(_Sink):
 
     def take(self, item: SourceFrame, image: Image, result: Segmentation) -> None:
         overlay = self._overlay(image, result) if self._overlay is not None else None
-        self._topics.add(item.stamp_ns, item.frame_id, result.labels, overlay, result.confidence)
+        self._topics.add(
+            item.stamp_ns, item.frame_id, result.labels, overlay, result.confidence, recorded_ns=item.recorded_ns
+        )
 
     def made(self) -> str:
         return f"recording: {self._writer.path} ({self._writer.count} messages)"

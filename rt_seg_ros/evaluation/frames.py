@@ -37,8 +37,9 @@ Labels = NDArray[np.uint8]
 NO_TRUTH = "none"
 
 _NANO = 1_000_000_000
-#: Other topics' messages between two images that wait for the second; more do not, as the images may have ended.
-_WAITING = 1000
+#: Other topics' messages between two images that wait for the second, and bytes of them; more do not, as the images may
+#: have ended.
+_WAITING, _WAITING_BYTES = 1000, 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -320,21 +321,23 @@ class _Drive(Frames):
             count = 0
             pending: tuple[int, int, Message] | None = None
             waiting: list[Message] = []
+            held = 0
             for message in self._read(bag, topics):
                 if message.topic != self.topic:
                     waiting.append(message)
-                    if pending is None or len(waiting) > _WAITING:
+                    held += len(message.data)
+                    if pending is None or len(waiting) > _WAITING or held > _WAITING_BYTES:
                         if pending is not None:
                             yield self._item(bag, *pending, matcher, None)
                         pending = None
                         yield from waiting
-                        waiting = []
+                        waiting, held = [], 0
                     continue
                 stamp = stamp_of(message.data) or message.recorded_ns
                 if pending is not None:
                     yield self._item(bag, *pending, matcher, stamp)
                 yield from waiting
-                waiting = []
+                waiting, held = [], 0
                 if topics is None:
                     yield message
                 pending = count, stamp, message

@@ -249,7 +249,11 @@ class Matcher:
         return None
 
     def _strays(self, place: int, next_stamp_ns: int) -> bool:
-        """Return whether truth lies far ahead of where frames are and the next frame is not: then a stamp is wrong."""
-        if place <= self._last + _KEPT or (after := self._nearest(next_stamp_ns)) is None:
+        """Return whether truth lies far ahead of where frames are and the next frame is not: then a stamp is wrong.
+
+        The next frame need not have truth of its own: there may be less of it than frames.
+        """
+        if place <= self._last + _KEPT:
             return False
-        return abs(int(self._order[after + self._taken[after]]) - self._last) <= _KEPT
+        after = min(int(np.searchsorted(self._stamps, next_stamp_ns)), len(self._stamps) - 1)
+        return abs(int(self._order[after]) - self._last) <= _KEPT

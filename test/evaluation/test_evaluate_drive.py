@@ -499,6 +499,11 @@ def test_a_result_bag_never_replaces_the_source(tmp_path, weights, street, write
     command = ["evaluate", str(drive), "--weights", str(weights)]
     assert main([*command, "--bag", str(drive), "--overwrite"]) == 2
     assert "would replace the source" in capsys.readouterr().err
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "drive.mcap").write_bytes(drive.read_bytes())
+    within = ["evaluate", str(tmp_path / "folder"), "--weights", str(weights)]
+    assert main([*within, "--bag", str(tmp_path / "folder" / "result.mcap")]) == 2
+    assert "would lie in the source's folder" in capsys.readouterr().err
     (tmp_path / "there.mcap").write_bytes(drive.read_bytes())
     assert main([*command, "--bag", str(tmp_path / "there.mcap")]) == 2
     assert "exists already" in capsys.readouterr().err
@@ -525,6 +530,27 @@ def test_a_disk_that_fills_up_costs_the_video_and_not_the_figures(tmp_path, weig
     assert figures["frames_scored"] == 8 and len(figures["problems"]) == 1
     assert (report / "labels.mcap").exists() and len((report / "per_frame.csv").read_text().splitlines()) == 9
     assert "given up" in (report / "report.html").read_text()
+
+
+def test_what_waits_behind_an_image_is_bounded_by_bytes(tmp_path, street, monkeypatch):
+    monkeypatch.setattr("rt_seg_ros.evaluation.frames._WAITING_BYTES", 3 * street[0][0].nbytes)
+    with BagWriter(tmp_path / "drive.mcap") as bag:
+        bag.add_image(IMAGE, START, "camera", street[0][0])
+        for i in range(10):
+            bag.add_image("/other/image_raw", START + (i + 1) * STEP, "other", street[0][0])
+    frames = open_frames(tmp_path / "drive.mcap", load_label_space("camvid11"), topic=IMAGE)
+    entries = frames._entries(None)
+    read = []
+    monkeypatch.setattr(frames, "_read", lambda bag, topics, plain=frames._read: tap(plain(bag, topics), read))
+    first = [type(next(entries)).__name__ for _ in range(2)]
+    assert first == ["Message", "Item"] and len(read) == 4, "its image, the item, and three others waited"
+    entries.close()
+
+
+def tap(items, into):
+    for item in items:
+        into.append(item)
+        yield item
 
 
 def test_a_page_that_cannot_be_written_costs_neither_the_figures_nor_the_former_report(

@@ -49,6 +49,13 @@ def matched(frames: list[int], truths: list[int], tolerance: int) -> tuple[list[
         # What is like the stamp of a frame far ahead does not take that frame's truth, and all between.
         ([0, 3000, *range(200, 4000, 100)], list(range(0, 4000, 100)), 10, [0, None, *range(200, 4000, 100)]),
         (list(range(0, 4000, 100)), [0, 3000, *range(200, 4000, 100)], 10, [0, None, *range(200, 4000, 100)]),
+        # So where the next frame has no truth of its own.
+        (
+            [0, 3000, *range(200, 4000, 100)],
+            list(range(0, 4000, 200)),
+            10,
+            [0, None, *(None if stamp % 200 else stamp for stamp in range(200, 4000, 100))],
+        ),
     ],
 )
 def test_each_is_the_nearest_of_the_other(frames, truths, tolerance, expected):
