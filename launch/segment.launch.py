@@ -78,8 +78,9 @@ def arguments():
         DeclareLaunchArgument(
             "fastdds_profile",
             default_value=os.path.join(share, "config", "dds", "fastdds.xml"),
-            description="Fast DDS profile with room for large images, for the node and the playback; a profile that is "
-            "set already (FASTRTPS_DEFAULT_PROFILES_FILE) goes before it; none: Fast DDS's own settings",
+            description="Fast DDS profile with room for large images, for the node and the playback; a profile or "
+            "transports that are set already (FASTRTPS_DEFAULT_PROFILES_FILE, FASTDDS_BUILTIN_TRANSPORTS) go before it;"
+            " none: Fast DDS's own settings",
         ),
         DeclareLaunchArgument("log_level", default_value="info", description="debug, info, warn, error or fatal"),
         DeclareLaunchArgument(
@@ -144,7 +145,9 @@ def setup(context):
 
     given = {name: convert(name, value(name)) for name in PARAMETERS if value(name)}
     if value("camera_topic"):
-        given.setdefault("camera_topics", [value("camera_topic")])
+        if "camera_topics" in given:
+            raise RuntimeError("camera_topic and camera_topics are both given: name all cameras in camera_topics")
+        given["camera_topics"] = [value("camera_topic")]
     given["autostart"] = is_true("autostart")
     if value("use_sim_time"):
         given["use_sim_time"] = is_true("use_sim_time")
@@ -152,11 +155,8 @@ def setup(context):
     # As launch_ros makes it: PushRosNamespace around this file goes before.
     namespace = make_namespace_absolute(prefix_namespace(around.get("ros_namespace"), value("namespace"))) or "/"
     full_name = f"{namespace.rstrip('/')}/{value('name').strip('/')}"
-    known = {
-        **of_set_parameter(around.get("global_params") or (), full_name),
-        **(read_parameters(params_file, full_name) if params_file else {}),
-        **given,
-    }
+    from_file = read_parameters(params_file, full_name) if params_file else {}
+    known = {**of_set_parameter(around.get("global_params") or (), full_name), **from_file, **given}
 
     node = LifecycleNode(
         package=PACKAGE,
@@ -172,6 +172,9 @@ def setup(context):
         additional_env=middleware(value("fastdds_profile")),
     )
     actions = [node]
+    if params_file and not from_file:
+        words = f"params_file:={params_file} has no parameters for {full_name}: its key must be the node's name, or /**"
+        actions.insert(0, LogInfo(msg=words))
     if value("bag"):
         actions.append(playback(value, is_true, full_name, known))
     if is_true("rviz"):
@@ -213,7 +216,8 @@ def read_parameters(path, full_name):
 def middleware(profile):
     """Return the environment by which Fast DDS reads the profile, under its older and its newer name."""
     names = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
-    if profile in ("", "none") or any(os.environ.get(name) for name in names):
+    # Whoever chose Fast DDS's transports has the others speak by them, too: the profile would speak by its own.
+    if profile in ("", "none") or any(os.environ.get(name) for name in (*names, "FASTDDS_BUILTIN_TRANSPORTS")):
         return {}
     path = os.path.expanduser(profile)
     if not os.path.isfile(path):

@@ -95,6 +95,8 @@ class OpenVinoBackend(GraphBackend):
             "INFERENCE_PRECISION_HINT": _ARITHMETIC[precision][0],
             # Threads that are tied to cores wait for whoever else is on theirs.
             "ENABLE_CPU_PINNING": False,
+            # What it keeps for sizes that a program for any size has seen: by default, of some fifty of them.
+            "CPU_RUNTIME_CACHE_CAPACITY": 1024,
         }
         if threads:
             self._settings["INFERENCE_NUM_THREADS"] = threads

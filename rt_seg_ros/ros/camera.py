@@ -184,6 +184,12 @@ class Camera:
             wanted = self._subscription.qos_profile
             reasons = sorted({reason for p in publishers if (reason := qos.mismatch(p.qos_profile, wanted))})
             result += [f"a publisher's QoS does not match: {reason}" for reason in reasons]
+            kept = qos.match_durability(publishers) == qos.TRANSIENT_LOCAL
+            if kept and wanted.durability == qos.VOLATILE and not self.health.has_come:
+                result.append(
+                    "what was published before is kept there: to have it, set durability to transient_local and "
+                    f"reliability to reliable in qos_overrides.{self.topic}.subscription"
+                )
         expected = f"sensor_msgs/msg/{self._type.__name__}"
         others = sorted({info.topic_type for info in publishers} - {expected})
         base, _, last = self.topic.rpartition("/")

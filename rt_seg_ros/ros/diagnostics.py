@@ -84,6 +84,11 @@ class Health:
             self._window = Window(now)
             self._seen = Seen()
 
+    @property
+    def has_come(self) -> bool:
+        """Whether an image has come."""
+        return self._seen.arrival is not None
+
     def arrived(self, now: float) -> None:
         """Note that an image came."""
         with self._lock:
@@ -229,11 +234,13 @@ def _verdict(window: Window, seen: Seen, counts: Counts, busy: float, max_age: f
     if seen.unstamped:
         return WARN, "the images have no stamp: the age of labels is unknown"
     if max_age and worst_age > max_age * 1e3:
-        return (
-            WARN,
-            f"labels were up to {worst_age / 1e3:.2f} s old, max_age is {max_age:g} s "
-            "(for a recording, or a camera with another clock: see use_sim_time)",
+        here = max(window.totals, default=0.0)
+        reason = (
+            f"{here / 1e3:.2f} s of that in this node: the network or the machine is too slow"
+            if here > worst_age / 2
+            else "for a recording, or a camera with another clock: see use_sim_time"
         )
+        return WARN, f"labels were up to {worst_age / 1e3:.2f} s old, max_age is {max_age:g} s ({reason})"
     ahead = -min(window.ages, default=0.0)
     if max_age and ahead > _AHEAD:
         words = f"stamps are up to {ahead / 1e3:.2f} s ahead of this node's clock"

@@ -84,9 +84,10 @@ class _Images:
         self.topic = topic
         self.pace = _Pace()
 
-    def follow(self) -> bool:
+    def follow(self, compressed_first: bool = False) -> bool:
         """Subscribe, or subscribe anew where the publishers have changed; return whether there are any."""
-        for topic in (self.topic, f"{self.topic}/compressed"):
+        topics = self.topic, f"{self.topic}/compressed"
+        for topic in reversed(topics) if compressed_first else topics:
             publishers = [p for p in self._node.get_publishers_info_by_topic(topic) if p.topic_type in _IMAGE_TYPES]
             if publishers:
                 reliability, _ = qos.match(publishers)
@@ -208,6 +209,7 @@ class NodeWatch:
         self._asked: tuple[str, str] | None = None  # model and its weights, until the node has changed over
         self._asked_of: set[bytes] = set()  # who was asked, as soon as it has agreed
         self._images: _Images | None = None
+        self._compressed: set[str] = set()  # base topics of which the node takes compressed images
         self._subscriptions: list[Subscription] = []
         self._frames: OrderedDict[int, tuple[Read, int]] = OrderedDict()  # and their bytes
         self._held = 0  # bytes of them all
@@ -297,7 +299,8 @@ class NodeWatch:
             if self._images is not None:
                 self._images.leave()
             self._images = _Images(self._graph, source, self._on_image)
-        has_images = self._images is not None and self._images.follow()
+        # As the node: who has it take compressed images, for a weak link, does not want them raw here.
+        has_images = self._images is not None and self._images.follow(source in self._compressed)
         if not self._pace.ceased:
             self._tell("running", "")
         elif source and not has_images:
@@ -349,8 +352,9 @@ class NodeWatch:
             topics = self._node.get_subscriber_names_and_types_by_node(name, namespace or "/")
         except Exception:  # as in _cameras
             return []
-        found = {topic.removesuffix("/compressed") for topic, types in topics if set(types) & _IMAGE_TYPES.keys()}
-        return sorted(found)
+        found = [topic for topic, types in topics if set(types) & _IMAGE_TYPES.keys()]
+        self._compressed = {topic.removesuffix("/compressed") for topic in found if topic.endswith("/compressed")}
+        return sorted({topic.removesuffix("/compressed") for topic in found})
 
     def _identities(self) -> set[bytes]:
         """Return what tells the node from one of its name that is started later; of both, while the graph has both."""

@@ -71,6 +71,14 @@ def test_each_report_tells_of_its_own_time():
     assert status(health, limits=Limits(0.0, 1.0)).level == OK
 
 
+@pytest.mark.parametrize(("total", "reason"), [(1900.0, "1.90 s of that in this node"), (20.0, "see use_sim_time")])
+def test_what_made_labels_old_is_told(total, reason):
+    health = Health()
+    served(health, age=2000.0, total=total)
+    message = status(health, limits=Limits(0.0, 1.0))
+    assert message.level == WARN and reason in message.message
+
+
 def test_silence_is_an_error_and_ends_by_itself():
     health = Health()
     limits = Limits(0.05, 0.0)

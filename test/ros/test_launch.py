@@ -189,6 +189,7 @@ def test_what_is_around_it_counts(launched, tmp_path):
 def test_what_cannot_be_is_told_by_the_argument_s_name(launched, tmp_path):
     for arguments, said in (
         ({"camera_topics": "[/a, /b"}, r"camera_topics:=\[/a, /b: expected a YAML list"),
+        ({"camera_topics": "/a", "camera_topic": "/b"}, "camera_topic and camera_topics are both given"),
         ({"input_height": "tall"}, "input_height:=tall: expected an int"),
         ({"fastdds_profile": "/nowhere.xml"}, "fastdds_profile:=/nowhere.xml: there is no such file"),
         ({"bag": "/nowhere.mcap"}, "bag:=/nowhere.mcap: there is no such recording"),
@@ -202,6 +203,28 @@ def test_what_cannot_be_is_told_by_the_argument_s_name(launched, tmp_path):
         launched(params_file=str(file))
     made = launched(mask_classes="[]", fastdds_profile="none")["node"]
     assert made["parameters"][-1]["mask_classes"] == [""] and made["additional_env"] == {}
+
+
+def test_transports_that_the_user_chose_stay(launched, monkeypatch):
+    for name in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE", "FASTDDS_BUILTIN_TRANSPORTS"):
+        monkeypatch.delenv(name, raising=False)
+    profile = launched()["node"]["additional_env"]["FASTDDS_DEFAULT_PROFILES_FILE"]
+    assert Path(profile) == ROOT / "config" / "dds" / "fastdds.xml"
+    monkeypatch.setenv("FASTDDS_BUILTIN_TRANSPORTS", "LARGE_DATA")
+    assert launched()["node"]["additional_env"] == {}
+
+
+def test_a_parameter_file_for_another_node_is_told(launched, launch_file, monkeypatch, tmp_path):
+    said = []
+    monkeypatch.setattr(launch_file, "LogInfo", lambda msg: said.append(msg))
+    launched()
+    file = tmp_path / "mine.yaml"
+    file.write_text("segmentation: {ros__parameters: {model: frfnet}}")
+    launched(params_file=str(file))
+    assert not said
+    file.write_text("segmentation_node: {ros__parameters: {model: frfnet}}")
+    launched(params_file=str(file))
+    assert "has no parameters for /segmentation: its key must be the node's name" in said[0]
 
 
 def test_rviz_shows_what_the_parameter_file_says(launched, tmp_path):

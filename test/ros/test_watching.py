@@ -127,6 +127,17 @@ def test_compressed_images_are_found_beside_the_base_topic(graph, looking):
         graph.wait(send_torn, "the torn one")()
 
 
+def test_who_takes_compressed_images_is_looked_on_with_compressed_ones(graph):
+    raw, compressed = graph.camera("/far/image_raw"), graph.camera("/far/image_raw/compressed", kind=CompressedImage)
+    images = watching._Images(SimpleNamespace(node=graph.node), "/far/image_raw", lambda *_: None)
+    try:
+        graph.wait(lambda: images.follow(compressed_first=True) and compressed.matched(), "the compressed one")
+        assert not raw.matched()
+        graph.wait(lambda: images.follow() and raw.matched(), "the raw one")
+    finally:
+        images.leave()
+
+
 def test_what_is_missing_is_told_with_what_there_is(graph, looking):
     graph.camera("/front/image_raw")
     _, told = follow_camera(looking, "/frnt/image_raw")
