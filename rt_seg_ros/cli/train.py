@@ -111,7 +111,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train; return the exit status: 0 at the end of the run, 3 where it was asked to stop before."""
     from rt_seg_ros.training.recipe import list_recipes, load_recipe
-    from rt_seg_ros.training.run_folder import RECIPE
+    from rt_seg_ros.training.run_folder import LABELS, RECIPE
 
     if args.list:
         recipes = {name: load_recipe(name) for name in list_recipes()}
@@ -154,6 +154,8 @@ def run(args: argparse.Namespace) -> int:
         return _time_steps(recipe, args.data, args.time_steps)
     if args.out is not None and Path(names[0]).resolve() == (args.out / RECIPE).resolve():
         raise UserError(f"--out {args.out} holds the recipe itself, which the run's would replace: choose another")
+    if args.out is not None and Path(recipe.label_space).resolve() == (args.out / LABELS).resolve():
+        raise UserError(f"--out {args.out} holds the label space, which the run's would replace: choose another")
     out = args.out or Path("runs") / f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     return _train(recipe, args.data, out, None, args.export_weights)
 

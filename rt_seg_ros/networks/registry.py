@@ -32,5 +32,10 @@ def create_network(name: str, num_classes: int = 19, **options: Any) -> Segmenta
         if option not in known:
             near = did_you_mean(option, known)
             raise UserError(f"network '{name}' has no option '{option}'{near}; its options: {', '.join(known)}")
-    network: SegmentationNetwork = constructor(num_classes=num_classes, **{**info.default_options, **options})
+    try:
+        network: SegmentationNetwork = constructor(num_classes=num_classes, **{**info.default_options, **options})
+    except (TypeError, ValueError, RuntimeError) as error:  # what Python and PyTorch say of a value of another kind
+        given = ", ".join(f"{option}={value!r}" for option, value in options.items())
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"network '{name}' cannot be built with {given}: {reason}") from error
     return network

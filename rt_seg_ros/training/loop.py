@@ -34,10 +34,10 @@ from rt_seg_ros.files import remove_leftovers
 from rt_seg_ros.labels import load_label_space
 from rt_seg_ros.networks import SegmentationNetwork
 from rt_seg_ros.training.about import describe_run, frame_size, parts_before
-from rt_seg_ros.training.checkpoint import BEST, LAST, write_checkpoint, write_last
+from rt_seg_ros.training.checkpoint import BEST, write_checkpoint, write_last
 from rt_seg_ros.training.distributed import Decision, FailedElsewhere, World, choose_device
 from rt_seg_ros.training.ema import WeightAverage
-from rt_seg_ros.training.feed import Feed, UnreadError
+from rt_seg_ros.training.feed import Feed, Portion, UnreadError
 from rt_seg_ros.training.losses import HeadLosses, class_weights, make_loss
 from rt_seg_ros.training.mixture import Mixture
 from rt_seg_ros.training.optimiser import clip_gradients, create_optimiser
@@ -196,6 +196,9 @@ class Trainer:
         self._started = time.monotonic()
         self._saved_at = self._started
         self._saved_step = 0  # before the first step there is nothing to save
+        self._losses: list[float] = []  # since the last validation
+        self._at_hand: dict[int, list[Portion]] = {}
+        self._unread: UnreadError | None = None
         self._asked_to_stop = False
 
     def _begin_folder(self, root: Path | None, sources: Sequence[Source]) -> None:
@@ -265,43 +268,45 @@ class Trainer:
         # On a GPU, asking for every loss would make it wait for the host each time.
         check_every = 1 if self.device.type == "cpu" else 20
         pending: list[tuple[int, Tensor]] = []
-        losses: list[float] = []
         clock, since = time.monotonic(), self.step
         speed = 0.0
+        self._read_next()
+        decision = self._announced(self._decide())
         if self.finished:  # a run that is continued only to end where it stood
             with self.world.leading():
                 self._measure_if_missing()
         self.network.train()
-        decision = self._announced(self._decide())
         while not self.finished and not decision.stop:
-            try:
-                pending.append((self.step, self.train_step()))
-            except UnreadError as error:
-                raise UserError(f"{error}; {self._kept(pending)}") from error
+            pending.append((self.step, self.train_step()))
+            self._read_next()
             decision = self._announced(self._decide())
             if self.step % check_every == 0 or self.finished:
-                losses += self._checked(pending)
+                self._check(pending)
                 now = time.monotonic()
                 current = (self.step - since) * batch / max(now - clock, 1e-9)
                 speed = current if speed == 0.0 else 0.9 * speed + 0.1 * current
                 clock, since = now, self.step
-                self.watcher.on_step(self._progress(losses[-1], speed))
+                self.watcher.on_step(self._progress(self._losses[-1], speed))
             if self.finished or self._validation_is_due():
-                losses += self._checked(pending)
+                self._check(pending)
+                loss = float(np.mean(self._losses))
+                self._losses = []
                 with self.world.leading():
-                    self._validate(float(np.mean(losses)), speed)
+                    self._validate(loss, speed)
                     self._save()
-                losses = losses[-1:]
                 clock, since = time.monotonic(), self.step
             elif decision.save:
-                losses += self._checked(pending)
+                self._check(pending)
                 with self.world.leading():
                     self._save()
         if decision.stop and not self.finished:
-            self._checked(pending)
-            with self.world.leading():
-                self._save()
+            self._check(pending)
+            if self.step or self._unread is None:
+                with self.world.leading():
+                    self._save()
         self._decide()  # nobody leaves before the one that leads has written all
+        if self._unread is not None and not self.finished:
+            raise UserError(f"{self._unread}; {self._kept()}") from self._unread
 
     def _measure_if_missing(self) -> None:
         """Validate what was reached, and keep the best, where the folder does not have it yet."""
@@ -318,23 +323,24 @@ class Trainer:
             self.watcher.on_message("stopping after this step, with a checkpoint")
         return decision
 
-    def _kept(self, pending: list[tuple[int, Tensor]]) -> str:
-        """Write a checkpoint between two steps of a run that cannot go on; return what there is to continue from.
+    def _read_next(self) -> None:
+        """Have the next step's pictures at hand; where they cannot be had, all processes stop, with a checkpoint."""
+        if self.finished:
+            return
+        try:
+            self._at_hand = {self.step: self.feed.portions(self.step)}
+        except UnreadError as error:
+            self._unread = error
+            self.stop()
 
-        The other processes are within the next step already, so nothing is agreed on with them.
-        """
+    def _kept(self) -> str:
+        """Return what there is to continue from."""
         if self.folder is None:
             return "the process that leads has the checkpoints"
-        told = ""
-        if self.step != self._saved_step and all(math.isfinite(loss.item()) for _, loss in pending):
-            try:
-                self._save()
-            except UserError as error:
-                told = f"{error}; "
-        if not (self.folder.path / LAST).exists():
-            return f"{told}there is no checkpoint to continue from"
+        if not self._saved_step:
+            return "there is no checkpoint to continue from"
         command = shlex.join(["rt-seg", "train", "--resume", str(self.folder.path)])
-        return f"{told}step {self._saved_step} is kept: {command}"
+        return f"step {self._saved_step} is kept: {command}"
 
     def _decide(self) -> Decision:
         """Agree with all processes on what comes next, and set the clock by the one that leads."""
@@ -388,7 +394,7 @@ class Trainer:
         early = begin is not None and max(step / self.steps, self._clock) < begin.share
         augmenter = self._begin if early else self.augmenter
         parts = []
-        for portion in self.feed.portions(step):
+        for portion in self._at_hand.pop(step, None) or self.feed.portions(step):
             views = draw_views(augmenter.options, portion.group.sizes, rng)
             if len(portion.rows):
                 sizes = portion.group.sizes[portion.rows]
@@ -442,10 +448,13 @@ class Trainer:
         rate = self.recipe.optimiser.lr * self.rate_factor()
         return Progress(self.step, self.steps, self.share, self.epoch, loss, rate, speed, max(left, 0.0))
 
-    def _checked(self, pending: list[tuple[int, Tensor]]) -> list[float]:
-        """Fetch the losses of the last steps, over all processes, and empty the list."""
+    def _check(self, pending: list[tuple[int, Tensor]]) -> None:
+        """Fetch the losses of the last steps, over all processes, and empty the list.
+
+        :raises TrainingError: one is no number
+        """
         if not pending:
-            return []
+            return
         values = self.world.mean(torch.stack([loss for _, loss in pending])).tolist()
         for (step, _), value in zip(pending, values, strict=True):
             if math.isfinite(value):
@@ -454,12 +463,12 @@ class Trainer:
                 raise FailedElsewhere
             count = self.recipe.schedule.batch
             raise TrainingError(
-                f"the loss became {value} at step {step} (epoch {self.epoch:.1f}); the checkpoint before is kept. "
+                f"the loss became {value} at step {step} (epoch {self.epoch:.1f}); {self._kept()}. "
                 "Lower optimiser.lr, set optimiser.clip, or look at this batch:\n  "
                 + "\n  ".join(self.mixture.names(step * count, count))
             )
         pending.clear()
-        return list(values)
+        self._losses += values
 
     def _validation_is_due(self) -> bool:
         every = self.recipe.run.validate_every * self.mixture.epoch_samples / self.recipe.schedule.batch
@@ -473,8 +482,8 @@ class Trainer:
         for name, value in self.network.state_dict().items():
             if value.is_floating_point() and not bool(value.isfinite().all()):
                 raise TrainingError(
-                    f"{name} has values that are no numbers after step {self.step} (epoch {self.epoch:.1f}); the "
-                    "checkpoint before is kept. Lower optimiser.lr, or set optimiser.clip"
+                    f"{name} has values that are no numbers after step {self.step} (epoch {self.epoch:.1f}); "
+                    f"{self._kept()}. Lower optimiser.lr, or set optimiser.clip"
                 )
 
     def _validate(self, loss: float, speed: float) -> None:
@@ -525,6 +534,7 @@ class Trainer:
             "step": self.step,
             "seconds": self.seconds,
             "best": self.best,
+            "losses": self._losses,
             "recipe": self.recipe.to_yaml(),
             "network": self.network.state_dict(),
             "optimiser": self.optimiser.state_dict(),
@@ -550,6 +560,7 @@ class Trainer:
             self._scaler.load_state_dict(checkpoint["scaler"])
         self.step = self._saved_step = int(checkpoint["step"])
         self.seconds_before = float(checkpoint["seconds"])
+        self._losses = list(checkpoint.get("losses", []))  # older checkpoints have none
         if self.folder is not None and (self.folder.path / BEST).is_file():  # else the first from here on is
             self.best = float(checkpoint["best"])
 

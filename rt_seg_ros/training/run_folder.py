@@ -22,7 +22,7 @@ from rt_seg_ros.drawing import colourise, panel
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.files import check_folder, write_aside, write_text
 from rt_seg_ros.labels import LabelSpace, is_label_file, load_label_space
-from rt_seg_ros.training.checkpoint import LAST
+from rt_seg_ros.training.checkpoint import checkpoint_in
 from rt_seg_ros.training.recipe import Recipe
 
 METRICS, RECIPE, ABOUT, CURVES, DATA = "metrics.csv", "recipe.yaml", "about.yaml", "curves.png", "data.txt"
@@ -52,13 +52,18 @@ class RunFolder:
         self._let_go: Callable[[], Any] = lambda: None
         try:
             self._made = [folder for folder in (path, *path.parents) if not folder.exists()]
-            if continued_at is None and ((path / METRICS).exists() or (path / LAST).exists()):
+            if continued_at is None and checkpoint_in(path) is not None:
                 raise UserError(
                     f"run folder {path} already holds a run: continue it with --resume {path}, "
                     "or choose another with --out"
                 )
+            if continued_at is None and (path / METRICS).exists():
+                raise UserError(
+                    f"run folder {path} holds what is left of a run that has no checkpoint: remove it, or choose "
+                    "another with --out"
+                )
             check_folder(path, needed)
-            self._let_go = weakref.finalize(self, os.close, _hold(path))
+            self._let_go = weakref.finalize(self, _let_go, _hold(path))
         except UserError:
             self.discard()
             raise
@@ -160,7 +165,23 @@ def _hold(folder: Path) -> int:
         raise UserError(f"another process trains in run folder {folder}: wait for its end") from None
     except OSError:  # a network's file system without such locks
         pass
+    _held.add(held)
     return held
+
+
+def _let_go(held: int) -> None:
+    if held in _held:
+        _held.discard(held)
+        os.close(held)
+
+
+def _let_go_of_all() -> None:
+    for held in tuple(_held):
+        _let_go(held)
+
+
+_held: set[int] = set()
+os.register_at_fork(after_in_child=_let_go_of_all)  # processes that read pictures outlive a run that is killed
 
 
 def remembered_data(run: Path) -> Path | None:

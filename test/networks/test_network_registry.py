@@ -43,6 +43,8 @@ def test_unknown_name_lists_near_matches() -> None:
 
 
 def test_unknown_option_names_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"network 'cgnet' cannot be built with m='many': "):
+        create_network("cgnet", m="many")
     with pytest.raises(UserError, match=r"'cgnet' has no option 'resdual' \(did you mean 'residual'\?\)"):
         create_network("cgnet", resdual="local")
 

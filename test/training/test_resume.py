@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,7 +15,7 @@ from rt_seg_ros.errors import UserError
 from rt_seg_ros.training.checkpoint import BEST, LAST, PREVIOUS, read_checkpoint, write_checkpoint
 from rt_seg_ros.training.loop import Trainer, TrainingError
 from rt_seg_ros.training.recipe import Recipe, load_recipe
-from rt_seg_ros.training.run_folder import METRICS
+from rt_seg_ros.training.run_folder import METRICS, read_metrics
 from rt_seg_ros.training.weights import export_weights
 
 
@@ -120,6 +123,69 @@ def test_a_run_that_is_continued_only_to_end_is_measured_and_gives_what_it_reach
     measured = (out / METRICS).read_text()
     assert Trainer(small_recipe("schedule.max_steps=3"), streets, out, checkpoint=read_checkpoint(out)).run()
     assert (out / METRICS).read_text() == measured, "once is enough"
+
+
+def test_a_run_whose_time_is_up_when_it_is_continued_is_measured_too(streets: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    StopAt(small_recipe("run.keep=last"), streets, out).run()
+    recipe = small_recipe("run.keep=last", "schedule.max_minutes=0.00001")
+    assert Trainer(recipe, streets, out, checkpoint=read_checkpoint(out)).run()
+    assert export_weights(out).details["training"]["best_step"] == 3
+
+
+def test_losses_are_means_since_the_last_validation_whether_the_run_was_broken_off_or_not(
+    streets: Path, tmp_path: Path
+) -> None:
+    seen: list[float] = []
+
+    class Watching(Trainer):
+        def _check(self, pending: Any) -> None:
+            before = len(self._losses)
+            super()._check(pending)
+            seen.extend(self._losses[before:])
+
+    def rows(folder: Path) -> list[float]:
+        return [row["loss"] for row in read_metrics(folder / METRICS)]
+
+    few = "run.validate_every=0.25", "schedule.max_steps=6"
+    run = Watching(small_recipe(*few), streets, tmp_path / "whole")
+    run.run()
+    steps = [int(row["step"]) for row in read_metrics(tmp_path / "whole" / METRICS)]
+    begins = [0, *steps[:-1]]
+    expected = [np.mean(seen[begin:end]) for begin, end in zip(begins, steps, strict=True)]
+    assert len(seen) == 6 and rows(tmp_path / "whole") == pytest.approx(expected, rel=1e-4)
+
+    out = tmp_path / "parts"
+    StopAt(small_recipe(*few), streets, out).run()
+    Trainer(small_recipe(*few), streets, out, checkpoint=read_checkpoint(out)).run()
+    assert rows(out) == pytest.approx(rows(tmp_path / "whole"), rel=1e-4)
+
+
+def test_a_folder_without_a_checkpoint_is_not_offered_to_be_continued(streets: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    StopAt(small_recipe(), streets, out).run()
+    for path in out.glob("*.pt"):
+        path.unlink()
+    (out / METRICS).write_text("epoch,step\n")
+    with pytest.raises(UserError, match="what is left of a run that has no checkpoint: remove it"):
+        Trainer(small_recipe(), streets, out)
+
+
+def test_a_fork_does_not_hold_the_folder(streets: Path, tmp_path: Path) -> None:
+    run = Trainer(small_recipe(), streets, tmp_path / "run")
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(write)
+        os.read(read, 1)
+        os._exit(0)
+    try:
+        run.folder.close()
+        Trainer(small_recipe(), streets, tmp_path / "run").folder.close()
+    finally:
+        os.close(write)
+        os.waitpid(child, 0)
+        os.close(read)
 
 
 def test_the_best_of_a_folder_that_is_not_there_counts_for_nothing(streets: Path, tmp_path: Path) -> None:
