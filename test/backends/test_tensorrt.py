@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import os
-import signal
+import subprocess
 import sys
 import threading
 import time
@@ -25,7 +24,6 @@ from rt_seg_ros.backends.tensorrt_session import Session
 from rt_seg_ros.backends.torch_backend import TorchCpuBackend
 from rt_seg_ros.data.synth import SyntheticDrive
 from rt_seg_ros.errors import UserError
-from rt_seg_ros.export import engine
 from rt_seg_ros.images import Frame
 from rt_seg_ros.zoo import find_model
 
@@ -403,21 +401,28 @@ def test_a_stand_in_on_the_cpu_takes_as_many_threads_as_were_given(card, monkeyp
 
 
 def test_ctrl_c_reaches_who_waits_for_an_engine_and_ends_the_building():
-    class Slow:
-        gpu = None
-        stopped = False
+    code = """
+import os, signal, time
+from rt_seg_ros.backends.engines import EngineSpec
+from rt_seg_ros.export import engine
 
-        def build(self, spec, told):
-            time.sleep(0.2)  # until it is waited for
-            os.kill(os.getpid(), signal.SIGINT)
-            while told(0.5):
-                time.sleep(0.01)
-            self.stopped = True
+class Slow:
+    gpu = None
 
-    slow = Slow()
-    with pytest.raises(KeyboardInterrupt):
-        engine._build(slow, EngineSpec((64, 64), None), None)
-    assert slow.stopped
+    def build(self, spec, told):
+        time.sleep(0.2)  # until it is waited for
+        os.kill(os.getpid(), signal.SIGINT)
+        while told(0.5):
+            time.sleep(0.01)
+        print("stopped", flush=True)
+
+try:
+    engine._build(Slow(), EngineSpec((64, 64), None), None)
+except KeyboardInterrupt:
+    print("heard")
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert ran.stdout.split() == ["stopped", "heard"], ran.stderr
 
 
 def test_many_sizes_come_to_share_an_engine_and_few_stay_loaded(backend):

@@ -283,7 +283,7 @@ def test_the_way_in_the_guide_works(streets, tmp_path, monkeypatch, split):
     ("override", "message"),
     [
         ("network.options={rates: 3}", "no option 'rates'"),
-        ("network.options={m: many}", "network 'cgnet' with options"),
+        ("network.options={m: many}", "network 'cgnet' cannot be built with m='many'"),
         ("augment.crop=[36, 48]", r"augment.crop is \[36, 48\]; use multiples of 8, such as \[32, 48\]"),
         ("data.size=[353, 470]", r"data.size is \[353, 470\]; use multiples of 8, such as \[352, 472\]"),
         ("loss.auxiliary_weights=[1.0]", "network 'cgnet' has 0 auxiliary heads"),
