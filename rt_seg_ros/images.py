@@ -435,10 +435,10 @@ def label_pixels(data: bytes) -> NDArray[np.uint8]:
     """
     if data[:2] == _JPEG:
         raise UserError("JPEG changes values, which are class ids here: take PNG")
-    if data[:2] == _BMP and _shows_other_values(data):
+    if data[:2] == _BMP and _bmp_shows_other_values(data):
         raise UserError("the colour table of a BMP stands for other values than its class ids: take PNG")
-    if data[:4] in _TIFF and _stands_for_other_values(data):
-        raise UserError("a TIFF of other than 8 bits, or with white as 0, stands for other values: take PNG")
+    if data[:4] in _TIFF and _tiff_shows_other_values(data):
+        raise UserError("a TIFF of less than 8 bits, or with white as 0, is read as other values: take PNG")
     try:
         labels = _undisplayed(data)
     except cv2.error:
@@ -476,7 +476,7 @@ def _undisplayed(data: bytes) -> NDArray[Any] | None:
     return pixels
 
 
-def _shows_other_values(bmp: bytes) -> bool:
+def _bmp_shows_other_values(bmp: bytes) -> bool:
     """Return whether a BMP has a colour table that is not the identity: OpenCV gives what stands in it, not indices."""
     header = int.from_bytes(bmp[14:18], "little")
     old = header == 12  # that of OS/2: sizes of 16 bits, and three bytes to a colour
@@ -491,7 +491,7 @@ def _shows_other_values(bmp: bytes) -> bool:
     return bool((table.reshape(count, entry)[:, :3] != np.arange(count)[:, None]).any())
 
 
-def _stands_for_other_values(tiff: bytes) -> bool:
+def _tiff_shows_other_values(tiff: bytes) -> bool:
     """Return whether a TIFF has less than 8 bits, or white as 0: OpenCV gives what is to be seen."""
     order: Literal["little", "big"] = "little" if tiff[:2] == b"II" else "big"
 

@@ -482,7 +482,7 @@ def test_a_tiff_is_a_label_image_where_it_is_seen_as_it_is_stored(tmp_path, orde
     if (bits, photometric) == (8, 1):
         assert np.array_equal(images.read_label_image(path), ids)
     else:
-        with pytest.raises(UserError, match=r"labels.tif is no label image: a TIFF of other than 8 bits"):
+        with pytest.raises(UserError, match=r"labels.tif is no label image: a TIFF of less than 8 bits"):
             images.read_label_image(path)
 
 

@@ -95,7 +95,7 @@ class OpenVinoBackend(GraphBackend):
             "INFERENCE_PRECISION_HINT": _ARITHMETIC[precision][0],
             # Threads that are tied to cores wait for whoever else is on theirs.
             "ENABLE_CPU_PINNING": False,
-            # What it keeps for sizes that a program for any size has seen: by default, of some fifty of them.
+            # What it compiled for sizes that a program for any size has seen; left to itself it kept 400 MB of it.
             "CPU_RUNTIME_CACHE_CAPACITY": 1024,
         }
         if threads:

@@ -137,16 +137,19 @@ class TorchCudaBackend(Backend):
         if kind in searched or len(searched) >= _SEARCHED:
             return
         searched.add(kind)
-        program = self._new_program(call)
-        with capturing, torch.cuda.device(self._on), torch.inference_mode(), torch.cuda.stream(self._aside):
-            counts = call.input_bytes, call.output_bytes
-            source, target = (torch.zeros(count, dtype=torch.uint8, device=self._on) for count in counts)
-            with _numerics(benchmark=True):
-                program(source, target)
-            self._aside.synchronize()
-        del program, source, target
-        with capturing:  # memory that was taken on one stream is of no use to others
-            torch.cuda.empty_cache()
+        with capturing:
+            with torch.cuda.device(self._on), torch.inference_mode(), torch.cuda.stream(self._aside):
+                self._try_out(call)
+            torch.cuda.empty_cache()  # memory that was taken on one stream is of no use to others
+
+    def _try_out(self, call: Call) -> None:
+        """Compute a call once on the present stream, with pixels of 0; nothing of it stays but what it found."""
+        source, target = (
+            torch.zeros(count, dtype=torch.uint8, device=self._on) for count in (call.input_bytes, call.output_bytes)
+        )
+        with _numerics(benchmark=True):
+            self._new_program(call)(source, target)
+        torch.cuda.current_stream().synchronize()
 
     def _launch(self, slot: _Slot, call: Call) -> bool:
         """Put the whole way of a call on the three streams; return whether it is the replay of a graph."""

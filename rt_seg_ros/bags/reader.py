@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,6 @@ from rosbags.rosbag2 import Reader, ReaderError
 from rosbags.serde import SerdeError
 
 from rt_seg_ros.bags import torn_sqlite
-from rt_seg_ros.bags.cdr import stamp_of
 from rt_seg_ros.bags.torn import Channel
 from rt_seg_ros.bags.torn_mcap import TornMcap
 from rt_seg_ros.bags.torn_sqlite import TornSqlite
@@ -304,17 +303,16 @@ class BagReader:
                 raise UserError(f"{self.path} is damaged: {error}") from error
             yield topic, stamp, message
 
-    def images(
-        self, topic: str | None = None, on_rejected: Callable[[int, ImageRejected], None] | None = None
-    ) -> Iterator[BagImage]:
+    def images(self, topic: str | None = None) -> Iterator[BagImage]:
         """Yield the images of a topic, raw or compressed, in the order of recording.
 
         :param topic: may be left out where there is only one topic of camera images
-        :param on_rejected: called with (stamp in ns, reason) for an image that cannot be used, which is then skipped
         :raises UserError: as :meth:`image_topic`
-        :raises ImageRejected: for an image that cannot be used, without ``on_rejected``
+        :raises ImageRejected: for an image that cannot be used
         """
-        yield from self._images(self.image_topic(topic), on_rejected)
+        name = self.image_topic(topic)
+        for _, kind, recorded, data in self.raw_messages([name]):
+            yield self.decode_image(name, kind, recorded, data)
 
     def labels(self, topic: str | None = None) -> Iterator[tuple[int, str, NDArray[np.uint8]]]:
         """Yield (stamp in ns, frame_id, labels uint8 (H, W)) of a topic of label images.
@@ -326,15 +324,6 @@ class BagReader:
         for _, kind, recorded, data in self.raw_messages([name]):
             header, labels = self._class_ids(name, kind, data)
             yield _stamp_ns(header) or recorded, header.frame_id, labels
-
-    def _images(self, topic: str, on_rejected: Callable[[int, ImageRejected], None] | None) -> Iterator[BagImage]:
-        for _, kind, recorded, data in self.raw_messages([topic]):
-            try:
-                yield self.decode_image(topic, kind, recorded, data)
-            except ImageRejected as rejected:
-                if on_rejected is None:
-                    raise
-                on_rejected(stamp_of(data) or recorded, rejected)
 
     def decode_image(self, topic: str, kind: str, recorded: int, data: bytes) -> BagImage:
         """Decode a message of :meth:`raw_messages` that is an image; its stamp is ``recorded`` where it has none.

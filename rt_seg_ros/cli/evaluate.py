@@ -401,22 +401,17 @@ def _passing_folder() -> Iterator[Path]:
     """Make a folder that goes with the end, but for the node's log where that tells of an error."""
     out = Path(tempfile.mkdtemp(prefix="rt_seg_ros_"))
     log = out / "node.log"
+    told = b""
     try:
         yield out
     except UserError as error:
-        if str(log) not in str(error):
-            shutil.rmtree(out, ignore_errors=True)
-        for left in out.glob("*"):
-            if left.is_dir():
-                shutil.rmtree(left, ignore_errors=True)
-            elif left != log:
-                left.unlink()
+        told = log.read_bytes() if str(log) in str(error) and log.is_file() else b""
         raise
-    except BaseException:
+    finally:
         shutil.rmtree(out, ignore_errors=True)
-        raise
-    else:
-        shutil.rmtree(out, ignore_errors=True)
+        if told:
+            out.mkdir(0o700)
+            log.write_bytes(told)
 
 
 def _parameters(config: SegmenterConfig) -> dict[str, object]:

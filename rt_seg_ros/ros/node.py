@@ -652,7 +652,7 @@ class SegmentationNode(LifecycleNode):
         nodes = self.get_node_names_and_namespaces()
         if nodes.count((self.get_name(), self.get_namespace())) < 2:
             return ""
-        return f"another node is named {self._full_name()}, too, or one was that was killed within half a minute"
+        return f"another node is named {self._full_name()}, too (or was, and was killed less than half a minute ago)"
 
 
 def _with_masks_of(space: LabelSpace, values: Values) -> Values:

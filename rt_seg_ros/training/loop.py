@@ -314,7 +314,8 @@ class Trainer:
             return
         rows = self.folder.rows
         if not rows or rows[-1]["step"] < self.step or not (self.folder.path / BEST).is_file():
-            self._validate(rows[-1]["loss"] if rows else math.nan, 0.0)
+            self._validate(float(np.mean(self._losses)) if self._losses else math.nan, 0.0)
+            self._losses = []
             self._save()
 
     def _announced(self, decision: Decision) -> Decision:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import cv2
@@ -382,12 +383,12 @@ def test_frames_are_served_while_what_a_new_size_takes_is_done(card, street):
     for _ in range(3):
         run(64)
     backend._logits = logits
-    other = threading.Thread(target=run, args=(96,))
-    other.start()
-    assert begun.wait(60)
-    run(64)
-    served.set()
-    other.join()
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(run, 96)
+        assert begun.wait(60)
+        run(64)
+        served.set()
+        other.result()  # raises where it was not served meanwhile
 
 
 @pytest.mark.gpu
