@@ -190,6 +190,10 @@ class Segmenter:
             return self.config.input_height, self.config.input_width
         return self.card.working_size((height, width), self.config.downsampling_ratio)
 
+    def is_ready_for(self, frame: Frame) -> bool:
+        """Tell whether a frame is segmented at once, or something that takes long is made for its size first."""
+        return self.backend.is_ready(self.working_size(frame.height, frame.width))
+
     def size_remark(self, height: int, width: int) -> str:
         """Say that the network sees frames of this size much larger than what it learnt from; "" where it does not."""
         learnt, working = self.card.frame_size, self.working_size(height, width)

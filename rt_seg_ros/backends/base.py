@@ -64,6 +64,10 @@ class Backend(ABC):
         :raises Exception: what the runtime raises; ``FloatingPointError`` for scores that are not numbers
         """
 
+    def is_ready(self, working: Size) -> bool:
+        """Tell whether frames of a working size are segmented at once: nothing that takes long is made for it first."""
+        return True
+
     def rehearse(self, frames: Sequence[Frame], working: Size, sizes: Sequence[Size], confidence: bool) -> BatchResult:
         """Do what :meth:`run` does, and leave what serves as it is, even where this fails."""
         return self.run(frames, working, sizes, confidence)

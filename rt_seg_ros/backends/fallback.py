@@ -68,6 +68,10 @@ class FallbackBackend(Backend):
             self._show(backend)
         return result
 
+    def is_ready(self, working: Size) -> bool:
+        """See :meth:`Backend.is_ready`."""
+        return self._serving.is_ready(working)
+
     def rehearse(self, frames: Sequence[Frame], working: Size, sizes: Sequence[Size], confidence: bool) -> BatchResult:
         """See :meth:`Backend.rehearse`: only frames that really came make another serve."""
         return self._serving.rehearse(frames, working, sizes, confidence)

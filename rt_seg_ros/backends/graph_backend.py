@@ -62,6 +62,10 @@ class GraphBackend(HostBackend):
         """See :meth:`HostBackend.make_ready`."""
         self._place((working[0], working[1]))
 
+    def is_ready(self, working: Size) -> bool:
+        """See :meth:`Backend.is_ready`."""
+        return (working[0], working[1]) in self._places
+
     def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """See :meth:`HostBackend.logits`; the result is overwritten by the next call."""
         place = self._place((batch.shape[2], batch.shape[3]))

@@ -1,4 +1,4 @@
-"""One camera: its subscription, its mailbox, and what is done with each of its frames."""
+"""One camera: its mailbox, its calibration, and what is done with each of its frames."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from rclpy.qos import QoSPolicyKind, QoSProfile, QoSReliabilityPolicy, qos_policy_name_from_kind
-from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from rt_seg_ros.images import MAX_PIXELS, Frame, ImageRejected, Order
@@ -17,18 +16,15 @@ from rt_seg_ros.msg import SegmentationStats
 from rt_seg_ros.pipeline import Segmentation, Segmenter
 from rt_seg_ros.ros import conversions, mailbox, qos
 from rt_seg_ros.ros.diagnostics import Health, Throttle
+from rt_seg_ros.ros.image_subscription import ImageSubscription
 from rt_seg_ros.ros.mailbox import Letter, Mailbox
+from rt_seg_ros.ros.names import Topic
 from rt_seg_ros.ros.outputs import Drawing, Outputs, Wanted
 from rt_seg_ros.working_size import MIN_SIDE, STEP
 
 if TYPE_CHECKING:
     from rclpy.node import Node
     from rclpy.subscription import Subscription
-
-try:
-    from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
-except ImportError:  # Humble
-    from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
 
 #: While nobody subscribes, one frame in this many seconds is looked at, so that bad images are still reported: in each
 #: of the reports, which come once a second.
@@ -60,30 +56,6 @@ class Ready:
     converted: float
 
 
-class _Topic:
-    """A topic that is subscribed to.
-
-    rclpy remaps whatever name it is given: given one that is remapped already, it may do so twice. Only where it counts
-    publishers it does not.
-
-    :param given: what rclpy is given, a full name; ``name`` is what becomes of it
-    """
-
-    def __init__(self, node: Node, given: str) -> None:
-        self._node = node
-        self.given = given
-        self.name: str = node.resolve_topic_name(given)
-
-    @classmethod
-    def beside(cls, node: Node, own: str, follower: str) -> _Topic:
-        """Return a topic that goes by another's name: remapped itself where it is, else following the other."""
-        return cls(node, follower if node.resolve_topic_name(own) == own else own)
-
-    def publishers(self) -> list[Any]:
-        """Return what the graph knows of its publishers."""
-        return list(self._node.get_publishers_info_by_topic(self.given))
-
-
 def _info_beside(topic: str) -> str:
     return f"{topic.rsplit('/', 1)[0]}/camera_info"
 
@@ -109,25 +81,23 @@ class Camera:
         unless_busy: Callable[[Callable[[], None]], None],
     ) -> None:
         self.name = name
-        self._unless_busy = unless_busy
         base = node.resolve_topic_name(topic)
-        raw = _Topic(node, topic)
-        compressed = _Topic.beside(node, f"{topic}/compressed", f"{base}/compressed")
-        self._topic, self._other = (raw, compressed) if transport == "raw" else (compressed, raw)
-        self._info_topic = _Topic.beside(node, _info_beside(topic), _info_beside(base))
-        self.topic = self._topic.name
+        raw = Topic(node, topic)
+        compressed = Topic.beside(node, f"{topic}/compressed", f"{base}/compressed")
+        own, self._other = (raw, compressed) if transport == "raw" else (compressed, raw)
+        self._info_topic = Topic.beside(node, _info_beside(topic), _info_beside(base))
+        self.topic = own.name
         self.outputs = outputs
         self.mailbox = Mailbox(condition)
         self.health = Health()
         #: Height, width and channel order of the last frame, and whether its confidence was wanted.
         self.kind: tuple[int, int, Order, bool] | None = None
-        self.reliability = qos.BEST_EFFORT
         self._node = node
         self._log = node.get_logger()
         self._type = Image if transport == "raw" else CompressedImage
         self._convert = conversions.frame_from_image if transport == "raw" else conversions.frame_from_compressed_image
         self._throttle = Throttle()
-        self._subscription: Subscription | None = None
+        self.images = ImageSubscription(node, name, own, self._type, self._on_image, partial(unless_busy, self.rematch))
         self._info_subscription: Subscription | None = None
         self._info_durability = qos.VOLATILE
         self._info: CameraInfo | None = None
@@ -146,12 +116,11 @@ class Camera:
         self._next_glance = 0.0
         self._deep_images = self._highest_sample = 0
         self.mailbox.open()
-        reliability, reason = qos.match(self.publishers())
-        self._subscribe(reliability, reason)
+        self.images.open()
 
     def deactivate(self) -> None:
         """Unsubscribe; a frame that waits is dropped."""
-        self._unsubscribe()
+        self.images.close()
         self.follow_info(False)
         self.mailbox.close()
 
@@ -160,28 +129,17 @@ class Camera:
         self.deactivate()
         self.outputs.close()
 
-    def publishers(self) -> list[Any]:
-        """Return what the graph knows of the topic's publishers."""
-        return self._topic.publishers()
-
     def rematch(self) -> None:
         """Subscribe anew where the publishers have come to offer another quality of service."""
-        if self._subscription is None:
-            return
         if self._info_subscription is not None:
             self._match_info()
-        publishers = self.publishers()
-        if not publishers:
-            return
-        reliability, reason = qos.match(publishers)
-        if reliability != self.reliability and not self._reliability_is_given():
-            self._subscribe(reliability, reason)
+        self.images.rematch()
 
     def remarks(self, publishers: list[Any]) -> list[str]:
         """Return what is wrong with the topic, as far as the graph tells."""
         result = []
-        if self._subscription is not None:
-            wanted = self._subscription.qos_profile
+        wanted = self.images.profile
+        if wanted is not None:
             reasons = sorted({reason for p in publishers if (reason := qos.mismatch(p.qos_profile, wanted))})
             result += [f"a publisher's QoS does not match: {reason}" for reason in reasons]
             kept = qos.match_durability(publishers) == qos.TRANSIENT_LOCAL
@@ -242,44 +200,6 @@ class Camera:
         if former is not None:
             self._node.destroy_subscription(former)
 
-    def _reliability_is_given(self) -> bool:
-        return QoSPolicyKind.RELIABILITY in qos.overridden(self._node, self.topic, "subscription")
-
-    def _subscribe(self, reliability: QoSReliabilityPolicy, reason: str) -> None:
-        profile = qos.sensor_data(reliability)
-        options = qos.overriding(self._node, self.topic, "subscription")
-        former, self._subscription = self._subscription, self._create_subscription(profile, options)
-        if former is not None:  # now, as it stays where subscribing anew fails
-            self._node.destroy_subscription(former)
-        self.reliability = profile.reliability  # as overridden
-        if self._reliability_is_given():
-            reason = "by qos_overrides"
-        self._log.info(f"camera '{self.name}': subscribed to {self.topic}, {qos.word(self.reliability)} ({reason})")
-
-    def _create_subscription(self, profile: QoSProfile, options: QoSOverridingOptions) -> Subscription:
-        """Subscribe, with as many of the middleware's events as this ROS 2 and this middleware have."""
-        incompatible: dict[str, Any] = {"incompatible_qos": self._on_incompatible_qos}
-        for callbacks in ({**incompatible, "matched": self._on_matched}, incompatible):
-            try:
-                return self._node.create_subscription(
-                    self._type,
-                    self._topic.given,
-                    self._on_image,
-                    profile,
-                    event_callbacks=SubscriptionEventCallbacks(**callbacks),
-                    qos_overriding_options=options,
-                )
-            except (TypeError, UnsupportedEventTypeError):  # Humble knows of no match; not every middleware of either
-                continue
-        return self._node.create_subscription(
-            self._type, self._topic.given, self._on_image, profile, qos_overriding_options=options
-        )
-
-    def _unsubscribe(self) -> None:
-        if self._subscription is not None:
-            self._node.destroy_subscription(self._subscription)
-            self._subscription = None
-
     def _on_image(self, message: Any) -> None:
         now = time.monotonic()
         self.health.arrived(now)
@@ -287,18 +207,6 @@ class Camera:
 
     def _on_info(self, message: CameraInfo) -> None:
         self._info = message
-
-    def _on_matched(self, event: Any) -> None:
-        if event.current_count_change > 0:
-            self._unless_busy(self.rematch)
-
-    def _on_incompatible_qos(self, event: Any) -> None:
-        policy = qos_policy_name_from_kind(event.last_policy_kind)
-        self._log.warning(
-            f"camera '{self.name}': {self.topic}: a publisher's QoS ({policy}) does not match this "
-            f"{qos.word(self.reliability)} subscription; nothing arrives from it"
-        )
-        self._unless_busy(self.rematch)
 
     # --- on the worker's thread -----------------------------------------------------------------------------------
 

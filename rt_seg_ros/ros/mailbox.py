@@ -174,6 +174,7 @@ class RoundRobin:
     def __init__(self, condition: threading.Condition, mailboxes: Sequence[Mailbox]) -> None:
         self._condition = condition
         self._mailboxes = list(mailboxes)
+        self._held: set[int] = set()
         self._next = 0
         self._stopped = False
 
@@ -204,11 +205,22 @@ class RoundRobin:
                 taken.append(one)
             return taken
 
+    def hold(self, place: int) -> None:
+        """Take nothing from a mailbox until :meth:`release`."""
+        with self._condition:
+            self._held.add(place)
+
+    def release(self, place: int) -> None:
+        """Take from a mailbox again."""
+        with self._condition:
+            self._held.remove(place)
+            self._condition.notify_all()
+
     def _take_next(self) -> tuple[int, Letter] | None:
         count = len(self._mailboxes)
         for step in range(count):
             place = (self._next + step) % count
-            letter = self._mailboxes[place].take()
+            letter = None if place in self._held else self._mailboxes[place].take()
             if letter is not None:
                 self._next = (place + 1) % count
                 return place, letter

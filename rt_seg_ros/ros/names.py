@@ -5,8 +5,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from rt_seg_ros.errors import UserError
+
+if TYPE_CHECKING:
+    from rclpy.node import Node
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -14,6 +18,30 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _IMAGE_WORDS = frozenset(
     {"image", "image_raw", "image_rect", "image_rect_color", "image_color", "image_mono", "compressed", "rgb", "color"}
 )
+
+
+class Topic:
+    """A topic that is subscribed to.
+
+    rclpy remaps whatever name it is given: given one that is remapped already, it may do so twice. Only where it counts
+    publishers it does not.
+
+    :param given: what rclpy is given, a full name; ``name`` is what becomes of it
+    """
+
+    def __init__(self, node: Node, given: str) -> None:
+        self._node = node
+        self.given = given
+        self.name: str = node.resolve_topic_name(given)
+
+    @classmethod
+    def beside(cls, node: Node, own: str, follower: str) -> Topic:
+        """Return a topic that goes by another's name: remapped itself where it is, else following the other."""
+        return cls(node, follower if node.resolve_topic_name(own) == own else own)
+
+    def publishers(self) -> list[Any]:
+        """Return what the graph knows of its publishers."""
+        return list(self._node.get_publishers_info_by_topic(self.given))
 
 
 def topic_token(text: str) -> str:

@@ -629,7 +629,7 @@ class SegmentationNode(LifecycleNode):
             self.get_parameter("input_timeout").value or 0.0, self.get_parameter("max_age").value or 0.0
         )
         for camera in self._cameras:
-            publishers = camera.publishers()
+            publishers = camera.images.publishers()
             report.status.append(
                 diagnostics.camera_status(
                     f"{name}: camera {camera.name}",
@@ -639,7 +639,7 @@ class SegmentationNode(LifecycleNode):
                     camera.mailbox.counts(),
                     limits,
                     active=self._active,
-                    reliability=qos.word(camera.reliability),
+                    reliability=qos.word(camera.images.reliability),
                     publishers=len(publishers),
                     remarks=camera.remarks(publishers),
                     output_remarks=camera.output_remarks(),

@@ -15,7 +15,8 @@ MOST_TOGETHER = 8
 class Worker:
     """Takes the cameras' frames in turn, one after another.
 
-    Those that wait at the same time go through the network together, where the backend is faster so.
+    Those that wait at the same time go through the network together, where the backend is faster so. A frame of a size
+    that the backend has to make itself ready for holds up its own camera alone.
 
     :param condition: shared by the cameras' mailboxes
     :param serving: returns what the next frame is served with
@@ -27,13 +28,16 @@ class Worker:
         self._cameras = list(cameras)
         self._robin = RoundRobin(condition, [camera.mailbox for camera in cameras])
         self._serving = serving
+        self._aside: dict[int, threading.Thread] = {}  # by the camera's place
         self._thread = threading.Thread(target=self._run, name="segmentation", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Let the frame in hand be finished, and end the thread."""
+        """Let the frames in hand be finished, and end the thread."""
         self._robin.stop()
         self._thread.join()
+        for thread in self._aside.values():
+            thread.join()
 
     def _run(self) -> None:
         # In a call of its own: what is taken is not to be kept while the next is waited for.
@@ -52,10 +56,27 @@ class Worker:
         for place, letter in letters:
             camera = self._cameras[place]
             frame = camera.begin(letter, serving)
-            if frame is not None:
+            if frame is None:
+                continue
+            if len(self._cameras) > 1 and not serving.segmenter.is_ready_for(frame.frame):
+                self._segment_aside(place, frame, serving)
+            else:
                 ready.append((camera, frame))
         _segment(ready, serving)
         return True
+
+    def _segment_aside(self, place: int, frame: Ready, serving: Serving) -> None:
+        """Segment a frame in a thread of its own; its camera's next is taken after it."""
+
+        def segment() -> None:
+            try:
+                _segment([(self._cameras[place], frame)], serving)
+            finally:
+                self._robin.release(place)
+
+        self._robin.hold(place)
+        self._aside[place] = threading.Thread(target=segment, name="segmentation of a new size", daemon=True)
+        self._aside[place].start()
 
 
 def _segment(ready: Sequence[tuple[Camera, Ready]], serving: Serving) -> None:

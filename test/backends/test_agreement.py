@@ -163,10 +163,10 @@ def test_frames_are_served_while_another_size_is_compiled(card):
     assert compiling.wait(20)
     for _ in range(3):
         run(16)
-    assert done == 4 * [16]
+    assert done == 4 * [16] and backend.is_ready((16, 16)) and not backend.is_ready((32, 32))
     go.set()
     waiting.join(20)
-    assert done[-1] == 32 and set(backend._places) == {(16, 16), (32, 32)}
+    assert done[-1] == 32 and backend.is_ready((32, 32)) and set(backend._places) == {(16, 16), (32, 32)}
 
 
 def test_labels_at_another_size(backend, torch_backend):

@@ -11,6 +11,7 @@ import time
 from types import SimpleNamespace
 
 import numpy as np
+from builtin_interfaces.msg import Time
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import CompressedImage, Image
@@ -22,8 +23,8 @@ from rt_seg_ros.labels import load_label_space
 from rt_seg_ros.pipeline import Segmentation
 from rt_seg_ros.resampling import resize_pixels
 from rt_seg_ros.ros import diagnostics, qos
-from rt_seg_ros.ros.camera import Camera
 from rt_seg_ros.ros.diagnostics import OK, WARN
+from rt_seg_ros.ros.image_subscription import ImageSubscription
 from rt_seg_ros.ros.mailbox import OTHER_LABELS
 from rt_seg_ros.ros.node import SegmentationNode
 from rt_seg_ros.ros.outputs import Drawing, Outputs, Wanted
@@ -270,8 +271,8 @@ def test_a_camera_hears_on_where_subscribing_anew_fails(alone, graph, monkeypatc
     camera = one.node._cameras[0]
     publisher = graph.node.create_publisher(Image, "/in_process/image", qos.sensor_data(qos.RELIABLE))
     try:
-        one.spin(lambda: camera.publishers())
-        create = Camera._create_subscription
+        one.spin(lambda: camera.images.publishers())
+        create = ImageSubscription._create
         failures = [RuntimeError("no memory")]
 
         def refuse(self, *rest):
@@ -279,8 +280,8 @@ def test_a_camera_hears_on_where_subscribing_anew_fails(alone, graph, monkeypatc
                 raise failures.pop()
             return create(self, *rest)
 
-        monkeypatch.setattr(Camera, "_create_subscription", refuse)
-        camera.reliability = None  # as if what it subscribed with were another than what is offered
+        monkeypatch.setattr(ImageSubscription, "_create", refuse)
+        camera.images.reliability = None  # as if what it subscribed with were another than what is offered
         with pytest.raises(RuntimeError, match="no memory"):
             camera.rematch()
 
@@ -290,9 +291,68 @@ def test_a_camera_hears_on_where_subscribing_anew_fails(alone, graph, monkeypatc
 
         one.spin(heard)
         camera.rematch()
-        assert camera.reliability == qos.RELIABLE
+        assert camera.images.reliability == qos.RELIABLE
     finally:
         graph.node.destroy_publisher(publisher)
+
+
+def stamped(second: int) -> Image:
+    return Image(header=Header(stamp=Time(sec=second)))
+
+
+def test_a_player_that_begins_at_once_is_heard_from_its_first_image_on(alone, graph):
+    one = alone(camera_topics=["/in_process/player"])
+    assert one.node.trigger_configure() and one.node.trigger_activate()
+    images = one.node._cameras[0].images
+    heard: list[int] = []
+    images._take = lambda message: heard.append(message.header.stamp.sec)
+    publisher = graph.node.create_publisher(Image, "/in_process/player", qos.sensor_data(qos.RELIABLE))
+    try:
+        sent = itertools.count(1)
+        for second in sent:
+            publisher.publish(stamped(second))
+            end = time.monotonic() + 0.05
+            while time.monotonic() < end:
+                one.executor.spin_once(0.01)
+            if images.reliability == qos.RELIABLE and images._former is None:
+                break
+            assert second < 200, f"heard {heard}"
+        one.spin(lambda: heard and heard[-1] == second)
+        # Each once and in order, though the subscription was made anew in between.
+        assert heard == list(range(heard[0], second + 1)) and heard[0] < 10
+    finally:
+        graph.node.destroy_publisher(publisher)
+
+
+def test_a_former_subscription_is_heard_until_the_present_one_is(alone):
+    one = alone(camera_topics=["/in_process/image"])
+    assert one.node.trigger_configure() and one.node.trigger_activate()
+    images = one.node._cameras[0].images
+    subscriptions = len(list(one.node.subscriptions))
+    heard: list[int] = []
+    images._take = lambda message: heard.append(message.header.stamp.sec)
+
+    def bring(number, *seconds):
+        for second in seconds:
+            images._on_image(number, stamped(second))
+
+    first = images._number
+    bring(first, 1, 2)
+    images._subscribe(qos.RELIABLE, "")
+    bring(first, 3, 4)
+    former = images._former
+    images._subscribe(qos.BEST_EFFORT, "")  # before the second one was heard: it goes, the first stays
+    assert images._former is former and len(list(one.node.subscriptions)) == subscriptions + 1
+    bring(first, 5)
+    bring(images._number, 4, 5, 6)
+    assert images._former is None and len(list(one.node.subscriptions)) == subscriptions
+    bring(first, 6, 7)  # still in its queue
+    bring(images._number, 4, 5, 6)  # a recording that begins anew
+    assert heard == [1, 2, 3, 4, 5, 6, 4, 5, 6]
+    last = images._number
+    one.node._cameras[0].deactivate()
+    bring(last, 8)
+    assert heard[-1] == 6
 
 
 def test_an_event_of_a_camera_waits_for_nobody_and_subscribes_behind_nobodys_back(alone, graph):
@@ -302,8 +362,8 @@ def test_an_event_of_a_camera_waits_for_nobody_and_subscribes_behind_nobodys_bac
     camera = node._cameras[0]
     publisher = graph.node.create_publisher(Image, "/in_process/event", qos.sensor_data(qos.RELIABLE))
     try:
-        one.spin(lambda: camera.reliability == qos.RELIABLE)
-        camera.reliability = None
+        one.spin(lambda: camera.images.reliability == qos.RELIABLE)
+        camera.images.reliability = None
         taken, let_go = threading.Event(), threading.Event()
 
         def hold():
@@ -315,12 +375,12 @@ def test_an_event_of_a_camera_waits_for_nobody_and_subscribes_behind_nobodys_bac
         host.start()
         assert taken.wait(20)
         matched = SimpleNamespace(current_count_change=1)
-        camera._on_matched(matched)
-        assert camera.reliability is None
+        camera.images._on_matched(matched)
+        assert camera.images.reliability is None
         let_go.set()
         host.join()
-        camera._on_matched(matched)
-        assert camera.reliability == qos.RELIABLE
+        camera.images._on_matched(matched)
+        assert camera.images.reliability == qos.RELIABLE
     finally:
         graph.node.destroy_publisher(publisher)
 

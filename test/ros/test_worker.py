@@ -99,3 +99,45 @@ def test_a_frame_that_fails_does_not_take_the_others_along(segmenter, frames, mo
     assert [len(camera.results) for camera in cameras] == [1, 0, 0]
     assert cameras[1].failures == ["inference_failed"]
     assert [camera.mailbox.counts().total_rejected for camera in cameras] == [0, 1, 1]
+
+
+def test_a_new_size_holds_up_its_own_camera_alone(segmenter, frames, monkeypatch):
+    condition = threading.Condition()
+    usual, new = cameras = [StillCamera(condition, Wanted(frozenset({"label"}))) for _ in range(2)]
+    begun, go = threading.Event(), threading.Event()
+    run, ready = segmenter.backend.run, {segmenter.working_size(64, 96)}
+
+    def slow_at_first(given, working, *others):
+        if working not in ready:
+            begun.set()
+            assert go.wait(20)
+            ready.add(working)
+        return run(given, working, *others)
+
+    monkeypatch.setattr(segmenter.backend, "run", slow_at_first)
+    monkeypatch.setattr(segmenter.backend, "is_ready", ready.__contains__)
+    worker = Worker(cameras, condition, lambda: Serving(segmenter))
+
+    def wait_for(what):
+        deadline = time.monotonic() + 20
+        while not what():
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+
+    new.mailbox.put(frames[2])
+    assert begun.wait(20)
+    new.mailbox.put(frames[2])  # waits for the one before it
+    for count in range(1, 4):
+        usual.mailbox.put(frames[0])
+        wait_for(lambda count=count: len(usual.results) == count)
+    assert not new.results and new.mailbox.counts().waiting == new.mailbox.counts().in_hand == 1
+    go.set()
+    wait_for(lambda: len(new.results) == 2)
+    assert np.array_equal(new.results[0].labels, segmenter.segment(frames[2]).labels)
+
+    begun.clear(), go.clear(), ready.remove(segmenter.working_size(80, 64))
+    new.mailbox.put(frames[2])
+    assert begun.wait(20)
+    threading.Timer(0.2, go.set).start()
+    worker.stop()
+    assert len(new.results) == 3 and new.mailbox.counts().in_hand == 0
