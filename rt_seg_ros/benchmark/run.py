@@ -55,13 +55,15 @@ _BUSY = 0.25
 class Effort:
     """How thoroughly is measured.
 
-    ``rounds``; ``warm_up`` and ``seconds``: of each case in each round; ``least``: frames measured then at the least.
+    ``rounds``; ``warm_up`` and ``seconds``: of each case in each round; ``least``: frames measured then at the least;
+    ``limit``: seconds that a turn may take in all, in which a runtime may build an engine or compile kernels.
     """
 
     rounds: int = 5
     warm_up: float = 0.5
     seconds: float = 2.0
     least: int = 5
+    limit: float = 900.0
 
     def check(self) -> None:
         """Check all values.
@@ -74,6 +76,8 @@ class Effort:
             raise UserError(f"warm-up is {self.warm_up} seconds; use 0 to 600")
         if not 0 < self.seconds <= 3600:
             raise UserError(f"seconds is {self.seconds}; use more than 0, up to 3600")
+        if not 1 <= self.limit <= 86400:
+            raise UserError(f"turn-limit is {self.limit:g} seconds; use 1 to 86400")
 
 
 @dataclass
@@ -272,21 +276,27 @@ def _take_turn(place: Path, case: Case, files: list[str], effort: Effort, module
         answer=str(answer),
         labels=str(place / "labels.npy") if first and case.mode == "pipeline" else None,
     ).write(order)
-    said = _run(module, order, place / "said.txt")
+    try:
+        said = _run(module, order, place / "said.txt", effort.limit)
+    except subprocess.TimeoutExpired:
+        return Answer(error=f"its turn did not end within {effort.limit:g} seconds (--turn-limit)")
     if answer.exists():
         return Answer.read(answer)
     last = [line for line in said.splitlines() if line.strip()][-1:]
     return Answer(error=f"its process failed: {last[0] if last else 'it said nothing'}")
 
 
-def _run(module: str, order: Path, log: Path) -> str:
-    """Run a module on an order and return what it said; however this ends, its process ends."""
+def _run(module: str, order: Path, log: Path, limit: float) -> str:
+    """Run a module on an order and return what it said; however this ends, its process ends.
+
+    :raises subprocess.TimeoutExpired: it did not within ``limit`` seconds
+    """
     command = [sys.executable, "-m", module, str(order)]
     with (
         log.open("wb") as output,
         running_process(command, _ending, stdout=output, stderr=subprocess.STDOUT) as process,
     ):
-        process.wait()
+        process.wait(limit)
     return log.read_text(encoding="utf-8", errors="replace")
 
 

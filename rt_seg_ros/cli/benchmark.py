@@ -83,7 +83,7 @@ _SEED = 2026  # the demo's street
 #: Options that mean nothing to what is measured, with the reason; and those of which --parts takes one value.
 _NOT_FOR = {
     "parts": (
-        ("batch", "cameras", "input", "outputs", "naive", "seconds", "warm_up", "csv", "json", "picture"),
+        ("batch", "cameras", "input", "outputs", "naive", "seconds", "warm_up", "turn_limit", "csv", "json", "picture"),
         "shows steps by themselves, as a table or --markdown",
     ),
     "node": (("input", "outputs"), "takes raw images, and gives labels and the mask of a class"),
@@ -158,6 +158,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--warm-up", type=float, default=default.warm_up, metavar="S",
         help="how long it runs before that (default: %(default)s)",
     )  # fmt: skip
+    how.add_argument(
+        "--turn-limit", type=float, default=default.limit, metavar="S",
+        help="how long a case may take in a round in all, with what its runtime builds first (default: %(default)g)",
+    )  # fmt: skip
     out = parser.add_argument_group("what to make of it, besides the table")
     out.add_argument("--csv", type=Path, metavar="FILE", help="figures, a line for each case")
     out.add_argument("--json", type=Path, metavar="FILE", help="figures, and what they were measured on")
@@ -169,7 +173,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
     _check_options(args)
-    effort = Effort(args.rounds, args.warm_up, args.seconds)
+    effort = Effort(args.rounds, args.warm_up, args.seconds, limit=args.turn_limit)
     effort.check()
     _check_one_file_each(args)
     planned = plan(_grid(args))

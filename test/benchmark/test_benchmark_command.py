@@ -122,6 +122,7 @@ def test_untrained_networks_are_said_to_be():
         (["--rounds", "0"], "rounds is 0"),
         (["--seconds", "0"], "seconds is 0"),
         (["--warm-up", "-1"], "warm-up is -1"),
+        (["--turn-limit", "0"], "turn-limit is 0"),
         (["--batch", "0"], "batch is 0"),
         (["--ratio", "2"], "downsampling_ratio is 2"),
         (["--threads", "-2"], "threads is -2"),
@@ -202,23 +203,34 @@ def test_what_is_no_value_is_refused_by_its_option(arguments, said, capsys):
     assert said in capsys.readouterr().err
 
 
-def test_a_turn_whose_process_fails_is_told_and_the_others_go_on(tmp_path):
-    (tmp_path / "broken_turn.py").write_text("raise SystemExit('out of order')")
+@pytest.fixture
+def broken_turn(tmp_path, monkeypatch):
+    """Return what makes a program the one that takes the pipeline's turns."""
+
+    def write(program):
+        (tmp_path / "broken_turn.py").write_text(program)
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        return {**MODULES, "pipeline": "broken_turn"}
+
+    return write
+
+
+def test_a_turn_whose_process_fails_is_told_and_the_others_go_on(broken_turn):
+    modules = broken_turn("raise SystemExit('out of order')")
     good, bad = (Case(mode, "cgnet", (96, 128), backend="torch", device="cpu") for mode in ("network", "pipeline"))
-    modules = {**MODULES, "pipeline": "broken_turn"}
     effort = Effort(rounds=1, warm_up=0, seconds=0.01)
-    former = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = str(tmp_path)
-    try:
-        result = measure(Plan([good, bad]), frames, effort, modules, floor=False)
-        with pytest.raises(UserError, match="nothing could be measured: its process failed: out of order"):
-            measure(Plan([bad]), frames, effort, modules)
-    finally:
-        os.environ.pop("PYTHONPATH")
-        if former is not None:
-            os.environ["PYTHONPATH"] = former
+    result = measure(Plan([good, bad]), frames, effort, modules, floor=False)
+    with pytest.raises(UserError, match="nothing could be measured: its process failed: out of order"):
+        measure(Plan([bad]), frames, effort, modules)
     assert result.rows[0].rounds == 1 and not result.rows[0].error
     assert "out of order" in result.rows[1].error
+
+
+def test_a_turn_that_does_not_end_costs_its_own_case(broken_turn):
+    modules = broken_turn("import time; time.sleep(60)")
+    case = Case("pipeline", "cgnet", (96, 128), backend="torch", device="cpu")
+    with pytest.raises(UserError, match="its turn did not end within 1 seconds \\(--turn-limit\\)"):
+        measure(Plan([case]), frames, Effort(rounds=1, limit=1.0), modules)
 
 
 def test_interrupted_it_leaves_no_process_behind():
