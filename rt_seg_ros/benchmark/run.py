@@ -174,7 +174,7 @@ def measure(
             raise UserError(f"nothing could be measured: {rows[0].error}")
         if floor and stopped is None:
             try:
-                peaks, trouble = _add_floors(place, rows)
+                peaks, trouble = _add_floors(place, rows, effort.limit)
             except KeyboardInterrupt:
                 stopped = effort.rounds
     on = about(next((n for row in rows if (n := gpu_number(row.device)) is not None), None))
@@ -276,10 +276,7 @@ def _take_turn(place: Path, case: Case, files: list[str], effort: Effort, module
         answer=str(answer),
         labels=str(place / "labels.npy") if first and case.mode == "pipeline" else None,
     ).write(order)
-    try:
-        said = _run(module, order, place / "said.txt", effort.limit)
-    except subprocess.TimeoutExpired:
-        return Answer(error=f"its turn did not end within {effort.limit:g} seconds (--turn-limit)")
+    said = _run(module, order, place / "said.txt", effort.limit)
     if answer.exists():
         return Answer.read(answer)
     last = [line for line in said.splitlines() if line.strip()][-1:]
@@ -287,17 +284,21 @@ def _take_turn(place: Path, case: Case, files: list[str], effort: Effort, module
 
 
 def _run(module: str, order: Path, log: Path, limit: float) -> str:
-    """Run a module on an order and return what it said; however this ends, its process ends.
+    """Run a module on an order and return what it said, and that ``limit`` seconds were not enough.
 
-    :raises subprocess.TimeoutExpired: it did not within ``limit`` seconds
+    However this ends, its process ends.
     """
+    late = ""
     command = [sys.executable, "-m", module, str(order)]
     with (
         log.open("wb") as output,
         running_process(command, _ending, stdout=output, stderr=subprocess.STDOUT) as process,
     ):
-        process.wait(limit)
-    return log.read_text(encoding="utf-8", errors="replace")
+        try:
+            process.wait(limit)
+        except subprocess.TimeoutExpired:
+            late = f"\nit did not end within {limit:g} seconds (--turn-limit)"
+    return log.read_text(encoding="utf-8", errors="replace") + late
 
 
 def _ending(process: subprocess.Popen[bytes]) -> Steps:
@@ -382,7 +383,7 @@ def score(card: ModelCard, working: Size, precision: str) -> tuple[float | None,
     return found.miou, found.data, ""
 
 
-def _add_floors(place: Path, rows: Sequence[Row]) -> tuple[list[dict[str, Any]], str]:
+def _add_floors(place: Path, rows: Sequence[Row], limit: float) -> tuple[list[dict[str, Any]], str]:
     """Find the least time of each row's network; return the rates it was reckoned with, or what failed."""
     wanted = [row for row in rows if not row.error and not row.case.naive]
     order, answer = place / "floor.json", place / "floors.json"
@@ -390,7 +391,7 @@ def _add_floors(place: Path, rows: Sequence[Row]) -> tuple[list[dict[str, Any]],
         {"case": r.case.to_dict(), "device": r.device, "precision": r.precision, "worked": r.working} for r in wanted
     ]
     order.write_text(json.dumps({"cases": cases, "answer": str(answer)}), encoding="utf-8")
-    said = _run("rt_seg_ros.benchmark.floor", order, place / "said.txt")
+    said = _run("rt_seg_ros.benchmark.floor", order, place / "said.txt", limit)
     if not answer.exists():
         return [], next((line for line in reversed(said.splitlines()) if line.strip()), "no reason was given")
     found = json.loads(answer.read_text(encoding="utf-8"))

@@ -229,7 +229,7 @@ def test_a_turn_whose_process_fails_is_told_and_the_others_go_on(broken_turn):
 def test_a_turn_that_does_not_end_costs_its_own_case(broken_turn):
     modules = broken_turn("import time; time.sleep(60)")
     case = Case("pipeline", "cgnet", (96, 128), backend="torch", device="cpu")
-    with pytest.raises(UserError, match="its turn did not end within 1 seconds \\(--turn-limit\\)"):
+    with pytest.raises(UserError, match="its process failed: it did not end within 1 seconds \\(--turn-limit\\)"):
         measure(Plan([case]), frames, Effort(rounds=1, limit=1.0), modules)
 
 
@@ -332,7 +332,7 @@ def test_more_of_ctrl_c_ends_a_process_that_does_not_listen(tmp_path):
     deaf = "import signal, sys, time\nsignal.signal(signal.SIGINT, lambda *_: print('heard', flush=True))\n"
     (tmp_path / "deaf.py").write_text(deaf + "print('ready', flush=True)\nwhile True:\n    time.sleep(1)\n")
     code = "import sys; from pathlib import Path; from rt_seg_ros.benchmark import run; "
-    code += "run._run('deaf', Path('order'), Path('said'))"
+    code += "run._run('deaf', Path('order'), Path('said'), 60)"
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, "-c", code]
     benchmark = subprocess.Popen(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, stderr=subprocess.PIPE)

@@ -295,7 +295,7 @@ def test_a_camera_is_heard_where_its_topic_was_remapped_to(graph, compose):
         configure(node, activate=True)
         assert node._cameras[0].topic == "/b/image"
         assert subscription_of(graph, node, "/b/image").qos_profile.reliability == qos.RELIABLE
-        assert len(node._cameras[0].publishers()) == 1
+        assert len(node._cameras[0].images.publishers()) == 1
         assert not [i for i in graph.node.get_subscriptions_info_by_topic("/a/image") if i.node_name == node.get_name()]
     finally:
         graph.node.destroy_publisher(publisher)
