@@ -1,4 +1,4 @@
-"""The error that is a person's to mend, and the nearest to what a person may have meant."""
+"""The error that is a person's to mend, errors in words, and the nearest to what a person may have meant."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ class UserError(Exception):
 
     Command lines print the message alone (exit status 2); the node logs it in one line.
     """
+
+
+def in_words(error: Exception) -> str:
+    """Return what an error says; of one that nobody foresaw its type as well."""
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
 
 def did_you_mean(word: str, known: Iterable[str], count: int = 1) -> str:

@@ -357,7 +357,7 @@ def frame_from_compressed(
         height, width = _promised_size(packed)
         if height * width > max_pixels:
             raise ImageRejected("too_large", f"image of {width}x{height} pixels; the limit is {max_pixels} pixels")
-        scans = packed.count(b"\xff\xda") if packed[:2] == b"\xff\xd8" else 0
+        scans = packed.count(b"\xff\xda") if packed[:2] == _JPEG else 0
         if scans > _MOST_SCANS:
             raise ImageRejected("corrupt", f"a JPEG of {scans} scans; the limit is {_MOST_SCANS}")
     try:

@@ -7,6 +7,7 @@ on the robot.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -14,15 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt_seg_ros.backends import create_backend, other_backends
-from rt_seg_ros.backends.base import Backend
 from rt_seg_ros.backends.fallback import FallbackBackend
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.images import Frame, Order, as_frame, blank_frame
-from rt_seg_ros.labels import LabelSpace
 from rt_seg_ros.log import get_logger
 from rt_seg_ros.resampling import drop_uncertain
 from rt_seg_ros.working_size import Size, check_side
-from rt_seg_ros.zoo import ModelCard, find_model
+from rt_seg_ros.zoo import find_model
 
 _log = get_logger(__name__)
 
@@ -139,17 +138,14 @@ class Segmenter:
         card = find_model(config.model, config.label_space, config.weights, config.allow_random_weights)
         space = card.load_label_space()
         backend = create_backend(card, config.backend, config.device, config.precision, config.threads)
-        self._fall_back = fall_back
         if fall_back:
             others = partial(other_backends, card, config.device, config.precision, config.threads)
             backend = FallbackBackend(backend, others, config.backend == "auto")
-        self._assign(config, card, space, backend)
-
-    def _assign(self, config: SegmenterConfig, card: ModelCard, space: LabelSpace, backend: Backend) -> None:
         self.config = config
         self.card = card
         self.label_space = space
         self.backend = backend
+        self._fall_back = fall_back
         self._remarked = False
         self._warmed: set[Size] = set()
 
@@ -163,10 +159,10 @@ class Segmenter:
         if not config.same_network(self.config):
             return Segmenter(config, self._fall_back)
         config.check()
-        other = object.__new__(Segmenter)
-        other._fall_back = self._fall_back
-        other._assign(config, self.card, self.label_space, self.backend)
+        other = copy(self)
+        other.config = config
         other._remarked = self._remarked and config.same_but_threshold(self.config)
+        other._warmed = set()
         return other
 
     @property

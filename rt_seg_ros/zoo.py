@@ -178,10 +178,9 @@ def find_model(
 
     if model in by_name:
         return _in_label_space(by_name[model], label_space)
-    of_network = [card for card in shipped if card.network == model]
     wanted = label_space or DEFAULT_LABEL_SPACE
     # The plain name is the best of a network; twins trained for comparison go by their own names.
-    plain = {card.label_space: card for card in of_network if card.name == f"{model}_{card.label_space}"}
+    plain = {c.label_space: c for c in shipped if c.network == model and c.name == f"{model}_{c.label_space}"}
     if wanted in plain:
         return plain[wanted]
     default = plain.get(DEFAULT_LABEL_SPACE)
@@ -190,10 +189,9 @@ def find_model(
     if allow_random_weights:
         space = load_label_space(wanted)
         return ModelCard(name=model, network=model, label_space=wanted, num_classes=space.num_classes)
-    with_weights = sorted(by_name)
     raise UserError(
         f"model '{model}' has no weights for label space '{wanted}' yet; there are weights for: "
-        f"{', '.join(with_weights) or 'none'}. Train it (rt-seg train), give a file (weights; rt-seg: --weights), "
+        f"{', '.join(sorted(by_name)) or 'none'}. Train it (rt-seg train), give a file (weights; rt-seg: --weights), "
         "or run it untrained (allow_random_weights; rt-seg: --allow-random-weights)"
     )
 

@@ -13,8 +13,9 @@ A runtime is one module here, imported only when it is chosen or asked, with
 from __future__ import annotations
 
 import importlib
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from types import ModuleType
+from typing import TypeVar
 
 from rt_seg_ros.backends.base import Backend, BatchResult, Unavailable
 from rt_seg_ros.backends.cuda_driver import find_gpu, missing_gpu
@@ -35,6 +36,8 @@ __all__ = [
 ]
 
 _log = get_logger(__name__)
+
+T = TypeVar("T")
 
 _MODULES = {
     "torch": "rt_seg_ros.backends.torch_backend",
@@ -64,25 +67,18 @@ def create_backend(
     :param threads: CPU threads; 0 leaves the runtime's own choice
     :raises UserError: a name that is not among these, or a runtime, device or precision that is not to be had
     """
-    _check_names(backend, device, precision)
-    passed_over: list[str] = []
-    for name, on in _candidates(backend, device, passed_over):
-        module = _load(name)
-        try:
-            _check(module, on, precision)
-            if backend == "auto":
-                _check_ready(module, card, on, precision)
-            created: Backend = module.create(card, on, precision, threads)
-            created.live = backend == "auto"  # who did not ask for a runtime does not wait for it
-        except Unavailable as reason:
-            if backend != "auto":
-                raise
-            passed_over.append(f"{name}: {reason}")
-            continue
-        why = f" (passed over: {'; '.join(passed_over)})" if passed_over else ""
-        _log.info("backend %s on %s, %s%s", created.name, created.device, created.precision, why)
+
+    def create(module: ModuleType, on: str) -> Backend:
+        if backend == "auto":
+            _check_ready(module, card, on, precision)
+        created: Backend = module.create(card, on, precision, threads)
         return created
-    raise _nothing(device, precision, passed_over)
+
+    created, passed_over = _first_to_be_had(backend, device, precision, create)
+    created.live = backend == "auto"  # who did not ask for a runtime does not wait for it
+    why = f" (passed over: {'; '.join(passed_over)})" if passed_over else ""
+    _log.info("backend %s on %s, %s%s", created.name, created.device, created.precision, why)
+    return created
 
 
 def check_backend(backend: str, device: str, precision: str) -> None:
@@ -90,17 +86,7 @@ def check_backend(backend: str, device: str, precision: str) -> None:
 
     :raises UserError: as :func:`create_backend`
     """
-    _check_names(backend, device, precision)
-    passed_over: list[str] = []
-    for name, on in _candidates(backend, device, passed_over):
-        try:
-            _check(_load(name), on, precision)
-            return
-        except Unavailable as reason:
-            if backend != "auto":
-                raise
-            passed_over.append(f"{name}: {reason}")
-    raise _nothing(device, precision, passed_over)
+    _first_to_be_had(backend, device, precision, lambda module, on: None)
 
 
 def check_choice(backend: str, device: str, precision: str) -> None:
@@ -153,6 +139,24 @@ def other_backends(
             break
 
 
+def _first_to_be_had(
+    backend: str, device: str, precision: str, use: Callable[[ModuleType, str], T]
+) -> tuple[T, list[str]]:
+    """Return what ``use`` makes of the first runtime to be had and its device, and why others were passed over."""
+    _check_names(backend, device, precision)
+    passed_over: list[str] = []
+    for name, on in _candidates(backend, device, passed_over):
+        module = _load(name)
+        try:
+            _check(module, on, precision)
+            return use(module, on), passed_over
+        except Unavailable as reason:
+            if backend != "auto":
+                raise
+            passed_over.append(f"{name}: {reason}")
+    raise UserError(f"no backend for device '{device}' and precision '{precision}': {'; '.join(passed_over)}")
+
+
 def _candidates(backend: str, device: str, passed_over: list[str]) -> list[tuple[str, str]]:
     """Return what to try, as (runtime, device); what is left out without a try goes to ``passed_over``."""
     if backend != "auto":
@@ -187,10 +191,6 @@ def _check_ready(module: ModuleType, card: ModelCard, device: str, precision: st
     reason = module.not_ready(card, device, precision) if hasattr(module, "not_ready") else None
     if reason:
         raise Unavailable(reason)
-
-
-def _nothing(device: str, precision: str, passed_over: list[str]) -> UserError:
-    return UserError(f"no backend for device '{device}' and precision '{precision}': {'; '.join(passed_over)}")
 
 
 def _check_names(backend: str, device: str, precision: str) -> None:

@@ -23,6 +23,14 @@ class Unavailable(UserError):
     """A runtime cannot serve here what is asked of it; another one may."""
 
 
+def no_int8_model(card: ModelCard, runtime: str, file_format: str) -> Unavailable:
+    """Return the error of a runtime for which nobody has quantised a model yet; it tells the command that does."""
+    return Unavailable(
+        f"there is no int8 model of '{card.name}' for {runtime} yet; make it of frames like those it will see: "
+        f"rt-seg export --model {card.name} --format {file_format} --precision int8 --calibration FRAMES"
+    )
+
+
 @dataclass
 class BatchResult:
     """Labels and, where asked for, confidences, one uint8 (H, W) per frame; milliseconds by stage for the batch."""

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import torch
 import triton
@@ -34,7 +35,6 @@ from rt_seg_ros.networks.layers import ConvNormAct, NormAct
 
 _log = get_logger(__name__)
 
-_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 #: Height and width of the batches of two that are tried: tiles are small for the one, and large for the other.
 _TRIALS = ((64, 96), (512, 1024))
 #: Largest difference of scores from the plain network's, root mean square, relative to their spread. Either rounds in
@@ -578,10 +578,10 @@ class _Stem:
 
 
 def _conv(x: Tensor, weight: Tensor, stride: tuple[int, ...]) -> Tensor:
-    return _in_layout(F.conv2d(x, weight, None, stride, padding=1))
+    return _channels_last(F.conv2d(x, weight, None, stride, padding=1))
 
 
-def _in_layout(x: Tensor) -> Tensor:
+def _channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
@@ -624,7 +624,7 @@ class _Accelerated:
 
     def __call__(self, x: Tensor) -> Tensor:
         """(N, 3, H, W) -> (N, classes, ceil(H / 8), ceil(W / 8)), in channels_last."""
-        x = _in_layout(x)
+        x = _channels_last(x)
         half = window_pool(x, maximum=False) if self._injects else None
         quarter = window_pool(half, maximum=False) if half is not None else None
         first, last = self._stage2(_join([self._stem(x)], half, self._stem.after, self._stage2_in))
@@ -632,7 +632,7 @@ class _Accelerated:
         return _classify(first, last, self._head_in, self._weights, self._classes)
 
 
-def fits(network: nn.Module) -> bool:
+def fits(network: nn.Module) -> TypeGuard[CGNet]:
     """Tell whether the kernels are for a network: CGNet with norms folded, and with the paper's blocks.
 
     Not those variants of its tables 3, 7 and 8 that proved worse: without a global context, with another residual or
@@ -640,7 +640,7 @@ def fits(network: nn.Module) -> bool:
     """
     if not isinstance(network, CGNet) or network.training or network.num_classes > _MOST_CLASSES:
         return False
-    if network.classifier.bias is not None or network.classifier.weight.dtype not in _DTYPES:
+    if network.classifier.bias is not None or network.classifier.weight.dtype not in _TOLERANCE:
         return False
     if any(not isinstance(layer, ConvNormAct) or layer.norm is not None for layer in network.stem):
         return False
@@ -676,7 +676,7 @@ def works(network: nn.Module, dtype: torch.dtype, device: torch.device | str) ->
 
     :param network: as for :func:`accelerate`; False, and nothing said, where they do not fit
     """
-    if not isinstance(network, CGNet) or not fits(network):
+    if not fits(network):
         return False
     generator = torch.Generator().manual_seed(0)
     worst = 0.0

@@ -143,7 +143,7 @@ def find_gpu(device: str) -> Gpu:
     """Return the GPU that a device's name means.
 
     :param device: ``auto``, ``cuda`` (both the first) or ``cuda:N``
-    :raises UserError: another device, or a GPU that is not there
+    :raises UserError: another device, or a GPU that is not there, or does not answer
     """
     kind, colon, index = device.partition(":")
     if kind not in ("auto", "cuda") or (colon and not (kind == "cuda" and index.isdecimal())):
@@ -155,6 +155,13 @@ def find_gpu(device: str) -> Gpu:
     ordinal = int(index or 0)
     if ordinal >= count:
         raise UserError(f"device '{device}': there are only {count} CUDA GPUs, from cuda:0")
+    try:
+        return _gpu(ordinal)
+    except CudaError as error:
+        raise UserError(f"device '{device}': {error}") from error
+
+
+def _gpu(ordinal: int) -> Gpu:
     handle = c_int()
     call("cuDeviceGet", byref(handle), ordinal)
     name = ctypes.create_string_buffer(256)

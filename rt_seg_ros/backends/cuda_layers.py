@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -104,18 +105,29 @@ def _replacements(network: nn.Module, kernels: ModuleType | None) -> Iterator[tu
         elif kernels is not None:
             if isinstance(module, (nn.MaxPool2d, nn.AvgPool2d)):
                 if (module.kernel_size, module.stride, module.padding) == (3, 2, 1):
-                    yield module, _Window(module, kernels)
+                    pool = partial(kernels.window_pool, maximum=isinstance(module, nn.MaxPool2d))
+                    yield module, _where_in_layout(module, pool, kernels)
             elif isinstance(module, SpatialMean):
-                yield module, _Mean(kernels)
+                yield module, _where_in_layout(module, kernels.map_mean, kernels)
             elif isinstance(module, nn.AdaptiveAvgPool2d):
                 if module.output_size == 1:
-                    yield module, _PooledMean(kernels)
+                    yield module, _where_in_layout(module, lambda x: kernels.map_mean(x)[:, :, None, None], kernels)
             elif isinstance(module, GridMean):
-                yield module, _Grid(module, kernels)
+                yield module, _where_in_layout(module, kernels.cell_means, kernels)
 
 
 def _largest(x: Tensor) -> Tensor:
     return x.amax((2, 3), keepdim=True)
+
+
+def _where_in_layout(module: nn.Module, fast: Callable[..., Tensor], kernels: ModuleType) -> Callable[..., Tensor]:
+    """Return what computes a layer: ``fast`` for maps in channels_last, and for others what it has now."""
+    plain = module.forward
+
+    def forward(x: Tensor, *others: Any) -> Tensor:
+        return fast(x, *others) if kernels.in_layout(x) else plain(x, *others)  # type: ignore[no-any-return]
+
+    return forward
 
 
 class _ConvRelu:
@@ -161,39 +173,3 @@ class _Block:
 
 def _without_bias(conv: Any, x: Tensor) -> Tensor:
     return F.conv2d(x, conv.weight, None, conv.stride, conv.padding, conv.dilation, conv.groups)
-
-
-class _Window:
-    def __init__(self, pool: nn.Module, kernels: ModuleType) -> None:
-        self._plain = pool.forward
-        self._maximum = isinstance(pool, nn.MaxPool2d)
-        self._kernels = kernels
-
-    def __call__(self, x: Tensor) -> Tensor:
-        if not self._kernels.in_layout(x):
-            return self._plain(x)  # type: ignore[no-any-return]
-        return self._kernels.window_pool(x, self._maximum)  # type: ignore[no-any-return]
-
-
-class _Mean:
-    def __init__(self, kernels: ModuleType) -> None:
-        self._kernels = kernels
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self._kernels.map_mean(x) if self._kernels.in_layout(x) else x.mean((2, 3))
-
-
-class _PooledMean(_Mean):
-    def __call__(self, x: Tensor) -> Tensor:
-        return super().__call__(x)[:, :, None, None]
-
-
-class _Grid:
-    def __init__(self, pool: GridMean, kernels: ModuleType) -> None:
-        self._plain = pool.forward
-        self._kernels = kernels
-
-    def __call__(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        if not self._kernels.in_layout(x):
-            return self._plain(x, grid)
-        return self._kernels.cell_means(x, grid)  # type: ignore[no-any-return]

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from rt_seg_ros.backends.base import Unavailable
+from rt_seg_ros.backends.base import Unavailable, no_int8_model
 from rt_seg_ros.backends.cuda_driver import Gpu, missing_gpu
 from rt_seg_ros.cache import Cache
 from rt_seg_ros.errors import UserError
@@ -264,11 +264,7 @@ class Engines:
     def _quantised_graph(self) -> bytes:
         files = load_quantised(self.card, "tensorrt")
         if files is None:
-            name = self.card.name
-            raise Unavailable(
-                f"there is no int8 model of '{name}' for TensorRT yet; make it of frames like those it will see: "
-                f"rt-seg export --model {name} --format tensorrt --precision int8 --calibration FRAMES"
-            )
+            raise no_int8_model(self.card, "TensorRT", "tensorrt")
         return files["model.onnx"]
 
 

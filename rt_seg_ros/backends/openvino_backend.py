@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rt_seg_ros.backends.base import Backend, Unavailable
+from rt_seg_ros.backends.base import Backend, Unavailable, no_int8_model
 from rt_seg_ros.backends.graph_backend import GraphBackend, Program, in_words
 from rt_seg_ros.backends.telemetry import without_telemetry
 from rt_seg_ros.errors import UserError
@@ -57,10 +57,7 @@ def create(card: ModelCard, device: str, precision: str, threads: int) -> Backen
         return OpenVinoBackend(card, load_graph(card), None, precision, threads)
     files = load_quantised(card, "openvino")
     if files is None:
-        raise Unavailable(
-            f"there is no int8 model of '{card.name}' for OpenVINO yet; make it of frames like those it will see: "
-            f"rt-seg export --model {card.name} --format openvino --precision int8 --calibration FRAMES"
-        )
+        raise no_int8_model(card, "OpenVINO", "openvino")
     return OpenVinoBackend(card, files[_XML], files[_BIN], precision, threads)
 
 

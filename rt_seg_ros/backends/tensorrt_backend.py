@@ -344,8 +344,7 @@ def _make_stand_in(card: ModelCard, device: str, precision: str, threads: int) -
                 reason = module.unavailable()
                 if reason:
                     raise Unavailable(reason)
-                on = module.check(device if kind == "cuda" else "cpu", wanted)
-                backend: Backend = module.create(card, on, wanted, threads)
+                backend: Backend = module.create(card, device if kind == "cuda" else "cpu", wanted, threads)
             except Exception as error:  # a GPU that is full or lost raises anything
                 problems.append(f"{name.removesuffix('_backend')} on {kind}: {error}")
             else:

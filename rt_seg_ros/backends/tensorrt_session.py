@@ -9,7 +9,7 @@ from __future__ import annotations
 import queue
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -82,6 +82,8 @@ class Session:
         for _ in range(_CONTEXTS):
             context = self._kernels.context() if self._kernels else self._engine.create_execution_context()
             if context is None:
+                while not self._free.empty():
+                    self._free.get().close()
                 raise UserError(f"TensorRT cannot run the engine ({self.spec}): {logger.last_error}")
             self._free.put(_Slot(tensorrt, self._engine, context, self.spec))
 
@@ -141,7 +143,7 @@ class Session:
         }
         return labels, confidences if confidence else None, timings
 
-    def _take(self, finish_one: Any) -> _Slot:
+    def _take(self, finish_one: Callable[[], None] | None) -> _Slot:
         """Take an idle context; where another thread has the other, end one's own first, or both would wait."""
         try:
             return self._free.get_nowait()

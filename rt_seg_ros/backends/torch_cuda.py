@@ -14,7 +14,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -77,7 +77,7 @@ class TorchCudaBackend(Backend):
             self._compute = torch.cuda.Stream()
             self._download = torch.cuda.Stream()
             self._aside = torch.cuda.Stream()
-            self._graphs = _Graphs(self._compute, _MAX_GRAPHS)
+            self._graphs = _Graphs(self._compute)
             self._free: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
             for _ in range(_SLOTS):
                 self._free.put(_Slot(self._upload))
@@ -201,24 +201,22 @@ def _label_writer(classes: int, dtype: torch.dtype) -> LabelWriter:
     return triton_kernels.fused_write_labels if triton_kernels.works(classes, dtype, "cuda") else write_labels
 
 
-@contextmanager
-def _strict() -> Iterator[None]:
-    """Keep TF32 out of convolutions and products of matrices, and cuDNN's search off."""
+def _set_strict() -> list[tuple[Any, str, Any]]:
+    """Keep TF32 out of convolutions and products of matrices, and cuDNN's search off.
+
+    :return: each switch that was otherwise: of what, its name, and its value until now
+    """
     of: Any = torch.backends
     switches: list[tuple[Any, str, Any]] = [(of.cudnn, "enabled", True), (of.cudnn, "benchmark", False)]
     if _has_new_switches():
         switches += [(of.cudnn.conv, "fp32_precision", "ieee"), (of.cuda.matmul, "fp32_precision", "ieee")]
     else:
         switches += [(of.cudnn, "allow_tf32", False), (of.cuda.matmul, "allow_tf32", False)]
-    former = [(owner, name, getattr(owner, name)) for owner, name, value in switches if getattr(owner, name) != value]
+    switches = [(owner, name, value) for owner, name, value in switches if getattr(owner, name) != value]
+    former = [(owner, name, getattr(owner, name)) for owner, name, _ in switches]
     for owner, name, value in switches:
-        if getattr(owner, name) != value:
-            setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        for owner, name, value in former:
-            setattr(owner, name, value)
+        setattr(owner, name, value)
+    return former
 
 
 def _has_new_switches() -> bool:
@@ -240,7 +238,7 @@ class _Numerics:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._users = self._searching = 0
-        self._former: AbstractContextManager[None] | None = None
+        self._former: list[tuple[Any, str, Any]] = []
 
     @contextmanager
     def __call__(self, benchmark: bool = False) -> Iterator[None]:
@@ -250,9 +248,7 @@ class _Numerics:
         """
         with self._lock:
             if not self._users:
-                former = _strict()
-                former.__enter__()
-                self._former = former
+                self._former = _set_strict()
             self._users += 1
             if benchmark:
                 self._searching += 1
@@ -265,9 +261,9 @@ class _Numerics:
                     self._searching -= 1
                     torch.backends.cudnn.benchmark = self._searching > 0
                 self._users -= 1
-                if not self._users and self._former is not None:
-                    self._former.__exit__(None, None, None)
-                    self._former = None
+                if not self._users:
+                    for owner, name, value in self._former:
+                        setattr(owner, name, value)
 
 
 _numerics = _Numerics()
@@ -341,14 +337,13 @@ class _Graph:
 
 
 class _Graphs:
-    """The graphs of the shapes used last, at most ``limit`` of them.
+    """The graphs of the shapes used last.
 
     They share one pool of memory: they run one after another on one stream, and what each must keep is its own.
     """
 
-    def __init__(self, stream: torch.cuda.Stream, limit: int) -> None:
+    def __init__(self, stream: torch.cuda.Stream) -> None:
         self._stream = stream
-        self._limit = limit
         self._pool = torch.cuda.graph_pool_handle()
         self._graphs: OrderedDict[Call, _Graph] = OrderedDict()
         self._failures = 0
@@ -362,7 +357,7 @@ class _Graphs:
         if self._failures >= _FAILED_CAPTURES or not capturing.acquire(blocking=False):
             return None
         try:
-            if len(self._graphs) >= self._limit:
+            if len(self._graphs) >= _MAX_GRAPHS:
                 self._stream.synchronize()  # the one that goes may still be running
                 self._graphs.popitem(last=False)
             graph = _Graph(call, program, self._stream, self._pool)

@@ -6,6 +6,7 @@ shrinks, linear interpolation where it grows, bilinear logits, the first of equa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -227,11 +228,11 @@ class Program:
         self._dtype = dtype
         self._writer = writer
         # Neighbours that are alike go together.
-        self._inputs: list[tuple[int, int, int, Order, Tensor, PixelResizer]] = []
+        self._inputs: list[tuple[tuple[int, int, int, int], Tensor | None, PixelResizer]] = []
         for (height, width, order), group in groupby(call.frames):
-            channels = torch.tensor(RGB_AT[order], device=device)
-            resizer = PixelResizer((height, width), call.working, device)
-            self._inputs.append((len(list(group)), height, width, order, channels, resizer))
+            shape = len(list(group)), height, width, CHANNELS[order]
+            channels = None if order == "rgb" else torch.tensor(RGB_AT[order], device=device)
+            self._inputs.append((shape, channels, PixelResizer((height, width), call.working, device)))
         self._outputs = [(len(list(group)), size) for size, group in groupby(call.sizes)]
 
     def __call__(self, source: Tensor, target: Tensor) -> None:
@@ -241,10 +242,10 @@ class Program:
         :param target: uint8 (``call.output_bytes``,), to write
         """
         batches, begin = [], 0
-        for count, height, width, order, channels, resizer in self._inputs:
-            end = begin + count * height * width * CHANNELS[order]
-            pixels = source[begin:end].view(count, height, width, CHANNELS[order])
-            if order != "rgb":
+        for shape, channels, resizer in self._inputs:
+            end = begin + math.prod(shape)
+            pixels = source[begin:end].view(shape)
+            if channels is not None:
                 pixels = pixels.index_select(3, channels)
             x = resizer(pixels).float().sub(self._mean).div_(self._std).to(self._dtype)
             batches.append(x.permute(0, 3, 1, 2))  # channels last, without a copy

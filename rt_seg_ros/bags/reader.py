@@ -319,6 +319,7 @@ class BagReader:
 
         :param topic: may be left out where there is only one whose last name is ``label``
         :raises UserError: as :meth:`label_topic`, or where the images have more than one channel, or more than 8 bits
+        :raises ImageRejected: for an image that cannot be used
         """
         name = self.label_topic(topic)
         for _, kind, recorded, data in self.raw_messages([name]):
@@ -470,8 +471,7 @@ def _above(topic: str) -> tuple[str, str]:
 
 
 def _is_label(topic: str) -> bool:
-    parts = topic.rstrip("/").split("/")
-    return parts[-1] == "label" or (parts[-1] == "compressed" and len(parts) > 1 and parts[-2] == "label")
+    return topic.rstrip("/").removesuffix("/compressed").rpartition("/")[2] == "label"
 
 
 def _frame(message: Any, kind: str) -> Frame:

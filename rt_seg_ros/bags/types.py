@@ -46,10 +46,9 @@ def typestore_for(definitions: Iterable[tuple[str, MessageDefinition]]) -> Types
 
     :param definitions: (type name, definition as the bag has it) of all topics
     """
-    known = typestore()
-    foreign = [(name, d) for name, d in definitions if d.data and _is_foreign(name)]
+    foreign = [(name, d) for name, d in definitions if d.data and name not in _builtin_names()]
     if not foreign:
-        return known
+        return typestore()
     store = get_typestore(Stores.ROS2_JAZZY)
     for name, definition in foreign:
         try:
@@ -63,10 +62,6 @@ def typestore_for(definitions: Iterable[tuple[str, MessageDefinition]]) -> Types
     for own in (_own_definitions(), _VISION):
         _add(store, {n: text for n, text in own.items() if n not in store.fielddefs})
     return store
-
-
-def _is_foreign(name: str) -> bool:
-    return name not in _builtin_names()
 
 
 @lru_cache(maxsize=1)

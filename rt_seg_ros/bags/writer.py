@@ -30,7 +30,7 @@ STORAGES: tuple[Storage, ...] = ("mcap", "sqlite3")
 _VERSION: Literal[8] = 8
 _CHANNELS = {"bgr8": 3, "rgb8": 3, "bgra8": 4, "rgba8": 4, "mono8": 1}
 _FOREVER = QosTime(9223372036, 854775807)
-_SUFFIX = {"mcap": ".mcap", "sqlite3": ".db3"}
+_SUFFIX: dict[Storage, str] = {"mcap": ".mcap", "sqlite3": ".db3"}
 _REPLACED = "replaced"  # what was there before, in the folder aside
 _DISK_ERRORS = (OSError, sqlite3.Error)  # SQLite has errors of its own for a full disk
 
@@ -78,13 +78,13 @@ class BagWriter:
         :raises UserError: unknown storage, something there that may not be replaced, a folder that cannot be written
         """
         self.path = Path(path)
-        single = {".mcap": "mcap", ".db3": "sqlite3"}.get(self.path.suffix)
+        single = next((kind for kind, suffix in _SUFFIX.items() if suffix == self.path.suffix), None)
         if storage not in STORAGES:
             raise UserError(f"unknown storage '{storage}' for a recording; there are: {', '.join(STORAGES)}")
         if single == "mcap" and storage == "sqlite3":
             raise UserError(f"{path} ends in .mcap, but the storage asked for is sqlite3: end it in .db3, or nothing")
         self._single = single is not None
-        self.storage: Storage = single or storage  # type: ignore[assignment]
+        self.storage = single or storage
         self._overwrite = overwrite
         self._check_target()
         self.types: Typestore = typestore()

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rt_seg_ros.backends.torch_backend import usual_threads
 from rt_seg_ros.benchmark.cases import Case
@@ -66,17 +66,19 @@ def measure(device: str, precision: str, threads: int) -> Peak:
     side = _SIDE[kind]
     a, b = (torch.randn(side, side, device=device, dtype=torch.float32).to(dtype) for _ in range(2))
     product = torch.empty_like(a)
-    macs = side**3 / _least(lambda: torch.mm(a, b, out=product), torch, kind)
+    macs = side**3 / _least(lambda: torch.mm(a, b, out=product), kind)
     if kind == "cpu":
         return Peak(macs, None)
     source = torch.empty(_MOVED, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     cache = torch.cuda.get_device_properties(device).L2_cache_size
-    return Peak(macs, 2 * _MOVED / _least(lambda: target.copy_(source), torch, kind), cache)
+    return Peak(macs, 2 * _MOVED / _least(lambda: target.copy_(source), kind), cache)
 
 
-def _least(call: Callable[[], object], torch: Any, kind: str) -> float:
+def _least(call: Callable[[], object], kind: str) -> float:
     """Return the shortest of several runs, in seconds, once the clocks have risen."""
+    import torch
+
     begun = time.perf_counter()
     while True:
         call()
@@ -111,8 +113,7 @@ def main(arguments: list[str]) -> int:
     peaks: dict[tuple[str, str, int], Peak] = {}
     floors: list[float | None] = []
     for item in order["cases"]:
-        case, precision = Case.from_dict(item["case"]), item["precision"]
-        device = item["device"]
+        case, device, precision = Case.from_dict(item["case"]), item["device"], item["precision"]
         if precision not in BYTES:
             floors.append(None)
             continue

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -341,16 +341,12 @@ def _row(case: Case, collected: Mapping[Case, _Collected]) -> Row:
         if naive is not None and naive.labels is not None and own.labels is not None:
             row.agreement = float((naive.labels == own.labels).mean())
     if case.mode == "node" and not case.naive:
-        alone = next((found for other, found in collected.items() if _alone(case, other)), None)
+        alone = collected.get(replace(case, mode="pipeline"))
         row.of_pipeline = _ratio(own.answers, alone.answers if alone else [], "node")
     card = case.card()
     row.trained = card.weights is not None
     row.miou, row.miou_on, row.unscored = score(card, row.working, row.precision)
     return row
-
-
-def _alone(case: Case, other: Case) -> bool:
-    return {**case.to_dict(), "mode": "pipeline"} == other.to_dict()
 
 
 def _ratio(ours: Sequence[Answer], theirs: Sequence[Answer], what: str) -> float | None:
@@ -376,8 +372,8 @@ def score(card: ModelCard, working: Size, precision: str) -> tuple[float | None,
         return None, "", "its card does not tell at which size it was scored"
     scored = in_steps(*card.frame_size)
     if working != scored:
-        sizes = (f"{height}x{width}" for height, width in (working, scored))
-        return None, "", "the network works at {}, and the score in its card is of {}".format(*sizes)
+        works = f"the network works at {working[0]}x{working[1]}"
+        return None, "", f"{works}, and the score in its card is of {scored[0]}x{scored[1]}"
     if precision == "int8":
         return None, "", "in int8, and the score in its card is not"
     return found.miou, found.data, ""

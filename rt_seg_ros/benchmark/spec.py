@@ -34,7 +34,7 @@ class Order:
 
     def write(self, path: Path) -> None:
         """Write the order as JSON."""
-        path.write_text(json.dumps({**asdict(self), "case": self.case.to_dict()}), encoding="utf-8")
+        path.write_text(json.dumps(asdict(self)), encoding="utf-8")
 
     @classmethod
     def read(cls, path: Path) -> Order:

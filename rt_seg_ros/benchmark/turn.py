@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from rt_seg_ros.benchmark.cases import Case
 from rt_seg_ros.benchmark.spec import MASK_CLASS, Answer, Order, peak_memory_mib
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.images import Frame, frame_from_compressed, frame_from_ros
+from rt_seg_ros.working_size import Size
 
 if TYPE_CHECKING:
     from rt_seg_ros.pipeline import Segmenter
@@ -38,7 +39,7 @@ class Runner:
     backend: str
     device: str
     precision: str
-    working: tuple[int, int]
+    working: Size
     frames: int = 1
 
 
@@ -47,8 +48,8 @@ class Material:
     """The frames: JPEG data, and the same decoded as a sensor's raw messages bring them."""
 
     jpeg: list[bytes]
-    raw: list[bytes] = field(default_factory=list)
-    size: tuple[int, int] = (0, 0)
+    raw: list[bytes]
+    size: Size
 
     @classmethod
     def read(cls, files: list[str], case: Case) -> Material:

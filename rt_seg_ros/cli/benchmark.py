@@ -327,7 +327,7 @@ def _rendered(wanted: Size) -> list[NDArray[np.uint8]]:
 
 
 def _source_frames(path: Path) -> Frames:
-    frames = [item.frame.bgr().copy() for item in islice(iter(open_source(path)), _FRAMES) if item.frame is not None]
+    frames = [item.frame.bgr().copy() for item in islice(open_source(path), _FRAMES) if item.frame is not None]
     if not frames:
         raise UserError(f"{path} has no frame that can be read")
     return lambda wanted: frames

@@ -18,7 +18,7 @@ from rt_seg_ros.cli.console import TableConsole
 from rt_seg_ros.cli.output import for_who_reads
 from rt_seg_ros.cli.progress import progress
 from rt_seg_ros.errors import UserError
-from rt_seg_ros.evaluation.comparison import FIGURES, Comparison, common_space, compare, difference_picture, open_side
+from rt_seg_ros.evaluation.comparison import Comparison, common_space, compare, difference_picture, open_side
 from rt_seg_ros.evaluation.comparison_page import camera_images, comparison_page
 from rt_seg_ros.evaluation.matching import DEFAULT_TOLERANCE
 from rt_seg_ros.files import check_apart, check_file, check_folder, json_keys, write_bytes, write_json, write_text
@@ -164,13 +164,11 @@ def _print(console: Console, comparison: Comparison) -> None:
     for name, side in (("A", comparison.a), ("B", comparison.b)):
         if side.stream.damage:
             lines.append(escape(f"{name} is not whole: {side.stream.damage}"))
-    for name in FIGURES:
-        one, other = comparison.a.figures.get(name), comparison.b.figures.get(name)
-        if isinstance(one, (int, float)) and isinstance(other, (int, float)):
-            scale = 1 if name == "frames_per_second" else 100
-            one, other = scale * one, scale * other
-            over = comparison.frames_of(name)
-            lines.append(f"{name}: A {one:.2f}, B {other:.2f} ({other - one:+.2f}){over and f', over {over} frames'}")
+    for name, a, b in comparison.figures():
+        scale = 1 if name == "frames_per_second" else 100
+        one, other = scale * a, scale * b
+        over = comparison.frames_of(name)
+        lines.append(f"{name}: A {one:.2f}, B {other:.2f} ({other - one:+.2f}){over and f', over {over} frames'}")
     for difference in comparison.worst[:1]:
         lines.append(f"most in frame {escape(str(difference.key))}: {100 * difference.share:.1f} % of its pixels")
     for line in lines:

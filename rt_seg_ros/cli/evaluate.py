@@ -29,7 +29,7 @@ from rt_seg_ros.evaluation.offline import evaluate
 from rt_seg_ros.evaluation.outputs import Outputs, Overlays, ResultBag, Sink
 from rt_seg_ros.evaluation.recording import STAGES as LIVE_STAGES
 from rt_seg_ros.evaluation.recording import evaluate_recording, write_result_bag
-from rt_seg_ros.evaluation.report import ReportFolder, check_report, is_figures, metrics, report_files
+from rt_seg_ros.evaluation.report import ReportFolder, check_report, is_figures, live_folder, metrics, report_files
 from rt_seg_ros.evaluation.stored import file_name
 from rt_seg_ros.files import check_apart, check_file, check_folder, write_json
 from rt_seg_ros.images import ImageRejected
@@ -132,6 +132,11 @@ class Job:
             return self.bag
         return self.bag.with_name(f"{self.bag.stem}_{file_name(name)}{self.bag.suffix}")
 
+    @property
+    def bags(self) -> list[Path]:
+        """Where all models' result bags go; empty where none is wanted."""
+        return [path for name in self.models if (path := self.bag_of(name)) is not None]
+
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, print the tables, write what was asked for; return the exit status."""
@@ -195,9 +200,8 @@ def _print(job: Job, evaluations: list[Evaluation], written: list[Path], figures
         print(f"figures: {figures}")
     if written:
         print(f"report: {', '.join(str(path) for path in written)}")
-    for name in job.models if job.bag else ():
-        path = job.bag_of(name)
-        if path is not None and path.exists():
+    for path in job.bags:
+        if path.exists():
             print(f"recording: {path}")
 
 
@@ -284,9 +288,7 @@ def check_outputs(job: Job, figures: Path | None = None) -> None:
     if figures is not None:
         check_apart(figures, [source for source in job.sources if source.is_file()])
         check_file(figures, is_figures)
-    for name in job.models if job.bag is not None else ():
-        path = job.bag_of(name)
-        assert path is not None
+    for path in job.bags:
         check_apart(path, [*job.sources, job.frames.path])
         if path.resolve() in [file.resolve() for file in files]:
             raise UserError(f"--bag {path} is a file of the report; choose another name")
@@ -317,8 +319,7 @@ def evaluate_models(job: Job) -> tuple[list[Evaluation], list[Path]]:
     evaluations: list[Evaluation] = []
     folder = None
     if job.report is not None:
-        bags = [path for name in job.models if (path := job.bag_of(name)) is not None]
-        keep = [job.frames.path, *job.sources, *bags]
+        keep = [job.frames.path, *job.sources, *job.bags]
         stages = LIVE_STAGES if job.live else OFFLINE_STAGES
         folder = ReportFolder(job.report, list(job.models), stages, job.video, keep)
     try:
@@ -375,7 +376,7 @@ def _live(job: Job, name: str, folder: ReportFolder | None) -> Evaluation:
         if folder is None:
             out = stack.enter_context(_passing_folder())
         else:
-            out = folder.path if len(job.models) == 1 else folder.path / f"live_{file_name(name)}"
+            out = live_folder(folder.path, name, folder.names)
         with progress_share(f"labels of {name}") as show:
             recorded = run_live(
                 frames.path, out, frames.topic, _parameters(config), job.rate,

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from rt_seg_ros.cli.console import UNBOUNDED
 from rt_seg_ros.evaluation.evaluation import Evaluation
-from rt_seg_ros.evaluation.statistics import Distribution
+from rt_seg_ros.evaluation.statistics import PERCENTILES
 
 _NONE = "-"
 _LEAST_NAME = 16  # columns for a name, below which nothing is gained by folding it
@@ -88,7 +88,7 @@ def print_comparison(console: Console, evaluations: Sequence[Evaluation]) -> Non
                 _percent(scores.boundary.mean()),
                 _percent(scores.flicker.flicker.value, 2),
             ]
-        total = evaluation.stages.get("total", Distribution())
+        total = evaluation.total
         memory = evaluation.usage.memory_mib
         row += [f"{evaluation.frames_per_second:.1f}", f"{total.percentile(50):.1f}", f"{total.percentile(95):.1f}"]
         row += [_NONE if memory is None else f"{memory:,.0f}", str(evaluation.counts.dropped)] if live else []
@@ -120,10 +120,10 @@ def _classes(evaluation: Evaluation) -> _Grid:
 
 def _latency(evaluation: Evaluation) -> _Grid:
     title = f"milliseconds per frame, of {evaluation.counts.processed} frames"
-    grid = _Grid(title, ["stage", "p50", "p95", "p99", "max"])
+    grid = _Grid(title, ["stage", *(f"p{p}" for p in PERCENTILES), "max"])
     names = {"total": "received to published", "age": "age of a label: stamp to published"}
     for stage, values in evaluation.stages.items():
-        figures = [values.percentile(50), values.percentile(95), values.percentile(99), values.largest]
+        figures = [*map(values.percentile, PERCENTILES), values.largest]
         name = names.get(stage, stage) if evaluation.mode == "live" else stage
         grid.rows.append([name, *(f"{v:.1f}" for v in figures)])
     return grid
@@ -151,14 +151,15 @@ def _lines(evaluation: Evaluation) -> list[str]:
     if scores.coverage is not None and scores.coverage < 1:
         lines.append(f"coverage {_percent(scores.coverage, 2)} % of the pixels have a label")
     runs = escape(f"({evaluation.backend}, {evaluation.device}, {evaluation.precision})")
-    lines.append(
-        f"{counts.processed} frames, {evaluation.frames_per_second:.1f} frames/s {runs}; "
-        f"with reading{', scoring' if evaluation.is_scored else ''} and writing {evaluation.throughput:.1f} frames/s"
-        if evaluation.mode == "offline"
-        else f"{counts.processed} frames, {evaluation.frames_per_second:.1f} frames/s {runs}; played at "
-        f"{evaluation.rate:g} times the recording's speed, {evaluation.throughput:.1f} labels a second"
-    )
-    if evaluation.mode == "live":
+    speed = f"{counts.processed} frames, {evaluation.frames_per_second:.1f} frames/s {runs}"
+    if evaluation.mode == "offline":
+        scoring = ", scoring" if evaluation.is_scored else ""
+        lines.append(f"{speed}; with reading{scoring} and writing {evaluation.throughput:.1f} frames/s")
+    else:
+        lines.append(
+            f"{speed}; played at {evaluation.rate:g} times the recording's speed, {evaluation.throughput:.1f} labels "
+            "a second"
+        )
         lines.append(
             f"played {counts.played}, received {counts.received}, processed {counts.processed}, dropped "
             f"{counts.dropped}, rejected {counts.rejected}, unaccounted {counts.unaccounted}"

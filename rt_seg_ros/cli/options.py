@@ -127,14 +127,15 @@ def segmenter_config(args: argparse.Namespace, model: str | None = None) -> Segm
 
     :raises UserError: for a value out of range.
     """
+    name = args.model if model is None else model
     height, width = args.size or (0, 0)
     if args.size:
         check_size("--size", args.size)
     if args.size and args.downsampling_ratio:
         raise UserError(f"--size {height}x{width} and --ratio {args.downsampling_ratio:g} both name a size; give one")
     config = SegmenterConfig(
-        model=model if model is not None else args.model,
-        weights=chosen_weights(args, model if model is not None else args.model),
+        model=name,
+        weights=chosen_weights(args, name),
         label_space=args.label_space,
         backend=args.backend,
         device=args.device,

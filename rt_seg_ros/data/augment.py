@@ -158,7 +158,7 @@ class Augmenter:
         # that over scale. A mirrored view reads its own columns from the right.
         xs = torch.arange(width, dtype=torch.float32, device=self.device)[None] + 0.5
         ys = torch.arange(height, dtype=torch.float32, device=self.device)[None] + 0.5
-        scale, mirrored = self._column(views.scale), self._column(views.mirrored.astype(np.float32))
+        scale, mirrored = self._column(views.scale), self._column(views.mirrored)
         xs = xs * (1.0 - 2.0 * mirrored) + width * mirrored
         return (ys + self._column(views.top)) / scale, (xs + self._column(views.left)) / scale
 

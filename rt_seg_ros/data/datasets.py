@@ -188,7 +188,7 @@ def ids_outside(raw: NDArray[np.uint8], space: LabelSpace) -> list[int]:
     return [int(v) for v in np.flatnonzero(present)]
 
 
-Visit = Callable[[int, NDArray[np.uint8], NDArray[np.uint8]], object]
+Visit = Callable[[NDArray[np.uint8], NDArray[np.uint8]], object]
 
 
 def check_dataset(
@@ -197,7 +197,7 @@ def check_dataset(
     """Read every pair once and refuse what would spoil a training run; warn of classes that no pixel has.
 
     :param indices: which pairs; none: all
-    :param visit: is handed each pair that is good, in order: its index, and what ``dataset[index]`` gives
+    :param visit: is handed each pair that is good, in order: what ``dataset[index]`` gives
     :param threads: how many read at once
     :raises UserError: unreadable files, size mismatches, ids outside the label space: the first few by name; labels
         that are void in all pairs.
@@ -205,16 +205,14 @@ def check_dataset(
     problems: list[str] = []
     present = np.zeros(256, bool)
     indices = range(len(dataset)) if indices is None else indices
-    for i, (image, labels, found) in zip(
-        indices, map_ahead(lambda i: _examined(dataset, i), indices, threads), strict=False
-    ):
+    for image, labels, found in map_ahead(lambda i: _examined(dataset, i), indices, threads):
         problems += found
         if len(problems) > SHOWN_OFFENDERS:
             break
         if labels is not None:
             present |= cv2.calcHist([labels], [0], None, [256], [0, 256]).reshape(-1) > 0
         if visit is not None and image is not None and labels is not None and not found:
-            visit(i, image, labels)
+            visit(image, labels)
     if problems:
         raise UserError(_listed(f"data set {dataset.name} cannot be used", problems))
     if len(indices) < len(dataset):  # a share of it may well have none
@@ -267,7 +265,10 @@ def _known_split(root: Path, split: str | None, there: list[str]) -> str:
     if split is None:
         if len(there) == 1:
             return there[0]
-        raise UserError(f"data set {root} has several splits: name one of {', '.join(there)}")
+        raise UserError(
+            f"data set {root} has several splits: name one of {', '.join(there)}" if there
+            else f"data set {root} has no split with labels"
+        )  # fmt: skip
     if split not in there:
         raise UserError(f"data set {root} has no split '{split}' with labels; it has: {', '.join(there) or 'none'}")
     return split
@@ -351,7 +352,6 @@ def _size_mismatch(pair: Pair, image: tuple[int, ...], label: tuple[int, ...]) -
 
 def _listed(heading: str, problems: list[str]) -> str:
     shown = [f"  {line}" for line in problems[:SHOWN_OFFENDERS]]
-    rest = len(problems) - len(shown)
-    if rest > 0:
+    if len(problems) > SHOWN_OFFENDERS:
         shown.append("  ... and more")
     return "\n".join([f"{heading}:", *shown])

@@ -58,7 +58,6 @@ class BoundaryScore:
         :param prediction: uint8 (H, W), 255 = unlabelled
         :return: the frame's own score: mean F over the classes that have an edge in its truth; None without one
         """
-        counts = np.zeros_like(self.counts)
         reach = tolerance_pixels(*truth.shape)
         # With a border as wide as the tolerance, what is near a pixel lies at the same offsets everywhere.
         borders = reach, reach, reach, reach, cv2.BORDER_REPLICATE
@@ -78,11 +77,10 @@ class BoundaryScore:
             judged, true_judged = near_void[at] == 0, near_void[true_at] == 0
             classes, right = classes[judged], right[judged]
             true_classes, found = true_classes[true_judged], found[true_judged]
-        for row, of_row in enumerate((classes, classes[right], true_classes, true_classes[found])):
-            counts[row] = np.bincount(of_row, minlength=self.num_classes)
+        rows = classes, classes[right], true_classes, true_classes[found]
+        counts = np.array([np.bincount(row, minlength=self.num_classes) for row in rows])
         self.counts += counts
-        there = counts[2] > 0
-        return float(_f(counts)[there].mean()) if there.any() else None
+        return _mean(counts)
 
     def per_class(self) -> NDArray[np.float64]:
         """Return F by class id, float64 (C,) from 0 to 1; NaN for a class without an edge in truth and prediction."""
@@ -90,8 +88,7 @@ class BoundaryScore:
 
     def mean(self) -> float | None:
         """Return the mean of F over the classes that have an edge in the truth; None where none has."""
-        there = self.counts[2] > 0
-        return float(_f(self.counts)[there].mean()) if there.any() else None
+        return _mean(self.counts)
 
 
 def _f(counts: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -99,6 +96,11 @@ def _f(counts: NDArray[np.int64]) -> NDArray[np.float64]:
         precision = np.nan_to_num(counts[1] / counts[0])
         recall = np.nan_to_num(counts[3] / counts[2])
         return np.nan_to_num(2 * precision * recall / (precision + recall))
+
+
+def _mean(counts: NDArray[np.int64]) -> float | None:
+    there = counts[2] > 0
+    return float(_f(counts)[there].mean()) if there.any() else None
 
 
 def _edges(labels: Labels, border: int, num_classes: int, towards_unknown: bool) -> NDArray[np.intp]:

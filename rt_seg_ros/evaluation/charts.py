@@ -137,7 +137,7 @@ def histogram(
         for row, (name, value) in enumerate(marks)
         if low <= value <= high * 1.0001
     )
-    below = _axis("left", ticks(low, high, 4), low, high, f" {unit}")
+    below = _axis("left", ticks(low, high), low, high, f" {unit}")
     return (
         f'<div class="chart plain"><div class="chart-plot">{_svg(shapes)}{lines_across}</div>'
         f'<div class="chart-x">{below}</div></div>'
@@ -218,7 +218,7 @@ def heat_map(names: Sequence[str], colours: Sequence[str], shares: NDArray[np.fl
 def scatter(points: Sequence[tuple[str, float, float]], along: str, up: str) -> str:
     """Draw named points, (name, x, y), each in its series' colour; both axes begin where the points need them to."""
     xs, ys = [p[1] for p in points], [p[2] for p in points]
-    right = 1.12 * max(xs)
+    right = 1.12 * max(xs) or 1.0
     span = max(max(ys) - min(ys), 2.0)
     bottom, top = max(0.0, min(ys) - 0.35 * span), max(ys) + 0.25 * span
     marks, places = ticks(bottom, top), ticks(0, right, 5)

@@ -93,13 +93,14 @@ def _result(path: Path, metrics: Path, model: str) -> Side:
         names = [str(one["name"]) for one in every]
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise UserError(f"{metrics} cannot be read: {error}") from error
+    if not names:
+        raise UserError(f"{metrics} tells of no model")
     if not model and len(names) > 1:
         raise UserError(f"{path} is the result of several models ({', '.join(names)}): name one (--models)")
     if model and model not in names:
         raise UserError(f"{path} has no model '{model}'; it has: {', '.join(names)}")
     name = model or names[0]
     figures = every[names.index(name)]
-    figures = figures if isinstance(figures, dict) else {}
     stored = Path(str(figures.get("labels") or "")).name
     if not stored or not (path / stored).exists():
         missing = stored or "its report was written without"
@@ -230,6 +231,13 @@ class Comparison:
             },
         }
 
+    def figures(self) -> Iterator[tuple[str, float, float]]:
+        """Yield (name, A's, B's) of the figures that both have."""
+        for name in self._in_both():
+            a, b = self.a.figures[name], self.b.figures[name]
+            if isinstance(a, (int, float)) and isinstance(b, (int, float)):
+                yield name, a, b
+
     def frames_of(self, figure: str) -> str:
         """Say over how many frames a figure of the two is: one number, or A's and B's; empty where none is told."""
         a, b = (side.frames_of(figure) for side in (self.a, self.b))
@@ -288,7 +296,7 @@ def compare(
         share = cv2.countNonZero(changed) / one.size
         if differing is None:
             differing = np.zeros(one.shape, np.int64)
-        differing += (resize_labels(changed, differing.shape) if changed.shape != differing.shape else changed) > 0
+        differing += resize_labels(changed, differing.shape) > 0
         at = timeline.seconds(key) if isinstance(key, int) else float(result.frames)
         result.series.append((at, share))
         _keep_worst(result.worst, Difference(key, share, one, other, result.frames), apart)
@@ -329,7 +337,7 @@ def _by_name(a: Side, b: Side, result: Comparison) -> Iterator[tuple[int | str, 
         if other is None:
             result.only_a += 1
             continue
-        yield from _loaded(stored.key, stored, other.load, result)
+        yield from _loaded(stored, other.load, result)
     result.only_b = len(others)
 
 
@@ -344,17 +352,17 @@ def _by_stamp(a: Side, b: Side, result: Comparison, tolerance: float) -> Iterato
         following = next(stream, None)
         other = matcher.pair(int(present.key), int(following.key) if following is not None else None)
         if other is not None:
-            yield from _loaded(present.key, present, other.load, result)
+            yield from _loaded(present, other.load, result)
         present = following
     matcher.finish()
     result.only_a, result.only_b = matching.frames_without_truth, matching.truth_without_frame
 
 
 def _loaded(
-    key: int | str, stored: StoredLabels, load: Callable[[], Labels], result: Comparison
+    stored: StoredLabels, load: Callable[[], Labels], result: Comparison
 ) -> Iterator[tuple[int | str, Labels, Labels]]:
     try:
-        yield key, stored.load(), load()
+        yield stored.key, stored.load(), load()
     except ImageRejected:
         result.rejected += 1
 

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rt_seg_ros import __version__
 from rt_seg_ros.bags import open_bag
 from rt_seg_ros.bags.cdr import stamp_of
 from rt_seg_ros.drawing import overlay
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.evaluation import charts
 from rt_seg_ros.evaluation.comparison import Comparison, changed_picture, difference_picture
-from rt_seg_ros.evaluation.page_parts import class_name, css_colour, page, strip, table, tile
+from rt_seg_ros.evaluation.page_parts import class_name, css_colour, legend, made, page, strip, table, tile
 from rt_seg_ros.evaluation.pictures import encode
 from rt_seg_ros.evaluation.statistics import binned
 from rt_seg_ros.images import ImageRejected
@@ -119,10 +117,9 @@ def comparison_page(comparison: Comparison, images: Mapping[int | str, Image], c
     if figures := _figures(comparison):
         parts.append(f'<h2>Figures of the two</h2><div class="card">{figures}</div>')
     parts += [_where(comparison, images), _which(comparison)]
-    made = f"<p>Made by <code>{escape(command)}</code>" if command else "<p>Made"
     parts.append(
         "<footer><p>A class's agreement is the intersection of the two over their union. All figures: "
-        f'<a href="comparison.json">comparison.json</a>.</p>{made} with rt_seg_ros {__version__}.</p></footer>'
+        f'<a href="comparison.json">comparison.json</a>.</p><p>{made(command)}.</p></footer>'
     )
     return page(f"{escape(a.title)} and {escape(b.title)}", "".join(parts), space)
 
@@ -151,11 +148,9 @@ def _unmatched(comparison: Comparison) -> str:
 
 def _figures(comparison: Comparison) -> str:
     rows = []
-    for key, (name, unit, scale) in _FIGURES.items():
-        values: list[Any] = [comparison.a.figures.get(key), comparison.b.figures.get(key)]
-        if not all(isinstance(v, (int, float)) for v in values):
-            continue
-        one, other = scale * values[0], scale * values[1]
+    for key, a, b in comparison.figures():
+        name, unit, scale = _FIGURES[key]
+        one, other = scale * a, scale * b
         rows.append(
             f'<tr><th scope="row">{name} <small>{unit}</small></th><td>{one:.2f}</td><td>{other:.2f}</td>'
             f"<td>{other - one:+.2f}</td><td>{comparison.frames_of(key)}</td></tr>"
@@ -181,9 +176,6 @@ def _where(comparison: Comparison, images: Mapping[int | str, Image]) -> str:
         key = f"{difference.key / 1e9:.3f}" if isinstance(difference.key, int) else difference.key
         strips.append(strip("", f"<b>{100 * difference.share:.1f} % differ</b><span>frame {escape(key)}</span>", cells))
     present = {int(i) for d in comparison.worst for one in (d.a, d.b) for i in np.unique(one)}
-    keys = "".join(
-        f"<li>{charts.swatch(css_colour(space, c.id))}{escape(c.name)}</li>" for c in space.classes if c.id in present
-    )
     places, shares = zip(*comparison.series, strict=True)
     points = binned(np.array(places), 100 * np.array(shares), _POINTS)
     along = "s" if comparison.a.stream.by_stamp else "frame"
@@ -197,7 +189,7 @@ def _where(comparison: Comparison, images: Mapping[int | str, Image]) -> str:
         '<h2>Where they differ</h2><div class="card film"><div><h3>Over all frames</h3>'
         f'<div class="cells" style="--n:1">{figure}</div><p class="note">{most}</p></div>'
         f'<div class="graphs">{graph}</div></div>'
-        f'<div class="card"><h3>The frames that differ most</h3>{"".join(strips)}<ul class="keys">{keys}</ul></div>'
+        f'<div class="card"><h3>The frames that differ most</h3>{"".join(strips)}{legend(space, present)}</div>'
     )
 
 
@@ -216,14 +208,10 @@ def _which(comparison: Comparison) -> str:
     )
     flips = comparison.flips()
     wrong = sum(pixels for _, _, pixels in flips) or 1
-
-    def named(i: int) -> str:
-        return class_name(space, i) if i < classes else "no label"
-
-    listed: Sequence[str] = [
-        f'<tr><td class="mistake">{named(i)} <i>becomes</i> {named(j)}</td><td>{100 * pixels / wrong:.1f} %</td></tr>'
-        for i, j, pixels in flips[:_FLIPS]
-    ]
+    listed = []
+    for i, j, pixels in flips[:_FLIPS]:
+        pair = f"{class_name(space, i)} <i>becomes</i> {class_name(space, j)}"
+        listed.append(f'<tr><td class="mistake">{pair}</td><td>{100 * pixels / wrong:.1f} %</td></tr>')
     most = table("<th>A, B</th><th>of what differs</th>", listed) if listed else "<p>There are none.</p>"
     return (
         f'<h2>Which classes flip</h2><div class="card"><h3>Agreement on each class, %</h3>{charts.bars(rows)}</div>'

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from rt_seg_ros.evaluation.frames import Item
+from rt_seg_ros.evaluation.frames import Frames, Item
 from rt_seg_ros.evaluation.matching import Matching
 from rt_seg_ros.evaluation.scores import Scores
 from rt_seg_ros.evaluation.statistics import Distribution
@@ -99,16 +100,26 @@ class Evaluation:
         self.rejections[error.reason] = self.rejections.get(error.reason, 0) + 1
         self.first_rejected = self.first_rejected or f"frame {item.index}, {item.name}: {error}"
 
-    def add_reading_problems(self) -> None:
-        """Add to the problems what could not be read, the first of each kind by name."""
+    @property
+    def reasons(self) -> str:
+        """The rejections in words; empty where there are none."""
+        return ", ".join(f"{reason}: {count}" for reason, count in self.rejections.items())
+
+    def add_outcome(self, frames: Frames, problems: Sequence[str]) -> None:
+        """Add what the frames, all of them read, tell of truth and damage, and what could not be read or written.
+
+        :param problems: what could not be written
+        """
+        self.matching = replace(frames.matching)
+        self.damage = frames.damage
         images, truths = max(self.counts.rejected, sum(self.rejections.values())), self.matching.truth_rejected
         if images:
-            reasons = ", ".join(f"{reason}: {count}" for reason, count in self.rejections.items())
-            told = f" ({reasons}); the first: {self.first_rejected}" if reasons else ""
+            told = f" ({self.reasons}); the first: {self.first_rejected}" if self.reasons else ""
             self.problems.append(f"{images} image{'s' if images > 1 else ''} cannot be used{told}")
         if truths:
             what = f"{truths} label image{'s' if truths > 1 else ''} of the truth cannot be used"
             self.problems.append(f"{what}; the first: {self.matching.first_rejected}")
+        self.problems += problems
 
     @property
     def frames_per_second(self) -> float:
@@ -119,6 +130,11 @@ class Evaluation:
     def throughput(self) -> float:
         """Frames a second of the whole run: processed frames over the time from the first to the last result."""
         return self.counts.processed / self.seconds if self.seconds else 0.0
+
+    @property
+    def total(self) -> Distribution:
+        """The stage ``total``, in milliseconds; empty where no frame was timed."""
+        return self.stages.get("total", Distribution())
 
     def count_size(self, size: Size, working: Size) -> None:
         """Count a frame of a size, which the network saw at another."""

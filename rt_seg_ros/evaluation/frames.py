@@ -67,9 +67,10 @@ class Item:
         return self._frame()
 
     def truth(self, size: tuple[int, int]) -> Labels | None:
-        """Decode the truth, uint8 (H, W), 255 = void; at another size than ``size`` it is resized to it.
+        """Decode the truth, uint8 (H, W), 255 = void; None where there is none, or it cannot be used.
 
-        :raises UserError: no label image, or ids outside the label space
+        :param size: of the frame; a drive's truth of another size is resized to it
+        :raises UserError: no label image, ids outside the label space, or a data set's of another size
         """
         return self._truth(size)
 
@@ -322,29 +323,29 @@ class _Drive(Frames):
             pending: tuple[int, int, Message] | None = None
             waiting: list[Message] = []
             held = 0
+
+            def let_go(following: int | None) -> Iterator[Item | Message]:
+                nonlocal pending, held
+                if pending is not None:
+                    yield self._item(bag, *pending, matcher, following)
+                yield from waiting
+                pending, held = None, 0
+                waiting.clear()
+
             for message in self._read(bag, topics):
                 if message.topic != self.topic:
                     waiting.append(message)
                     held += len(message.data)
                     if pending is None or len(waiting) > _WAITING or held > _WAITING_BYTES:
-                        if pending is not None:
-                            yield self._item(bag, *pending, matcher, None)
-                        pending = None
-                        yield from waiting
-                        waiting, held = [], 0
+                        yield from let_go(None)
                     continue
                 stamp = stamp_of(message.data) or message.recorded_ns
-                if pending is not None:
-                    yield self._item(bag, *pending, matcher, stamp)
-                yield from waiting
-                waiting, held = [], 0
+                yield from let_go(stamp)
                 if topics is None:
                     yield message
                 pending = count, stamp, message
                 count += 1
-            if pending is not None:
-                yield self._item(bag, *pending, matcher, None)
-            yield from waiting
+            yield from let_go(None)
         if matcher is not None:
             matcher.finish()
         if isinstance(truths, TopicTruth):

@@ -11,6 +11,7 @@ import re
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -127,10 +128,7 @@ class TopicTruth:
         with open_bag(self.path) as bag:
             for _, kind, recorded, data in bag.raw_messages([self.topic]):
                 stamp = stamp_of(data) or recorded
-
-                def load(kind: str = kind, recorded: int = recorded, data: bytes = data) -> Labels:
-                    return bag.decode_labels(self.topic, kind, recorded, data)
-
+                load = partial(bag.decode_labels, self.topic, kind, recorded, data)
                 yield Truth(stamp, f"{self.path}, topic {self.topic}, stamp {stamp / 1e9:.3f}", load)
 
 

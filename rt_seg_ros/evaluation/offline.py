@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,16 +106,12 @@ def evaluate(
     evaluation.backend, evaluation.device = segmenter.backend_name, segmenter.device
     evaluation.precision = segmenter.precision
     evaluation.usage = meter.usage
-    evaluation.matching = replace(frames.matching)
-    evaluation.damage = frames.damage
-    evaluation.add_reading_problems()
-    evaluation.problems += outputs.problems
+    evaluation.add_outcome(frames, outputs.problems)
     evaluation.stages["total"] = evaluation.stages.pop("total", Distribution())  # the sum stands last
     if not evaluation.counts.processed:
-        reasons = ", ".join(f"{reason}: {count}" for reason, count in evaluation.rejections.items())
         raise UserError(
             f"{frames.path} has no frame that can be segmented: {evaluation.counts.played} images, of which "
-            f"{evaluation.counts.rejected} cannot be used{f' ({reasons})' if reasons else ''}"
+            f"{evaluation.counts.rejected} cannot be used{f' ({evaluation.reasons})' if evaluation.reasons else ''}"
         )
     return evaluation
 
@@ -166,7 +162,6 @@ class _Run:
                 labels=segmentation.labels,
                 image=entry.image,
                 confidence=segmentation.confidence,
-                timings=timings,
                 stats=self._stats(entry, segmentation, timings) if self._outputs.wants_messages else None,
             )
         )

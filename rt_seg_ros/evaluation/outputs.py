@@ -10,7 +10,7 @@ import csv
 import os
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,8 +44,8 @@ _DEPTH = 6
 class FrameResult:
     """What became of one frame.
 
-    ``image``: BGR, None where only the node saw it; ``overlay``: as the node published it, where it did; ``timings``:
-    milliseconds by stage; ``stats``: fields of SegmentationStats by name.
+    ``image``: BGR, None where only the node saw it; ``overlay``: as the node published it, where it did; ``stats``:
+    fields of SegmentationStats by name.
     """
 
     item: Item
@@ -53,7 +53,6 @@ class FrameResult:
     image: Image | None = None
     confidence: Image | None = None
     overlay: Image | None = None
-    timings: Mapping[str, float] | None = None
     stats: Mapping[str, Any] | None = None
 
 
@@ -327,7 +326,6 @@ class FrameTable:
         self.path = path
         self.problem = ""
         self.stages = stages
-        self.columns = (*_FRAME_COLUMNS, *SCORE_COLUMNS, *(f"{stage}_ms" for stage in stages))
         self._aside = path.with_name(f".{path.name}.{os.getpid()}.part")
         self._timeline = Timeline(0.0)
         try:
@@ -336,7 +334,8 @@ class FrameTable:
         except OSError as error:
             raise UserError(f"{path} cannot be written: {error.strerror}") from error
         self._rows = csv.writer(self._file)
-        self._guarded(self._rows.writerow, self.columns)
+        times = (f"{stage}_ms" for stage in stages)
+        self._write([*_FRAME_COLUMNS, *SCORE_COLUMNS, *times])
 
     def begin(self, rate: float) -> None:
         """Begin another model: times count from its first frame.
@@ -352,17 +351,13 @@ class FrameTable:
         figures = [_short(getattr(scores, name), 5) for name in SCORE_COLUMNS]
         times = [_short(timings.get(stage), 3) for stage in self.stages]
         row = [model, item.index, item.name, item.stamp_ns or "", truth, seconds, *figures, *times]
-        self._guarded(self._rows.writerow, row)
+        self._write(row)
 
-    def flush(self) -> None:
-        """Hand what was written to the file, so that it can be read."""
-        self._guarded(self._file.flush)
-
-    def _guarded(self, call: Callable[..., object], *arguments: object) -> None:
+    def _write(self, row: Sequence[object]) -> None:
         if self.problem:
             return
         try:
-            call(*arguments)
+            self._rows.writerow(row)
         except OSError as error:
             self.problem = f"{self.path.name} ends early: {error.strerror}"
 
@@ -372,10 +367,10 @@ class FrameTable:
         :raises UserError: where that cannot be done
         """
         try:
-            try:
-                self._file.close()
-            except OSError as error:
-                self.problem = self.problem or f"{self.path.name} ends early: {error.strerror}"
+            self._file.close()
+        except OSError as error:
+            self.problem = self.problem or f"{self.path.name} ends early: {error.strerror}"
+        try:
             os.replace(self._aside, self.path)
         except OSError as error:
             raise UserError(f"{self.path} cannot be written: {error.strerror}") from error

@@ -8,13 +8,12 @@ from html import escape
 
 import numpy as np
 
-from rt_seg_ros import __version__
 from rt_seg_ros.evaluation import charts
 from rt_seg_ros.evaluation.boundary import TOLERANCE
 from rt_seg_ros.evaluation.evaluation import Evaluation
-from rt_seg_ros.evaluation.page_parts import class_name, css_colour, page, strip, table, tile
+from rt_seg_ros.evaluation.page_parts import class_name, css_colour, legend, made, page, strip, table, tile
 from rt_seg_ros.evaluation.pictures import Choice, Picture, Rows
-from rt_seg_ros.evaluation.statistics import PERCENTILES, Distribution, binned
+from rt_seg_ros.evaluation.statistics import PERCENTILES, binned
 from rt_seg_ros.labels import LabelSpace
 
 _POINTS = 400
@@ -97,23 +96,22 @@ def _facts(evaluation: Evaluation, several: bool) -> str:
 
 
 def _warnings(evaluations: Sequence[Evaluation]) -> str:
-    said: dict[str, None] = {}
+    said: list[str] = []
     for evaluation in evaluations:
         if evaluation.damage:
-            said[f"The recording is not whole: {evaluation.damage}. The figures are of what could be read."] = None
+            said.append(f"The recording is not whole: {evaluation.damage}. The figures are of what could be read.")
         if evaluation.is_void:
-            said[f"Truth ({evaluation.truth}) is void everywhere: there is no score."] = None
+            said.append(f"Truth ({evaluation.truth}) is void everywhere: there is no score.")
         elif evaluation.truth and not evaluation.is_scored:
-            said[f"There is truth ({evaluation.truth}), but none for any frame: see the tolerance and the stamps."] = (
-                None
+            said.append(
+                f"There is truth ({evaluation.truth}), but none for any frame: see the tolerance and the stamps."
             )
         if evaluation.counts.unaccounted:
-            said[f"{evaluation.counts.unaccounted} frames of {evaluation.name} are unaccounted for."] = None
+            said.append(f"{evaluation.counts.unaccounted} frames of {evaluation.name} are unaccounted for.")
         if evaluation.counts.lost:
-            said[f"{evaluation.counts.lost} frames were lost on their way to {evaluation.name}."] = None
-        for problem in evaluation.problems:
-            said[f"{evaluation.name}: {problem}."] = None
-    return "".join(f'<p class="warning">{escape(text)}</p>' for text in said)
+            said.append(f"{evaluation.counts.lost} frames were lost on their way to {evaluation.name}.")
+        said += [f"{evaluation.name}: {problem}." for problem in evaluation.problems]
+    return "".join(f'<p class="warning">{escape(text)}</p>' for text in dict.fromkeys(said))  # each once
 
 
 def _footer(content: Content) -> str:
@@ -131,10 +129,9 @@ def _footer(content: Content) -> str:
         "<p>Percentiles are true to 0.3 %. All figures: <a href='metrics.json'>metrics.json</a>, "
         "frame by frame: <a href='per_frame.csv'>per_frame.csv</a>.</p>"
     )
-    command = f"<p>Made by <code>{escape(content.command)}</code>" if content.command else "<p>Made"
     machine = first.machine
     on = f"{machine.get('cpu')}, {machine.get('cores')} cores, {machine.get('system')}" if machine else ""
-    return f"<footer>{''.join(lines)}{command} with rt_seg_ros {__version__} on {escape(on)}.</p></footer>"
+    return f"<footer>{''.join(lines)}<p>{made(content.command)} on {escape(on)}.</p></footer>"
 
 
 # --- several models ---------------------------------------------------------------------------------------------------
@@ -148,25 +145,25 @@ def _comparison(evaluations: Sequence[Evaluation]) -> str:
         ("boundary F %", lambda e: _percent(e.scores.boundary.mean()), "{:.1f}", True),
         ("flicker %", lambda e: _percent(e.scores.flicker.flicker.value), "{:.2f}", False),
         ("frames/s", lambda e: e.frames_per_second, "{:.1f}", True),
-        ("p95 ms", lambda e: _total(e).percentile(95), "{:.1f}", False),
+        ("p95 ms", lambda e: e.total.percentile(95), "{:.1f}", False),
         # Offline all models are of one process, and what one leaves behind would count for those after it.
         ("memory MiB", lambda e: e.usage.memory_mib if e.mode == "live" else None, "{:,.0f}", False),
         ("dropped", lambda e: float(e.counts.dropped) if e.mode == "live" else None, "{:.0f}", False),
     ]  # fmt: skip
     columns = [c for c in columns if any(c[1](e) is not None for e in evaluations)]
     head = "".join(f"<th>{escape(name)}</th>" for name, *_ in columns)
+    keys = [f'<i class="point c{i % charts.COLOURS}"></i>{escape(e.name)}' for i, e in enumerate(evaluations)]
     rows = []
     bests = []
     for _, value, _, more in columns:
         known = [v for e in evaluations if (v := value(e)) is not None]
         bests.append((max if more else min)(known))
-    for i, evaluation in enumerate(evaluations):
+    for evaluation, key in zip(evaluations, keys, strict=True):
         cells = []
         for (_, value, form, _), best in zip(columns, bests, strict=True):
             v = value(evaluation)
             kind = ' class="best"' if v is not None and v == best else ""
             cells.append(f"<td{kind}>{charts.NONE if v is None else form.format(v)}</td>")
-        key = f'<i class="point c{i % charts.COLOURS}"></i>{escape(evaluation.name)}'
         rows.append(f'<tr><th scope="row">{key}</th>{"".join(cells)}</tr>')
     parts = [f'<h2>Compared</h2><div class="card">{table(f"<th>model</th>{head}", rows)}</div>']
     if all(e.is_scored for e in evaluations):
@@ -178,12 +175,9 @@ def _comparison(evaluations: Sequence[Evaluation]) -> str:
         space = evaluations[0].space
         per_class = [e.scores.matrix.per_class_iou() for e in evaluations]
         bars = [charts.Bar(c.name, css_colour(space, c.id), [float(v[c.id]) for v in per_class]) for c in space.classes]
-        keys = "".join(
-            f'<li><i class="point c{i % charts.COLOURS}"></i>{escape(e.name)}</li>' for i, e in enumerate(evaluations)
-        )
         parts.append(
             f'<div class="card" style="margin-top:16px"><h3>IoU of each class, %</h3>{charts.bars(bars)}'
-            f'<ul class="keys">{keys}</ul></div>'
+            f'<ul class="keys">{"".join(f"<li>{key}</li>" for key in keys)}</ul></div>'
         )
     return "".join(parts)
 
@@ -193,7 +187,7 @@ def _summary(evaluation: Evaluation) -> str:
     if evaluation.is_scored:
         said.append(f"<span>mIoU {100 * evaluation.scores.matrix.miou():.1f} %</span>")
     said.append(f"<span>{evaluation.frames_per_second:.1f} frames/s</span>")
-    said.append(f"<span>p95 {_total(evaluation).percentile(95):.1f} ms</span>")
+    said.append(f"<span>p95 {evaluation.total.percentile(95):.1f} ms</span>")
     return "".join(said)
 
 
@@ -210,15 +204,15 @@ def _shared_frames(content: Content) -> str:
             cells.append(("truth", picture.truth))
         for evaluation in content.evaluations:
             if evaluation.name in picture.predictions:
-                score = _score_of(content, evaluation.name, choice.index)
+                score = _figure(content, evaluation.name, choice.index, "miou")
                 said = f"{evaluation.name}: {100 * score:.1f} %" if score is not None else evaluation.name
                 cells.append((said, picture.predictions[evaluation.name]))
         strips.append(strip(choice.why, _frame_name(choice, picture), cells))
     shown = [content.pictures[c.index] for c in content.shared if c.index in content.pictures]
-    legend = _legend(content.evaluations[0].space, shown, errors=False)
+    keys = _legend(content.evaluations[0].space, shown, errors=False)
     return (
         '<h2>The same frames, side by side</h2><div class="card">'
-        f'<p class="note">Chosen by the mean of the models\' mIoU on each frame.</p>{"".join(strips)}{legend}</div>'
+        f'<p class="note">Chosen by the mean of the models\' mIoU on each frame.</p>{"".join(strips)}{keys}</div>'
     )
 
 
@@ -267,7 +261,7 @@ def _tiles(evaluation: Evaluation) -> str:
             tiles.append(tile(f"{100 * changed.value:.2f}", "%", "labels that change", "from frame to frame"))
     if scores.coverage is not None:
         tiles.append(tile(_coverage(scores.coverage), "%", "coverage", "pixels with a label"))
-    total = _total(evaluation)
+    total = evaluation.total
     what = "received to published" if evaluation.mode == "live" else "in the pipeline"
     tiles.append(tile(charts.number(total.percentile(50)), "ms", "median latency", what))
     tiles.append(
@@ -288,31 +282,29 @@ def _tiles(evaluation: Evaluation) -> str:
 
 def _frames(content: Content, evaluation: Evaluation, video: str) -> str:
     shown = [c for c in content.chosen.get(evaluation.name, ()) if c.index in content.pictures]
-    parts = []
-    if shown:
-        strips = []
-        for choice in shown:
-            picture = content.pictures[choice.index]
-            if evaluation.name not in picture.predictions:
-                continue
-            cells = [("camera", picture.image)]
-            if picture.truth is not None:
-                cells.append(("truth", picture.truth))
-            cells.append(("prediction", picture.predictions[evaluation.name]))
-            if evaluation.name in picture.errors:
-                cells.append(("errors", picture.errors[evaluation.name]))
-            score = _score_of(content, evaluation.name, choice.index)
-            seconds = _seconds_of(content, evaluation.name, choice.index)
-            facts = f"<b>mIoU {100 * score:.1f} %</b>" if score is not None else ""
-            if seconds is not None and video:
-                facts += (
-                    f'<button class="seek" data-video="{video}" data-seconds="{seconds}">at {seconds:.1f} s</button>'
-                )
-            strips.append(strip(choice.why, facts + _frame_name(choice, picture), cells))
-        legend = _legend(evaluation.space, [content.pictures[c.index] for c in shown], errors=evaluation.is_scored)
-        title = "Worst, median and best frames" if evaluation.is_scored else "Frames"
-        parts.append(f'<h2>{title}</h2><div class="card">{"".join(strips)}{legend}</div>')
-    return "".join(parts)
+    if not shown:
+        return ""
+    strips = []
+    for choice in shown:
+        picture = content.pictures[choice.index]
+        if evaluation.name not in picture.predictions:
+            continue
+        cells = [("camera", picture.image)]
+        if picture.truth is not None:
+            cells.append(("truth", picture.truth))
+        cells.append(("prediction", picture.predictions[evaluation.name]))
+        if evaluation.name in picture.errors:
+            cells.append(("errors", picture.errors[evaluation.name]))
+        score = _figure(content, evaluation.name, choice.index, "miou")
+        seconds = _figure(content, evaluation.name, choice.index, "seconds")
+        facts = f"<b>mIoU {100 * score:.1f} %</b>" if score is not None else ""
+        if seconds is not None and video:
+            to = round(seconds, 3)
+            facts += f'<button class="seek" data-video="{video}" data-seconds="{to}">at {to:.1f} s</button>'
+        strips.append(strip(choice.why, facts + _frame_name(choice, picture), cells))
+    keys = _legend(evaluation.space, [content.pictures[c.index] for c in shown], errors=evaluation.is_scored)
+    title = "Worst, median and best frames" if evaluation.is_scored else "Frames"
+    return f'<h2>{title}</h2><div class="card">{"".join(strips)}{keys}</div>'
 
 
 def _frame_name(choice: Choice, picture: Picture) -> str:
@@ -321,11 +313,7 @@ def _frame_name(choice: Choice, picture: Picture) -> str:
 
 def _legend(space: LabelSpace, pictures: Sequence[Picture], errors: bool) -> str:
     present = {c for picture in pictures for c in picture.classes}
-    keys = "".join(
-        f"<li>{charts.swatch(css_colour(space, c.id))}{escape(c.name)}</li>" for c in space.classes if c.id in present
-    )
-    keys += f"<li>{charts.swatch('#ff4840')}wrong</li>" if errors else ""
-    return f'<ul class="keys">{keys}</ul>'
+    return legend(space, present, f"<li>{charts.swatch('#ff4840')}wrong</li>" if errors else "")
 
 
 def _classes(evaluation: Evaluation) -> str:
@@ -376,8 +364,7 @@ def _mistakes(evaluation: Evaluation) -> str:
         true, found = divmod(int(flat), wrong.shape[1])
         if not wrong[true, found]:
             break
-        other = class_name(space, found) if found < space.num_classes else "no label"
-        pair = f"{class_name(space, true)} <i>taken for</i> {other}"
+        pair = f"{class_name(space, true)} <i>taken for</i> {class_name(space, found)}"
         rows.append(f'<tr><td class="mistake">{pair}</td><td>{100 * wrong[true, found] / total:.1f} %</td></tr>')
     return table("<th>truth</th><th>of wrong pixels</th>", rows)
 
@@ -432,7 +419,7 @@ def _graphs(content: Content, evaluation: Evaluation, video: str) -> list[tuple[
 
 
 def _latency(evaluation: Evaluation) -> str:
-    total = _total(evaluation)
+    total = evaluation.total
     if not total.count:
         return ""
     edges, shares = total.histogram(_BINS)
@@ -468,8 +455,7 @@ def _accounts(evaluation: Evaluation) -> str:
     frames.append(("segmented", f"{counts.processed:,}"))
     if evaluation.mode == "live":
         frames.append(("dropped, as a newer one came", f"{counts.dropped:,}"))
-    reasons = ", ".join(f"{reason}: {n}" for reason, n in evaluation.rejections.items())
-    frames.append(("rejected", f"{counts.rejected:,}" + (f" ({reasons})" if reasons else "")))
+    frames.append(("rejected", f"{counts.rejected:,}" + (f" ({evaluation.reasons})" if evaluation.reasons else "")))
     if evaluation.truth:
         frames.append(("truth", evaluation.truth))
         frames.append(("scored", f"{evaluation.scores.scored:,}"))
@@ -509,10 +495,6 @@ def _list(pairs: Sequence[tuple[str, str]]) -> str:
     return f"<dl>{''.join(f'<dt>{escape(name)}</dt><dd>{escape(value)}</dd>' for name, value in pairs)}</dl>"
 
 
-def _total(evaluation: Evaluation) -> Distribution:
-    return evaluation.stages.get("total", Distribution())
-
-
 def _percent(value: float | None) -> float | None:
     return None if value is None else 100 * value
 
@@ -525,21 +507,10 @@ def _share(share: float) -> str:
     return f"{100 * share:.1f} %" if share >= 0.001 else "under 0.1 %"
 
 
-def _place(content: Content, model: str, index: int) -> tuple[Rows, int] | None:
+def _figure(content: Content, model: str, index: int, column: str) -> float | None:
+    """Return what a model's table has of a frame; None where it has nothing."""
     rows = content.rows.get(model)
     if rows is None:
         return None
-    places = np.flatnonzero(rows.frame == index)
-    return (rows, int(places[0])) if len(places) else None
-
-
-def _score_of(content: Content, model: str, index: int) -> float | None:
-    found = _place(content, model, index)
-    value = float(found[0].columns["miou"][found[1]]) if found else float("nan")
-    return None if np.isnan(value) else value
-
-
-def _seconds_of(content: Content, model: str, index: int) -> float | None:
-    found = _place(content, model, index)
-    value = float(found[0].columns["seconds"][found[1]]) if found else float("nan")
-    return None if np.isnan(value) else round(value, 3)
+    found = rows.columns[column][rows.frame == index]
+    return float(found[0]) if len(found) and not np.isnan(found[0]) else None

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from html import escape
 from pathlib import Path
 
+from rt_seg_ros import __version__
 from rt_seg_ros.evaluation import charts
 from rt_seg_ros.labels import LabelSpace
 
 _HERE = Path(__file__).parent
 
 
-def page(title: str, body: str, space: LabelSpace | None = None) -> str:
+def page(title: str, body: str, space: LabelSpace) -> str:
     """Return a whole page around its body; its main colour is taken from the label space's."""
     style = (_HERE / "report.css").read_text(encoding="utf-8")
     script = (_HERE / "report.js").read_text(encoding="utf-8")
@@ -30,10 +31,10 @@ def css_colour(space: LabelSpace, i: int) -> str:
     return "#{:02x}{:02x}{:02x}".format(*space.classes[i].color)
 
 
-def _hue(space: LabelSpace | None) -> int:
+def _hue(space: LabelSpace) -> int:
     """Return the hue of the class whose colour is nearest to a calm blue, and has enough of it."""
     hues = []
-    for entry in space.classes if space is not None else ():
+    for entry in space.classes:
         hue, saturation, _ = colorsys.rgb_to_hsv(*(v / 255 for v in entry.color))
         if saturation > 0.35:
             hues.append(round(360 * hue))
@@ -81,5 +82,24 @@ def table(head: str, rows: Sequence[str]) -> str:
 
 
 def class_name(space: LabelSpace, i: int) -> str:
-    """Return a class's name after its colour."""
+    """Return a class's name after its colour; the number after the last class stands for no label."""
+    if i == space.num_classes:
+        return "no label"
     return f"<span>{charts.swatch(css_colour(space, i))}{escape(space.names[i])}</span>"
+
+
+def legend(space: LabelSpace, present: Collection[int], more: str = "") -> str:
+    """Return a list of the classes that are present, each after its colour.
+
+    :param more: what the list ends with, as HTML
+    """
+    names = "".join(
+        f"<li>{charts.swatch(css_colour(space, c.id))}{escape(c.name)}</li>" for c in space.classes if c.id in present
+    )
+    return f'<ul class="keys">{names}{more}</ul>'
+
+
+def made(command: str) -> str:
+    """Return what a page was made by, as HTML."""
+    by = f" by <code>{escape(command)}</code>" if command else ""
+    return f"Made{by} with rt_seg_ros {__version__}"

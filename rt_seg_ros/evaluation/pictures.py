@@ -55,7 +55,7 @@ def read_rows(table: Path, columns: Sequence[str]) -> dict[str, Rows]:
                 values[model][name].append(number)
     return {
         model: Rows(
-            np.frombuffer(frames[model], np.int64) if frames[model] else np.zeros(0, np.int64),
+            np.array(frames[model], np.int64),
             {name: np.array(column, np.float32) for name, column in values[model].items()},
         )
         for model in frames
@@ -147,9 +147,7 @@ def read_frames_again(
         except ImageRejected:
             continue
         size = (image.shape[0], image.shape[1])
-        predictions = {
-            model: one if one.shape == size else resize_labels(one, size) for model, one in found[item.index].items()
-        }
+        predictions = {model: resize_labels(one, size) for model, one in found[item.index].items()}
         yield Shown(item.index, item.name, image, item.truth(size), predictions)
 
 

@@ -111,7 +111,7 @@ def evaluate_recording(
             scores = evaluation.scores.update(labels, item.truth((labels.shape[0], labels.shape[1])))
             if table is not None:
                 table.add(name, item, scores, timings)
-            outputs.take(FrameResult(item, labels, overlay=_image(bag, parts, "overlay"), timings=timings))
+            outputs.take(FrameResult(item, labels, overlay=_image(bag, parts, "overlay")))
         # To the end, so that the truth of frames without a label is counted too. What the node rejected after its last
         # label it has told nobody: it stands among the lost.
         unknown = evaluation.counts.rejected + evaluation.counts.lost
@@ -121,10 +121,7 @@ def evaluate_recording(
     evaluation.machine = machine(gpu)
     if gpu is None:
         evaluation.usage = replace(live.usage, gpu_memory_mib=None)
-    evaluation.matching = replace(frames.matching)
-    evaluation.damage = frames.damage
-    evaluation.add_reading_problems()
-    evaluation.problems += outputs.problems
+    evaluation.add_outcome(frames, outputs.problems)
     if first_arrival is not None and evaluation.counts.processed > 1:
         # From the first result to the last there is one frame less, unless that one took longer than a frame's share.
         between = (last_arrival - first_arrival) / 1e9

@@ -58,7 +58,7 @@ class ReportFolder:
 
     def sinks(self, name: str, frames: Frames, space: LabelSpace, overlays: Overlays) -> list[Sink]:
         """Return what is to be written while a model runs."""
-        ending = f"_{file_name(name)}" if len(self.names) > 1 else ""
+        ending = _ending(name, self.names)
         sinks: list[Sink] = []
         self._labels[name] = StoredLabelsSink(self.path, f"labels{ending}", space, frames.is_drive)
         sinks.append(self._labels[name])
@@ -93,8 +93,7 @@ class ReportFolder:
             for what, places in (("labels", labels), ("video", videos)):
                 if evaluation.name in places:
                     evaluation.stored[what] = places[evaluation.name].name
-        content = Content(evaluations, command=command)
-        content.videos = {name: path.name for name, path in videos.items()}
+        content = Content(evaluations, videos={name: path.name for name, path in videos.items()}, command=command)
         if whole:
             self._add_frames(content, frames, labels)
         write_text(self.path / PAGE, report_page(content))  # what needs most room first, as both are to be of one run
@@ -106,7 +105,8 @@ class ReportFolder:
 
     def _remove_former(self, evaluations: Sequence[Evaluation], own: Sequence[Path]) -> None:
         """Remove what an earlier report wrote and this one did not: it would lie beside the figures of others."""
-        recordings = [_recording(self.path, name, self.names) for name in self.names if evaluations[0].mode == "live"]
+        live = self.names if evaluations[0].mode == "live" else []
+        recordings = [live_folder(self.path, name, self.names) / RECORDING for name in live]
         kept = {path.resolve() for path in (*own, *recordings, *self.keep)}
         for path in self._former:
             place = path.resolve()
@@ -164,17 +164,23 @@ def report_files(folder: Path, names: Sequence[str], is_drive: bool, live: bool 
     """
     files = [folder / PAGE, folder / METRICS, folder / TABLE]
     for name in names:
-        ending = f"_{file_name(name)}" if len(names) > 1 else ""
+        ending = _ending(name, names)
         files.append(folder / f"labels{ending}{BAG_SUFFIX if is_drive else ''}")
         if is_drive:
             files.append(folder / f"overlay{ending}.mp4")
         if live:
-            files.append(_recording(folder, name, names))
+            files.append(live_folder(folder, name, names) / RECORDING)
     return files
 
 
-def _recording(folder: Path, name: str, names: Sequence[str]) -> Path:
-    return (folder / f"live_{file_name(name)}" if len(names) > 1 else folder) / RECORDING
+def _ending(name: str, names: Sequence[str]) -> str:
+    """Return what tells a model's files from the others'; nothing where there is one."""
+    return f"_{file_name(name)}" if len(names) > 1 else ""
+
+
+def live_folder(folder: Path, name: str, names: Sequence[str]) -> Path:
+    """Return where the recording and the logs of a model's live run go."""
+    return folder / f"live_{file_name(name)}" if len(names) > 1 else folder
 
 
 def _files_of_former(folder: Path) -> set[Path]:

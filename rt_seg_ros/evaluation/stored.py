@@ -13,6 +13,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -214,24 +215,16 @@ class LabelStream:
         if not self.by_stamp:
             for file in self._files:
                 key = file.relative_to(self.path).with_suffix("").as_posix()
-                yield StoredLabels(key, lambda file=file: read_label_image(file))  # type: ignore[misc]
+                yield StoredLabels(key, partial(read_label_image, file))
             return
         with open_bag(self.path) as bag:
             count = 0
-            messages = bag.raw_messages([self._topic])
-            while True:
-                try:
-                    _, kind, recorded, data = next(messages)
-                except StopIteration:
-                    return
-                except UserError as error:
-                    if not count:
-                        raise
-                    self.damage = f"{error}; {count} label images before that were read"
-                    return
-                count += 1
-
-                def load(kind: str = kind, recorded: int = recorded, data: bytes = data) -> Labels:
-                    return bag.decode_labels(self._topic, kind, recorded, data)
-
-                yield StoredLabels(stamp_of(data) or recorded, load)
+            try:
+                for _, kind, recorded, data in bag.raw_messages([self._topic]):
+                    count += 1
+                    load = partial(bag.decode_labels, self._topic, kind, recorded, data)
+                    yield StoredLabels(stamp_of(data) or recorded, load)
+            except UserError as error:
+                if not count:
+                    raise
+                self.damage = f"{error}; {count} label images before that were read"

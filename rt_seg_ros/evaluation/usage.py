@@ -39,9 +39,8 @@ class Usage:
     gpu_memory_mib: float | None = None
 
     def to_dict(self) -> dict[str, float | None]:
-        """Return the figures as plain values."""
-        rounded = {name: None if v is None else round(v, 2) for name, v in vars(self).items()}
-        return {name: rounded[name] for name in ("cores", "memory_mib", "memory_start_mib", "gpu_memory_mib")}
+        """Return the figures, all but ``seconds``, as plain values."""
+        return {name: None if v is None else round(v, 2) for name, v in vars(self).items() if name != "seconds"}
 
 
 class Meter:
@@ -72,12 +71,13 @@ class Meter:
         self._stop.set()
         self._thread.join()
         self._look()
-        (end, cpu), seconds = self._last, self._last[0] - self._begin
+        end, cpu = self._last
+        seconds = end - self._begin
         gpu = None
         if self._gpu_before is not None and self._gpu_most is not None:
             gpu = max(0.0, self._gpu_most - self._gpu_before)
         self.usage = Usage(
-            seconds=end - self._begin,
+            seconds=seconds,
             cores=(cpu - self._cpu) / seconds if cpu is not None and self._cpu is not None and seconds > 0 else None,
             memory_mib=self._memory[1] if self._memory else None,
             memory_start_mib=self._memory[0] if self._memory else None,
@@ -102,7 +102,7 @@ class Meter:
             self._last = time.monotonic(), cpu
 
 
-def gpu_memory_mib(gpu: int = 0) -> float | None:
+def gpu_memory_mib(gpu: int) -> float | None:
     """Return the memory of a GPU that is in use, by all processes, in MiB; None where there is no NVIDIA GPU."""
     program = shutil.which("nvidia-smi")
     if program is None:

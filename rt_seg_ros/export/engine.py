@@ -31,10 +31,10 @@ from rt_seg_ros.backends.tensorrt_session import Session
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.export.exporting import Agreement, Watch, check
 from rt_seg_ros.export.quantise import quantise_onnx
-from rt_seg_ros.export.runners import Preparer, fit, size_for, with_onnxruntime
+from rt_seg_ros.export.runners import preparing, with_onnxruntime
 from rt_seg_ros.export.samples import Samples
 from rt_seg_ros.files import write_bytes
-from rt_seg_ros.graphs.options import NETWORK_SCOPE, GraphOptions
+from rt_seg_ros.graphs.options import GraphOptions
 from rt_seg_ros.graphs.store import load_graph, save_quantised
 from rt_seg_ros.images import Frame
 from rt_seg_ros.resampling import LabelUpsampler
@@ -132,12 +132,8 @@ class _WithModel(Engines):
         self, card: ModelCard, tensorrt: ModuleType, gpu: Gpu | None, spec: EngineSpec, samples: Samples
     ) -> None:
         super().__init__(card, tensorrt, gpu)
-        prepare = Preparer(card, GraphOptions())
-
-        def prepared(image: NDArray[np.uint8]) -> NDArray[np.float32]:
-            return prepare(fit(image, size_for(image, card, spec.size)))
-
-        self._made = quantise_onnx(load_graph(card), samples, prepared, NETWORK_SCOPE, for_tensorrt=True)
+        prepare = preparing(card, GraphOptions(), spec.size)
+        self._made = quantise_onnx(load_graph(card), samples, prepare, for_tensorrt=True)
 
     def _quantised_graph(self) -> bytes:
         return self._made

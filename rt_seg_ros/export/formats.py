@@ -10,10 +10,10 @@ from typing import Any
 
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.export.quantise import import_nncf, quantise_onnx, quantise_openvino
-from rt_seg_ros.export.runners import Preparer, Runner, fit, import_openvino, size_for, with_onnxruntime, with_openvino
+from rt_seg_ros.export.runners import Runner, import_openvino, preparing, with_onnxruntime, with_openvino
 from rt_seg_ros.export.samples import Samples
 from rt_seg_ros.graphs.metadata import metadata
-from rt_seg_ros.graphs.options import NETWORK_SCOPE, GraphOptions
+from rt_seg_ros.graphs.options import GraphOptions
 from rt_seg_ros.zoo import ModelCard
 
 
@@ -55,7 +55,7 @@ def _onnx(card: ModelCard, options: GraphOptions, precision: str, samples: Sampl
     baseline = None
     if precision == "int8":
         baseline = Runner(with_onnxruntime(graph), card, options)
-        model = onnx.load_from_string(quantise_onnx(graph, samples, _prepare(card, options), NETWORK_SCOPE))
+        model = onnx.load_from_string(quantise_onnx(graph, samples, preparing(card, options, options.size)))
         onnx.helper.set_model_props(model, metadata(card, options, precision))
         onnx.checker.check_model(model)
         graph = model.SerializeToString()
@@ -76,7 +76,7 @@ def _openvino(card: ModelCard, options: GraphOptions, precision: str, samples: S
     baseline = None
     if precision == "int8":
         baseline = Runner(with_openvino(model), card, options)
-        model = quantise_openvino(model, samples, _prepare(card, options), NETWORK_SCOPE)
+        model = quantise_openvino(model, samples, preparing(card, options, options.size))
     for key, value in metadata(card, options, precision).items():
         model.set_rt_info(value, key.split("."))
     with tempfile.TemporaryDirectory(prefix="rt_seg_ir_") as folder:
@@ -85,11 +85,6 @@ def _openvino(card: ModelCard, options: GraphOptions, precision: str, samples: S
         files = {suffix: path.with_suffix(suffix).read_bytes() for suffix in (".bin", ".xml")}
     written: Any = core.read_model(model=files[".xml"], weights=files[".bin"])
     return Product(files, Runner(with_openvino(written), card, options), baseline, "OpenVINO IR")
-
-
-def _prepare(card: ModelCard, options: GraphOptions) -> Callable[..., Any]:
-    prepare = Preparer(card, options)
-    return lambda image: prepare(fit(image, size_for(image, card, options.size)))
 
 
 #: By the name that ``--format`` takes. TensorRT's engines are made by ``export.engine``.

@@ -11,20 +11,18 @@ import itertools
 import logging
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from rt_seg_ros.backends.telemetry import without_telemetry
 from rt_seg_ros.errors import UserError
-from rt_seg_ros.export.runners import with_openvino
+from rt_seg_ros.export.runners import Prepare, with_openvino
 from rt_seg_ros.export.samples import Samples
+from rt_seg_ros.graphs.options import NETWORK_SCOPE
 
-#: From an image to what the model is given.
-Prepare = Callable[[NDArray[np.uint8]], NDArray[Any]]
 #: Frames on which ways to quantise are compared.
 _COMPARED = 8
 
@@ -60,7 +58,7 @@ def import_nncf() -> Any:
     return nncf
 
 
-def quantise_openvino(model: Any, samples: Samples, prepare: Prepare, scope: str) -> Any:
+def quantise_openvino(model: Any, samples: Samples, prepare: Prepare) -> Any:
     """Quantise an ``openvino.Model`` with NNCF.
 
     Which operations bear int8 depends on the network: FRFNet, CSRNet and Cross-CBAM only keep their labels where
@@ -68,14 +66,13 @@ def quantise_openvino(model: Any, samples: Samples, prepare: Prepare, scope: str
     that agrees better with the model as it was, on frames that it was calibrated on.
 
     :param prepare: from an image to the model's input
-    :param scope: what the names of the network's nodes begin with
     :raises UserError: NNCF is not installed, or there is not one frame
     """
     nncf = import_nncf()
     nncf.set_log_level(logging.ERROR)
     ops = [(op.friendly_name, op.get_type_name()) for op in model.get_ordered_ops()]
-    inside = [(name, kind) for name, kind in ops if name.startswith(scope)]
-    always = [name for name, _ in ops if not name.startswith(scope)]
+    inside = [(name, kind) for name, kind in ops if name.startswith(NETWORK_SCOPE)]
+    always = [name for name, _ in ops if not name.startswith(NETWORK_SCOPE)]
     always += _ends([name for name, kind in inside if kind.endswith("Convolution")])
     others = [name for name, kind in inside if not kind.endswith("Convolution")]
     made = []
@@ -104,11 +101,10 @@ def _best(model: Any, inputs: Iterable[NDArray[Any]]) -> list[NDArray[Any]]:
     return [result.argmax(axis=1) if result.dtype.kind == "f" else result for result in results]
 
 
-def quantise_onnx(graph: bytes, samples: Samples, prepare: Prepare, scope: str, *, for_tensorrt: bool = False) -> bytes:
+def quantise_onnx(graph: bytes, samples: Samples, prepare: Prepare, *, for_tensorrt: bool = False) -> bytes:
     """Quantise ONNX with ONNX Runtime: QuantizeLinear and DequantizeLinear around what is quantised.
 
     :param prepare: from an image to the graph's input
-    :param scope: what the names of the network's nodes begin with
     :param for_tensorrt: symmetric scales and biases left alone, as TensorRT demands; by default as is fastest in ONNX
         Runtime on a CPU
     :raises UserError: ONNX Runtime is not installed, or there is not one frame
@@ -132,12 +128,12 @@ def quantise_onnx(graph: bytes, samples: Samples, prepare: Prepare, scope: str, 
             model = onnx.load(ready)
             name = model.graph.input[0].name
             types = quantization.QuantType
-            outside = [node.name for node in model.graph.node if not node.name.startswith(scope)]
+            outside = [node.name for node in model.graph.node if not node.name.startswith(NETWORK_SCOPE)]
             if for_tensorrt:  # which takes no quantised constant in a sum, as the one of FRFNet's FFM
                 scalars = {tensor.name for tensor in model.graph.initializer if not tensor.dims}
                 outside += [n.name for n in model.graph.node if n.op_type in ("Add", "Mul") and scalars & set(n.input)]
             else:
-                ours = [node for node in model.graph.node if node.name.startswith(scope)]
+                ours = [node for node in model.graph.node if node.name.startswith(NETWORK_SCOPE)]
                 outside += _ends([node.name for node in ours if node.op_type == "Conv"])
             quantization.quantize_static(
                 ready,

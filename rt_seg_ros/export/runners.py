@@ -18,6 +18,8 @@ from rt_seg_ros.zoo import ModelCard
 
 #: What a model is given, to what it returns, both with the batch in front.
 Compute = Callable[[NDArray[Any]], NDArray[Any]]
+#: From an image, uint8 (H, W, 3) BGR, to what the model is given.
+Prepare = Callable[[NDArray[np.uint8]], NDArray[Any]]
 #: From an image, uint8 (H, W, 3) BGR, to its labels, uint8.
 Labeller = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
@@ -70,6 +72,15 @@ def fit(image: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
     if image.shape[:2] == size:
         return np.ascontiguousarray(image)
     return resize_pixels(image, size) if image.ndim == 3 else resize_labels(image, size)
+
+
+def preparing(card: ModelCard, options: GraphOptions, size: Size | None) -> Prepare:
+    """Return the way from an image of any size to what a model of this form is given.
+
+    :param size: as :func:`size_for` takes it
+    """
+    prepare = Preparer(card, options)
+    return lambda image: prepare(fit(image, size_for(image, card, size)))
 
 
 def with_onnxruntime(graph: bytes) -> Compute:

@@ -101,6 +101,15 @@ class ContextGuidedBlock(nn.Module):
         self.joint.norm = None
 
 
+def first_and_last(blocks: nn.ModuleList, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Run blocks one after the other; return what the first gives, and the last."""
+    down, *others = blocks
+    first = last = down(x)
+    for block in others:
+        last = block(last)
+    return first, last
+
+
 class CGNet(SegmentationNetwork):
     """CGNet (section 3.2, table 1), with the variations of its tables 2 to 8 as options.
 
@@ -185,14 +194,8 @@ class CGNet(SegmentationNetwork):
         half = [self.shrink(x)] if self.shrink is not None else []
         quarter = [self.shrink(half[0])] if self.shrink is not None else []
 
-        first = last = self.stage2_in(torch.cat([self.stem(x), *half], 1))
-        for index, block in enumerate(self.stage2):
-            last = block(last)
-            first = first if index else last
-        first = last = self.stage3_in(torch.cat([last, first, *quarter], 1))
-        for index, block in enumerate(self.stage3):
-            last = block(last)
-            first = first if index else last
+        first, last = first_and_last(self.stage2, self.stage2_in(torch.cat([self.stem(x), *half], 1)))
+        first, last = first_and_last(self.stage3, self.stage3_in(torch.cat([last, first, *quarter], 1)))
         joined = self.head_in(torch.cat([first, last], 1))
         if self.dropout is not None:
             joined = self.dropout(joined)

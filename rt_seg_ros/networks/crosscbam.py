@@ -180,8 +180,8 @@ class CrossCBAM(SegmentationNetwork):
             if aux
             else None
         )
-        for part in (self.bottom, self.decoder, self.head, self.classifier, self.auxiliary or ()):
-            if isinstance(part, nn.Module):
+        for part in (self.bottom, self.decoder, self.head, self.classifier, self.auxiliary):
+            if part is not None:
                 initialise_convolutions(part, nonlinearity="relu")
 
     def maps(self, x: Tensor, auxiliary: bool = False) -> list[Tensor]:

@@ -35,7 +35,7 @@ def make_activation(name: str | None, channels: int) -> nn.Module | None:
 class ConvNormAct(nn.Module):
     """Convolution, batch norm, activation; "same" padding, so that stride 2 gives ceil(size / 2).
 
-    :param norm: without it the convolution has a bias (unless ``bias=False``)
+    :param norm: without it the convolution has a bias
     :param act: ``relu``, ``prelu`` or None
     """
 
@@ -88,9 +88,6 @@ class PooledConvNormAct(ConvNormAct):
 
     In training, batch norm needs more than one value per channel, which here means more than one image.
     """
-
-    def __init__(self, in_channels: int, out_channels: int, **options: bool | float | str | None) -> None:
-        super().__init__(in_channels, out_channels, 1, **options)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in, 1, 1) -> (N, out, 1, 1).

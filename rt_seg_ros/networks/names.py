@@ -7,7 +7,7 @@ A new network is one file beside this one and one row below.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import Any
@@ -32,7 +32,7 @@ class NetworkInfo:
     constructor: str
     paper: str
     summary: str
-    default_options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    default_options: Mapping[str, Any]
 
 
 def _row(name: str, family: str, constructor: str, paper: str, summary: str, **options: Any) -> NetworkInfo:

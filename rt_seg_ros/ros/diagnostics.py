@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -102,7 +103,7 @@ class Health:
         with self._lock:
             self._window.totals.append(total_ms)
             self._window.networks.append(network_ms)
-            unstamped = age_ms != age_ms
+            unstamped = math.isnan(age_ms)
             if not unstamped:
                 self._window.ages.append(age_ms)
             self._seen = replace(self._seen, height=height, width=width, encoding=encoding, unstamped=unstamped)

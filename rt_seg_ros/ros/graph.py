@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import Any
+from collections.abc import Callable
 
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
@@ -44,9 +44,9 @@ class GraphThread:
         """Begin to run callbacks."""
         self._thread.start()
 
-    def call_soon(self, action: Any, *args: Any) -> None:
-        """Have ``action(*args)`` run on that thread."""
-        self._executor.create_task(action, *args)
+    def call_soon(self, action: Callable[[], object]) -> None:
+        """Have ``action()`` run on that thread."""
+        self._executor.create_task(action)
 
     def close(self) -> None:
         """Leave the graph."""

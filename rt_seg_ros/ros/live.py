@@ -77,7 +77,7 @@ def run_live(
     bag: Path,
     out: Path,
     image_topic: str,
-    parameters: Mapping[str, Any] | None = None,
+    parameters: Mapping[str, Any],
     rate: float = 1.0,
     watch: Callable[[int], object] | None = None,
     confidence: bool = False,
@@ -113,10 +113,10 @@ def run_live(
         spinning.start()
         try:
             begin = time.monotonic()
-            gpu = gpu_number(str((parameters or {}).get("device", ""))) or 0
+            gpu = gpu_number(str(parameters.get("device", ""))) or 0
             gpu_before = gpu_memory_mib(gpu)
             topics = _topics(confidence)
-            node_command = _node_command(bag, image_topic, topics, parameters or {})
+            node_command = _node_command(bag, image_topic, topics, parameters)
             with (
                 running(node_command, environment, node_log, lock) as node,
                 BagWriter(out / "result.mcap", overwrite=True) as writer,

@@ -18,7 +18,7 @@ from functools import partial, wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import rclpy
-from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
@@ -29,7 +29,7 @@ from rclpy.utilities import remove_ros_args
 from rclpy.validate_topic_name import validate_topic_name
 
 from rt_seg_ros.backends import check_choice
-from rt_seg_ros.errors import UserError, did_you_mean
+from rt_seg_ros.errors import UserError, did_you_mean, in_words
 from rt_seg_ros.graphs.store import abandon_graphs
 from rt_seg_ros.labels import LabelSpace
 from rt_seg_ros.memory import keep_freed_memory
@@ -61,6 +61,9 @@ SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FA
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
+
+#: Transport, and (name, topic) of each camera.
+_Layout = tuple[str, tuple[tuple[str, str], ...]]
 
 
 def _in_turn(
@@ -102,7 +105,7 @@ class SegmentationNode(LifecycleNode):
         self._target: SegmenterConfig | None = None  # what is served, or prepared to be
         self._serving: Serving | None = None
         self._cameras: list[Camera] = []
-        self._layout: tuple[Any, ...] = ()
+        self._layout: _Layout | None = None
         self._condition = threading.Condition()
         self._worker: Worker | None = None
         self._active = False
@@ -196,14 +199,11 @@ class SegmentationNode(LifecycleNode):
     def _attempt(self, what: str, action: Callable[[], None], undo: Callable[[], None]) -> TransitionCallbackReturn:
         try:
             action()
-        except UserError as error:
-            self._error = str(error)
         except Exception as error:
-            self._error = f"{type(error).__name__}: {error}"
+            self._error = " ".join(in_words(error).split())
         else:
             self._error = ""
             return SUCCESS
-        self._error = " ".join(self._error.split())
         undo()
         if not self.context.ok():  # Ctrl-C while a model loads: nobody hears more
             return FAILURE
@@ -287,8 +287,8 @@ class SegmentationNode(LifecycleNode):
 
     # --- cameras --------------------------------------------------------------------------------------------------
 
-    def _cameras_layout(self, values: Values) -> tuple[Any, ...]:
-        """Return transport and (name, topic) of each camera: its full name as the parameter has it, not remapped."""
+    def _cameras_layout(self, values: Values) -> _Layout:
+        """Return what the parameters say of the cameras; topics are full names as given, not remapped."""
         given, topics = self._resolve_topics(values["camera_topics"])
         return values["image_transport"], tuple(
             zip(names.camera_names(topics, values["camera_names"]), given, strict=True)
@@ -313,7 +313,7 @@ class SegmentationNode(LifecycleNode):
                 raise UserError(f"camera_topics has '{topics[-1]}' twice")
         return given, topics
 
-    def _create_cameras(self, layout: tuple[Any, ...]) -> None:
+    def _create_cameras(self, layout: _Layout) -> None:
         self._close_cameras()
         transport, cameras = layout
         for name, topic in cameras:
@@ -332,12 +332,12 @@ class SegmentationNode(LifecycleNode):
         for camera in self._cameras:
             camera.close()
         self._cameras = []
-        self._layout = ()
+        self._layout = None
 
     def _follow_infos(self) -> None:
         assert self._segmenter is not None
         for camera in self._cameras:
-            camera.follow_info(self._active and self._segmenter.config.output_resolution != "input")
+            camera.follow_info(self._segmenter.config.output_resolution != "input")
 
     # --- what frames are served with --------------------------------------------------------------------------------
 
@@ -467,8 +467,7 @@ class SegmentationNode(LifecycleNode):
             for name, value in parameters.config_values(served).items()
             if value != getattr(self._target, name)
         }
-        text = str(reason) if isinstance(reason, UserError) else f"{type(reason).__name__}: {reason}"
-        self._failed_change = " ".join(text.split())
+        self._failed_change = " ".join(in_words(reason).split())
         self._target = served
         self._reverting = True
         try:
@@ -505,10 +504,8 @@ class SegmentationNode(LifecycleNode):
         if not self._reverting:
             try:
                 self._check_change({p.name: p.value for p in changes if p.name in TABLE})
-            except UserError as error:
-                return SetParametersResult(successful=False, reason=str(error))
             except Exception as error:
-                return SetParametersResult(successful=False, reason=f"{type(error).__name__}: {error}")
+                return SetParametersResult(successful=False, reason=in_words(error))
             if any(p.name in TABLE and TABLE[p.name].change == "prepared" for p in changes):
                 self._failed_change = ""  # of the change before this one
         for change in changes:
@@ -587,7 +584,8 @@ class SegmentationNode(LifecycleNode):
 
     @_in_turn
     def _on_timer(self) -> None:
-        if self._segmenter is not None and parameters.read(self) != self._applied:
+        values = parameters.read(self)
+        if self._segmenter is not None and values != self._applied:
             self._apply()  # rclpy stores values after they were accepted, and a thread may have come between
         if self._active:
             for camera in self._cameras:
@@ -595,39 +593,9 @@ class SegmentationNode(LifecycleNode):
         report = DiagnosticArray()
         report.header.stamp = self.get_clock().now().to_msg()
         name = self._full_name().lstrip("/")
-        segmenter = self._segmenter
-        facts: list[tuple[str, object]] = []
-        if segmenter is not None:
-            facts = [
-                ("model", segmenter.card.name),
-                ("weights", segmenter.card.weights or "random"),
-                ("label space", segmenter.label_space.name),
-                ("backend", segmenter.backend_name),
-                ("device", segmenter.device),
-                ("precision", segmenter.precision),
-                ("working size", self._working_size_in_words(segmenter)),
-            ]
-        troubles = [segmenter.backend.trouble if segmenter is not None else "", self._twin()]
-        hardware_id = segmenter.device if segmenter is not None else ""
-        preparing = ""
-        target = self._target
-        if self._preparation.busy and segmenter is not None and target is not None and target != segmenter.config:
-            preparing = f"model '{target.model}'"
-        report.status.append(
-            diagnostics.model_status(
-                f"{name}: model",
-                hardware_id,
-                self._state(),
-                facts,
-                error=self._error,
-                failed_change=self._failed_change,
-                trouble="; ".join(filter(None, troubles)),
-                preparing=preparing,
-            )
-        )
-        limits = diagnostics.Limits(
-            self.get_parameter("input_timeout").value or 0.0, self.get_parameter("max_age").value or 0.0
-        )
+        hardware_id = self._segmenter.device if self._segmenter is not None else ""
+        report.status.append(self._model_status(f"{name}: model", hardware_id))
+        limits = diagnostics.Limits(values["input_timeout"], values["max_age"])
         for camera in self._cameras:
             publishers = camera.images.publishers()
             report.status.append(
@@ -646,6 +614,34 @@ class SegmentationNode(LifecycleNode):
                 )
             )
         self._diagnostics.publish(report)
+
+    def _model_status(self, name: str, hardware_id: str) -> DiagnosticStatus:
+        segmenter, target = self._segmenter, self._target
+        facts: list[tuple[str, object]] = []
+        trouble = preparing = ""
+        if segmenter is not None:
+            facts = [
+                ("model", segmenter.card.name),
+                ("weights", segmenter.card.weights or "random"),
+                ("label space", segmenter.label_space.name),
+                ("backend", segmenter.backend_name),
+                ("device", segmenter.device),
+                ("precision", segmenter.precision),
+                ("working size", self._working_size_in_words(segmenter)),
+            ]
+            trouble = segmenter.backend.trouble
+            if self._preparation.busy and target is not None and target != segmenter.config:
+                preparing = f"model '{target.model}'"
+        return diagnostics.model_status(
+            name,
+            hardware_id,
+            self._state(),
+            facts,
+            error=self._error,
+            failed_change=self._failed_change,
+            trouble="; ".join(filter(None, [trouble, self._twin()])),
+            preparing=preparing,
+        )
 
     def _twin(self) -> str:
         """Say that another node has this one's name, and so its topics and services; "" where none has."""

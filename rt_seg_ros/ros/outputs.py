@@ -207,7 +207,7 @@ class Outputs:
                     "camera_info", messages.scaled_camera_info(info, header, (frame.height, frame.width), *labels.shape)
                 )
             for class_id, mask in wanted.masks.items():
-                if class_id in self._masks and self._masks[class_id] is mask:
+                if mask in self._masks.values():  # else it was destroyed meanwhile
                     mask.publish(messages.image(header, masks.binary_mask(labels, class_id), "mono8"))
             if "class_masks" in wanted:
                 self._send("class_masks", messages.class_masks(header, labels, space))
@@ -232,13 +232,10 @@ class Outputs:
         self, header: Header, frame: Frame, labels: NDArray[np.uint8], space: LabelSpace, drawing: Drawing
     ) -> Image:
         painter = self._painter
-        if painter is None or (painter.space, painter.alpha, painter.legend) != (
-            space,
-            drawing.alpha,
-            drawing.legend,
-        ):
+        asked = space, drawing.alpha, drawing.legend
+        if painter is None or (painter.space, painter.alpha, painter.legend) != asked:
             # A class stays in the legend for a second or so after it was last seen: no flicker.
-            painter = self._painter = Painter(space, drawing.alpha, drawing.legend, linger=10)
+            painter = self._painter = Painter(*asked, linger=10)
         picture = frame.bgr()
         if picture.shape[:2] != labels.shape:
             picture = resize_pixels(picture, (labels.shape[0], labels.shape[1]))

@@ -36,8 +36,8 @@ IMAGE_TRANSPORTS = ("raw", "compressed")
 class Parameter:
     """One parameter of the node.
 
-    ``minimum`` and ``maximum`` are allowed themselves; whole numbers must be multiples of ``step``. A text that must
-    match ``pattern`` has a description that says what matches.
+    The two ``limits`` are allowed themselves; whole numbers must be multiples of ``step``. A text that must match
+    ``pattern`` has a description that says what matches.
     """
 
     name: str
@@ -45,8 +45,7 @@ class Parameter:
     default: Any
     change: Change
     description: str
-    minimum: float | None = None
-    maximum: float | None = None
+    limits: tuple[float, float] | None = None
     step: int = 1
     choices: tuple[str, ...] = ()
     pattern: str = ""
@@ -62,13 +61,14 @@ class Parameter:
             return self._strings(value)
         if not isinstance(value, _TYPES[self.kind]) or (isinstance(value, bool) and self.kind != "bool"):
             raise self._refusal(value)
-        return self._text(value) if self.kind == "string" else value if self.kind == "bool" else self._number(value)
+        if self.kind == "string":
+            return self._text(value)
+        return value if self.kind == "bool" else self._number(value)
 
     def _number(self, value: Any) -> float:
         number = float(value) if self.kind == "float" else value
-        low = self.minimum is not None and number < self.minimum
-        high = self.maximum is not None and number > self.maximum
-        if low or high or not math.isfinite(number) or (self.kind == "int" and number % self.step):
+        outside = self.limits is not None and not self.limits[0] <= number <= self.limits[1]
+        if outside or not math.isfinite(number) or (self.kind == "int" and number % self.step):
             raise self._refusal(value)
         return number
 
@@ -99,7 +99,7 @@ class Parameter:
     def expected(self) -> str:
         """Return in words what is allowed."""
         if self.choices:
-            return " or ".join([", ".join(self.choices[:-1]), self.choices[-1]] if self.choices[1:] else self.choices)
+            return f"{', '.join(self.choices[:-1])} or {self.choices[-1]}"
         if self.pattern:
             return self.description.rstrip(".")
         words = {
@@ -111,16 +111,10 @@ class Parameter:
         }[self.kind]
         if self.step > 1:
             words += f" (a multiple of {self.step})"
-        if self.minimum is not None and self.maximum is not None:
-            return f"{words} from {_number(self.minimum)} to {_number(self.maximum)}"
-        if self.minimum is not None:
-            words += f", {_number(self.minimum)} or more"
-        if self.maximum is not None:
-            words += f" and at most {_number(self.maximum)}"
-        return words
+        return words if self.limits is None else f"{words} from {_shown(self.limits[0])} to {_shown(self.limits[1])}"
 
 
-def _number(value: float) -> str:
+def _shown(value: float) -> str:
     return f"{value:g}" if value < 1e6 else f"{value:.0f}"
 
 
@@ -154,23 +148,23 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter("precision", "string", _CONFIG.precision, "prepared", "Arithmetic of the network.", choices=PRECISIONS),
     Parameter(
         "threads", "int", _CONFIG.threads, "prepared",
-        "CPU threads of the network; 0: the runtime's own choice.", minimum=0, maximum=MAX_THREADS,
+        "CPU threads of the network; 0: the runtime's own choice.", limits=(0, MAX_THREADS),
     ),
     Parameter(
         "input_height", "int", _CONFIG.input_height, "prepared",
         "Height at which the network works (pixels); 0: as downsampling_ratio says. "
-        "Takes effect together with input_width.", minimum=0, maximum=MAX_SIDE, step=STEP,
+        "Takes effect together with input_width.", limits=(0, MAX_SIDE), step=STEP,
     ),
     Parameter(
         "input_width", "int", _CONFIG.input_width, "prepared",
         "Width at which the network works (pixels); 0: as downsampling_ratio says. "
-        "Takes effect together with input_height.", minimum=0, maximum=MAX_SIDE, step=STEP,
+        "Takes effect together with input_height.", limits=(0, MAX_SIDE), step=STEP,
     ),
     Parameter(
         "downsampling_ratio", "float", _CONFIG.downsampling_ratio, "prepared",
         "Working size over image size, where input_height and input_width are 0; 0: such that the network sees things "
         "about as large as it learnt them, and never enlarged.",
-        minimum=0.0, maximum=1.0,
+        limits=(0.0, 1.0),
     ),
     Parameter(
         "output_resolution", "string", _CONFIG.output_resolution, "prepared",
@@ -180,7 +174,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "confidence_threshold", "float", _CONFIG.confidence_threshold, "at once",
         "Pixels whose label has a lower probability become 255, unlabelled; in steps of 1/255.",
-        minimum=0.0, maximum=1.0,
+        limits=(0.0, 1.0),
     ),
     Parameter(
         "camera_topics", "strings", ["camera/image_raw"], "inactive",
@@ -201,13 +195,13 @@ PARAMETERS: tuple[Parameter, ...] = (
     ),
     Parameter(
         "overlay_alpha", "float", 0.5, "at once",
-        "Opacity of the colours in ~/overlay.", minimum=0.0, maximum=1.0,
+        "Opacity of the colours in ~/overlay.", limits=(0.0, 1.0),
     ),
     Parameter("overlay_legend", "bool", True, "at once", "Name the classes that occur in ~/overlay."),
     Parameter(
         "max_rate", "float", 0.0, "at once",
         "Frames per second (Hz) of each camera at most; those that come sooner are dropped. 0: no limit.",
-        minimum=0.0, maximum=1000.0,
+        limits=(0.0, 1000.0),
     ),
     Parameter(
         "lazy", "bool", True, "at once",
@@ -215,21 +209,21 @@ PARAMETERS: tuple[Parameter, ...] = (
     ),
     Parameter(
         "max_image_pixels", "int", MAX_PIXELS, "at once",
-        "Larger images are rejected before memory is taken for them (pixels).", minimum=1, maximum=2**31 - 1,
+        "Larger images are rejected before memory is taken for them (pixels).", limits=(1, 2**31 - 1),
     ),
     Parameter(
         "sample_bits", "int", 16, "at once",
-        "Bits that 16-bit images use: 12 for cameras whose values end at 4095.", minimum=8, maximum=16,
+        "Bits that 16-bit images use: 12 for cameras whose values end at 4095.", limits=(8, 16),
     ),
     Parameter(
         "input_timeout", "float", 2.0, "at once",
         "/diagnostics reports an error when no image came for longer (seconds). 0: never.",
-        minimum=0.0, maximum=86400.0,
+        limits=(0.0, 86400.0),
     ),
     Parameter(
         "max_age", "float", 1.0, "at once",
         "/diagnostics warns when a label was older at publication (seconds since its image's stamp). 0: never.",
-        minimum=0.0, maximum=86400.0,
+        limits=(0.0, 86400.0),
     ),
     Parameter(
         "autostart", "bool", False, "start",
@@ -297,21 +291,20 @@ def declare(node: Node) -> dict[str, str]:
                 value = [] if told is None and parameter.kind == "strings" else parameter.check(told)
             except UserError as error:
                 problems[parameter.name] = str(error)
-        # Of whole numbers for a float, of lists and single texts, check() knows better than a fixed type.
-        dynamic = parameter.kind in ("float", "strings")
         descriptor = ParameterDescriptor(
             description=parameter.description,
             additional_constraints="" if parameter.pattern else parameter.expected(),
             read_only=parameter.change == "start",
-            dynamic_typing=dynamic,
+            # Of whole numbers for a float, of lists and single texts, check() knows better than a fixed type.
+            dynamic_typing=parameter.kind in ("float", "strings"),
         )
-        if parameter.maximum is not None:
-            low = parameter.minimum or 0.0
+        if parameter.limits is not None:
+            low, high = parameter.limits
             if parameter.kind == "int":
                 steps = {"step": parameter.step} if parameter.step > 1 else {}
-                descriptor.integer_range = [IntegerRange(from_value=int(low), to_value=int(parameter.maximum), **steps)]
+                descriptor.integer_range = [IntegerRange(from_value=int(low), to_value=int(high), **steps)]
             else:
-                descriptor.floating_point_range = [FloatingPointRange(from_value=low, to_value=parameter.maximum)]
+                descriptor.floating_point_range = [FloatingPointRange(from_value=low, to_value=high)]
         empty = parameter.kind == "strings" and not value
         if node.has_parameter(parameter.name):
             node.undeclare_parameter(parameter.name)
@@ -331,7 +324,7 @@ def markdown() -> str:
     """Return the table of README."""
     lines = ["| parameter | type | default | change | meaning |", "|---|---|---|---|---|"]
     for p in PARAMETERS:
-        default = {True: "true", False: "false"}.get(p.default, p.default) if p.kind == "bool" else p.default
+        default = str(p.default).lower() if p.kind == "bool" else p.default
         if p.kind == "strings":
             default = "[" + ", ".join(p.default) + "]"
         allowed = "" if p.kind in ("string", "bool", "strings") and not p.choices else f" ({p.expected()})"

@@ -20,18 +20,18 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from rclpy.qos import QoSDurabilityPolicy, QoSHistoryPolicy, QoSProfile, QoSReliabilityPolicy
+from rclpy.duration import Duration
 
 from rt_seg_ros.bags.cdr import restamped, stamp_of
 from rt_seg_ros.bags.reader import BagReader
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.overlap import prefetch
+from rt_seg_ros.ros import qos
 
 if TYPE_CHECKING:
     from rclpy.node import Node
     from rclpy.publisher import Publisher
 
-_IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 _DEPTH = 10
 _NANO = 1_000_000_000
 _SETTLE = 1.0
@@ -103,13 +103,8 @@ class Player:
         except (ImportError, AttributeError):
             self.left_out[topic] = f"{kind} is not installed"
             return
-        latched = self._bag.is_latched(topic)
-        profile = QoSProfile(
-            history=QoSHistoryPolicy.KEEP_LAST,
-            depth=_DEPTH,
-            reliability=QoSReliabilityPolicy.RELIABLE,
-            durability=QoSDurabilityPolicy.TRANSIENT_LOCAL if latched else QoSDurabilityPolicy.VOLATILE,
-        )
+        durability = qos.TRANSIENT_LOCAL if self._bag.is_latched(topic) else qos.VOLATILE
+        profile = qos.keep_last(_DEPTH, durability=durability)
         self._publishers[topic] = self._node.create_publisher(message_type, topic, profile)
         if begins_with_header(message_type):
             self._stamped.add(topic)
@@ -132,7 +127,7 @@ class Player:
         :return: whether somebody does
         """
         stop = stop or threading.Event()
-        images = [t for t in self._publishers if self._bag.topics[t].type in _IMAGES]
+        images = [t for t in self._publishers if self._bag.topics[t].is_image]
         awaited = [self._publishers[t] for t in images or self._publishers]
         deadline = time.monotonic() + timeout
         present, since = 0, time.monotonic()
@@ -231,8 +226,6 @@ class Player:
 
         :param timeout: seconds
         """
-        from rclpy.duration import Duration
-
         deadline = time.monotonic() + timeout
         for publisher in self._publishers.values():
             left = max(deadline - time.monotonic(), 0.0)

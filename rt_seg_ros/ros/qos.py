@@ -33,26 +33,28 @@ _DEPTH = 5
 _KINDS = (QoSPolicyKind.RELIABILITY, QoSPolicyKind.DURABILITY, QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH)
 
 
-def sensor_data(
-    reliability: QoSReliabilityPolicy = BEST_EFFORT, durability: QoSDurabilityPolicy = VOLATILE
+def keep_last(
+    depth: int, reliability: QoSReliabilityPolicy = RELIABLE, durability: QoSDurabilityPolicy = VOLATILE
 ) -> QoSProfile:
-    """Return sensor data's profile: keep last 5, best effort and volatile unless said otherwise."""
+    """Return a profile that keeps the last ``depth`` messages, reliable and volatile unless said otherwise."""
     return QoSProfile(
         history=QoSHistoryPolicy.KEEP_LAST,
-        depth=_DEPTH,
+        depth=depth,
         reliability=reliability,
         durability=durability,
     )
 
 
+def sensor_data(
+    reliability: QoSReliabilityPolicy = BEST_EFFORT, durability: QoSDurabilityPolicy = VOLATILE
+) -> QoSProfile:
+    """Return sensor data's profile: keep last 5, best effort and volatile unless said otherwise."""
+    return keep_last(_DEPTH, reliability, durability)
+
+
 def latched() -> QoSProfile:
     """Return the profile of what is published once and kept for those who come later."""
-    return QoSProfile(
-        history=QoSHistoryPolicy.KEEP_LAST,
-        depth=1,
-        reliability=RELIABLE,
-        durability=TRANSIENT_LOCAL,
-    )
+    return keep_last(1, durability=TRANSIENT_LOCAL)
 
 
 def overridden(node: Node, topic: str, entity: str) -> list[QoSPolicyKind]:

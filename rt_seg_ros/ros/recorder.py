@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-from rclpy.qos import QoSDurabilityPolicy, QoSHistoryPolicy, QoSProfile, QoSReliabilityPolicy
-
 from rt_seg_ros.bags import BagWriter
-from rt_seg_ros.errors import UserError
+from rt_seg_ros.errors import in_words
+from rt_seg_ros.ros import qos
 
 if TYPE_CHECKING:
     from rclpy.node import Node
@@ -38,16 +37,10 @@ class Recorder:
         self._closed = False
         self.problem = ""
         self.counts: Counter[str] = Counter()
-        profile = QoSProfile(
-            history=QoSHistoryPolicy.KEEP_LAST,
-            depth=_DEPTH,
-            reliability=QoSReliabilityPolicy.RELIABLE,
-            durability=QoSDurabilityPolicy.VOLATILE,
-        )
         self.subscriptions: dict[str, Subscription] = {}
         for topic, kind in topics.items():
             write = partial(self._write, topic, _type_name(kind))
-            self.subscriptions[topic] = node.create_subscription(kind, topic, write, profile, raw=True)
+            self.subscriptions[topic] = node.create_subscription(kind, topic, write, qos.keep_last(_DEPTH), raw=True)
 
     def _write(self, topic: str, kind: str, data: bytes) -> None:
         with self._lock:
@@ -56,7 +49,7 @@ class Recorder:
             try:
                 self._writer.write_raw(topic, kind, bytes(data), self._node.get_clock().now().nanoseconds)
             except Exception as error:  # the executor's thread is to live on
-                self.problem = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+                self.problem = in_words(error)
                 return
             self.counts[topic] += 1
 

@@ -15,10 +15,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
+
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
 
 from rt_seg_ros.benchmark.cases import Case
 from rt_seg_ros.benchmark.naive import naive_device
@@ -26,11 +31,9 @@ from rt_seg_ros.benchmark.spec import MASK_CLASS, Answer, Order, peak_memory_mib
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.evaluation.usage import Meter
 from rt_seg_ros.images import frame_from_compressed
-from rt_seg_ros.ros import live
+from rt_seg_ros.msg import SegmentationStats
+from rt_seg_ros.ros import conversions, live, messages, qos
 from rt_seg_ros.ros.names import class_tokens
-
-if TYPE_CHECKING:
-    from sensor_msgs.msg import Image
 
 _START_TIMEOUT = 180.0
 _ANSWER_TIMEOUT = 60.0  # seconds; an answer that is later than that is lost
@@ -130,15 +133,7 @@ class _Client:
     """The cameras, and whoever reads the labels."""
 
     def __init__(self, order: Order, topics: list[_Topics], process: subprocess.Popen[bytes], log: Path) -> None:
-        import rclpy
-        from rclpy.executors import SingleThreadedExecutor
-        from sensor_msgs.msg import Image
-
-        from rt_seg_ros.msg import SegmentationStats
-        from rt_seg_ros.ros import qos
-
         self._order, self._process, self._log = order, process, log
-        self._rclpy = rclpy
         self._parent = os.getppid()
         rclpy.init(args=[])
         self._node = rclpy.create_node("benchmark", namespace="/rt_seg")
@@ -147,18 +142,19 @@ class _Client:
         self._heard = _Heard()
         self._cameras = [self._node.create_publisher(Image, t.image, qos.sensor_data(qos.RELIABLE)) for t in topics]
         for n, topic in enumerate(topics):
-            self._node.create_subscription(Image, topic.label, self._on_label(n), qos.sensor_data())
+            self._node.create_subscription(Image, topic.label, partial(self._on_label, n), qos.sensor_data())
             self._node.create_subscription(Image, topic.mask, lambda _: None, qos.sensor_data())
             if topic.stats is not None:
                 self._node.create_subscription(SegmentationStats, topic.stats, self._on_stats, qos.sensor_data())
-        self._images = [self._image(file) for file in order.frames]
+        pictures = [frame_from_compressed(Path(file).read_bytes()).pixels for file in order.frames]
+        self._images = [messages.image(Header(), picture, "bgr8") for picture in pictures]
         self._sent = 0
         self.lost = 0
 
     def close(self) -> None:
         self._executor.shutdown()
         self._node.destroy_node()
-        self._rclpy.try_shutdown()
+        rclpy.try_shutdown()
 
     def measure(self, spawned: float) -> Answer:
         """Measure from the start of the node's process, at ``spawned`` by ``time.monotonic()``.
@@ -269,22 +265,11 @@ class _Client:
         lines = self._log.read_text(encoding="utf-8", errors="replace").split("\n")
         return " | ".join([line.strip() for line in lines if line.strip()][-_LINES:]) or "it said nothing"
 
-    def _on_label(self, camera: int) -> Callable[[Image], None]:
-        def received(message: Image) -> None:
-            stamp = message.header.stamp
-            self._heard.labels[camera] = stamp.sec * 1_000_000_000 + stamp.nanosec
-
-        return received
+    def _on_label(self, camera: int, message: Image) -> None:
+        self._heard.labels[camera] = conversions.stamp_nanoseconds(message.header)
 
     def _on_stats(self, message: Any) -> None:
         self._heard.stats.append(message)
-
-    def _image(self, file: str) -> Image:
-        from std_msgs.msg import Header
-
-        from rt_seg_ros.ros.messages import image
-
-        return image(Header(), frame_from_compressed(Path(file).read_bytes()).pixels, "bgr8")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -338,7 +339,8 @@ class NodeWatch:
         told = self._told
         if told is None or told.of != of:
             told = _Told(of, {})
-        if camera not in told.topics and time.monotonic() >= told.again and not self._is_asked():
+        is_asked = self._asking is not None and self._asking.is_alive()
+        if camera not in told.topics and time.monotonic() >= told.again and not is_asked and not self._closed.is_set():
             self._asking = threading.Thread(
                 target=self._ask_topics, args=(told, list(cameras), subscribed), name="parameters", daemon=True
             )
@@ -364,9 +366,6 @@ class NodeWatch:
             for one in publishers
             if f"{one.node_namespace.rstrip('/')}/{one.node_name}" == self._name
         }
-
-    def _is_asked(self) -> bool:
-        return self._closed.is_set() or (self._asking is not None and self._asking.is_alive())
 
     def _ask_topics(self, told: _Told, cameras: list[str], subscribed: list[str]) -> None:
         """Learn the cameras' topics from the node's parameters; on a thread of its own.
@@ -444,10 +443,8 @@ class NodeWatch:
         read = self._drop(stamp)
         if read is not None:
             self._unpaired = 0
-            try:
+            with suppress(ImageRejected):
                 frame = read()
-            except ImageRejected:
-                frame = None
         else:
             self._unpaired += 1
             if self._unpaired < _UNPAIRED:

@@ -14,30 +14,25 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from rt_seg_ros.documents import read_yaml
 from rt_seg_ros.errors import UserError, did_you_mean
 from rt_seg_ros.networks import create_network
 from rt_seg_ros.resources import config_dir
-from rt_seg_ros.training.recipe import Recipe, explained, load_recipe
+from rt_seg_ros.training.recipe import Positive, Recipe, Section, explained, load_recipe
 
-Positive = Annotated[int, Field(gt=0)]
 Figure = Annotated[float, Field(gt=0.0)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class RowNetwork(_Section):
+class RowNetwork(Section):
     """Which network a row is."""
 
     name: str = Field(description="a network of rt-seg models")
     options: dict[str, Any] = Field(default={}, description="its options")
 
 
-class PaperFigures(_Section):
+class PaperFigures(Section):
     """What the paper prints for a row."""
 
     miou: Figure = Field(description="percent")
@@ -50,7 +45,7 @@ class PaperFigures(_Section):
     )
 
 
-class Counted(_Section):
+class Counted(Section):
     """What parameters and operations are counted of: the paper's image size and classes, and how it counted."""
 
     size: tuple[Positive, Positive] = Field(description="height, width")
@@ -60,7 +55,7 @@ class Counted(_Section):
     options: dict[str, Any] = Field(default={}, description="of the network that the paper counted, over the row's")
 
 
-class Row(_Section):
+class Row(Section):
     """One row of a table."""
 
     name: str = Field(pattern=r"^[a-z0-9_]+$", description="short: for --rows, and the run folder")
@@ -71,7 +66,7 @@ class Row(_Section):
     paper: PaperFigures
 
 
-class AblationTable(_Section):
+class AblationTable(Section):
     """A whole table."""
 
     name: str

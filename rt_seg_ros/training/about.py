@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from rt_seg_ros.labels import LabelSpace
 from rt_seg_ros.training.checkpoint import BEST
 from rt_seg_ros.training.distributed import World
 from rt_seg_ros.training.recipe import Recipe, SourceSection, load_recipe, parse_recipe
-from rt_seg_ros.training.run_folder import METRICS, RECIPE, commit, label_space_of, read_about, read_metrics
+from rt_seg_ros.training.run_folder import METRICS, RECIPE, label_space_of, read_about, read_metrics
 from rt_seg_ros.training.sources import Source
 from rt_seg_ros.working_size import Size
 
@@ -55,7 +56,7 @@ def describe_run(
         "licence": licence(recipe, start),
         "hardware": _hardware(world),
         "versions": {"rt_seg_ros": __version__, "torch": str(torch.__version__)},
-        "commit": commit(),
+        "commit": _commit(),
         **({"start": dict(start)} if start else {}),
     }
 
@@ -83,6 +84,25 @@ def card_of_run(run: Path, content: Mapping[str, Any], start: Mapping[str, Any] 
         **about,
         "training": _training(recipe, content["metrics"], run),
         **({"start": dict(start)} if start else {}),
+    }
+
+
+def needed_in_use(run: Path, recipe: Recipe) -> dict[str, Any]:
+    """Return what a run's weights need in use, by the names that :func:`rt_seg_ros.zoo.save_weights` has for it.
+
+    :raises UserError: a label space or an about.yaml that cannot be read
+    """
+    space = label_space_of(run, recipe)
+    return {
+        "network": recipe.network.name,
+        "options": recipe.network.options,
+        "num_classes": space.num_classes,
+        "label_space": space,
+        "mean": recipe.data.mean,
+        "std": recipe.data.std,
+        "input_size": recipe.augment.crop,
+        "frame_size": recipe.data.size or read_about(run).get("frame_size"),
+        "resized": recipe.data.size is not None,
     }
 
 
@@ -253,6 +273,23 @@ def _protocol(recipe: Recipe, val: Sequence[Source], space: LabelSpace) -> str:
     first = recipe.data.val[0]
     classes = f"{space.num_classes} classes" + (f" ({space.description})" if space.description else "")
     return f"{_what(first, val[0])}, {len(val[0])} frames, {_size(val[0])}, {classes}, {_SCORING}"
+
+
+def _commit() -> str:
+    """Return the commit this package is at, with ``+changes`` where files differ; ``unknown`` outside git."""
+    here = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(here), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20)  # noqa: S603 - fixed words, no shell
+        if done.returncode:
+            raise OSError(done.stderr)
+        return done.stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
 
 
 def _hardware(world: World) -> str:

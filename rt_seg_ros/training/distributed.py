@@ -91,9 +91,8 @@ class World:
         """Return the mean over all processes."""
         return values
 
-    def synchronised(self, network: nn.Module) -> nn.Module:
-        """Return the network with batch norms over all processes; their names and state stay as they are."""
-        return network
+    def synchronise(self, network: nn.Module) -> None:
+        """Have a network's batch norms count all processes' images; their names and state stay as they are."""
 
     def wrapped(self, module: nn.Module) -> nn.Module:
         """Return a module whose gradients are the mean over all processes."""
@@ -169,14 +168,14 @@ class Team(World):
         dist.all_reduce(values)
         return values / self.size
 
-    def synchronised(self, network: nn.Module) -> nn.Module:
-        """See :meth:`World.synchronised`."""
+    def synchronise(self, network: nn.Module) -> None:
+        """See :meth:`World.synchronise`."""
         if self.device.type == "cuda":
-            converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(network)
-            return converted
+            nn.SyncBatchNorm.convert_sync_batchnorm(network)
+            return
         from rt_seg_ros.training.norms import synchronise_norms  # builds of PyTorch without torch.distributed
 
-        return synchronise_norms(network, self._norms)
+        synchronise_norms(network, self._norms)
 
     def wrapped(self, module: nn.Module) -> nn.Module:
         """See :meth:`World.wrapped`."""

@@ -124,27 +124,13 @@ class Feed:
     def _loader(self, step: int) -> DataLoader[Any]:
         return DataLoader(
             _Reader(self._files),
-            sampler=_Plan(self, range(step, max(self._steps, step + 1))),
+            sampler=map(self._wanted, range(step, max(self._steps, step + 1))),
             batch_size=None,
             num_workers=self._workers,
             collate_fn=_as_it_is,
             pin_memory=self._world.device.type == "cuda",
             worker_init_fn=_begin_reading,
         )
-
-
-class _Plan:
-    """What is to be read, step by step."""
-
-    def __init__(self, feed: Feed, steps: range) -> None:
-        self._feed = feed
-        self._steps = steps
-
-    def __len__(self) -> int:
-        return len(self._steps)
-
-    def __iter__(self) -> Iterator[_Wanted]:
-        return (self._feed._wanted(step) for step in self._steps)
 
 
 class _Reader(TorchDataset[Any]):

@@ -119,8 +119,10 @@ class Trainer:
     def _prepare(self, root: Path | None, out: Path, checkpoint: dict[str, Any] | None) -> None:
         """Do and check all that needs no data."""
         recipe, data = self.recipe, self.recipe.data
+        before: Recipe | None = None
         if checkpoint is not None:
-            _check_continued(recipe, checkpoint)
+            before = parse_recipe(yaml.safe_load(checkpoint["recipe"]), "recipe in the checkpoint")
+            _check_continued(recipe, before)
         self.space = load_label_space(recipe.label_space) if checkpoint is None else label_space_of(out, recipe)
         self.world.share_of(recipe.schedule.batch)
         given = recipe.loss.class_weights
@@ -129,7 +131,7 @@ class Trainer:
                 f"loss.class_weights has {len(given)} numbers; label space '{self.space.name}' has "
                 f"{self.space.num_classes} classes"
             )
-        if checkpoint is None or _sizes_changed(recipe, checkpoint):
+        if before is None or sizes_of(before) != sizes_of(recipe):
             check_sizes(recipe)
         check_network(recipe, self.space.num_classes)
         torch.manual_seed(recipe.run.seed)
@@ -163,7 +165,7 @@ class Trainer:
 
         self.network.to(self.device)
         self._evaluated.to(self.device)
-        self.world.synchronised(self.network)
+        self.world.synchronise(self.network)
         if recipe.run.channels_last:
             _channels_last(self.network)
         if self.device.type == "cpu":
@@ -587,12 +589,12 @@ def _of_rows(views: Views, rows: NDArray[np.int64]) -> Views:
     return Views(**{field.name: getattr(views, field.name)[rows] for field in fields(views)})
 
 
-def _check_continued(recipe: Recipe, checkpoint: dict[str, Any]) -> None:
+def _check_continued(recipe: Recipe, before: Recipe) -> None:
     """Refuse to continue a run as something else.
 
+    :param before: the recipe in the checkpoint
     :raises UserError: naming what differs
     """
-    before = parse_recipe(yaml.safe_load(checkpoint["recipe"]), "recipe in the checkpoint")
     kept = {
         "network.name": (before.network.name, recipe.network.name),
         "network.options": (before.network.options, recipe.network.options),
@@ -607,11 +609,6 @@ def _check_continued(recipe: Recipe, checkpoint: dict[str, Any]) -> None:
             f"a run cannot be continued as another: {'; '.join(changed)}. Begin a new run instead; "
             "with --weights FILE it goes on from the weights of this one"
         )
-
-
-def _sizes_changed(recipe: Recipe, checkpoint: dict[str, Any]) -> bool:
-    before = parse_recipe(yaml.safe_load(checkpoint["recipe"]), "recipe in the checkpoint")
-    return sizes_of(before) != sizes_of(recipe)
 
 
 def _checkpoint_bytes(recipe: Recipe, network: nn.Module) -> int:

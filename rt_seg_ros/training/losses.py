@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -38,13 +39,13 @@ def class_weights(pixels: NDArray[np.float64]) -> NDArray[np.float32]:
     return (1.0 / np.log(1.10 + share)).astype(np.float32)
 
 
+@dataclass(frozen=True)
 class CrossEntropy:
     """Cross entropy, weighted by class where weights are given (then a weighted mean)."""
 
-    def __init__(self, weights: Tensor | None = None, label_smoothing: float = 0.0, average: Average = _own) -> None:
-        self.weights = weights
-        self.average = average
-        self.label_smoothing = label_smoothing
+    weights: Tensor | None
+    label_smoothing: float
+    average: Average
 
     def __call__(self, logits: Tensor, truth: Tensor) -> Tensor:
         """Return the mean over labelled pixels."""
@@ -59,6 +60,7 @@ class CrossEntropy:
         return total / self.average(mass).clamp(min=1e-6)
 
 
+@dataclass(frozen=True)
 class HardExamples:
     """Online hard example mining: cross entropy over the pixels the network is unsure of (after BiSeNet).
 
@@ -66,17 +68,10 @@ class HardExamples:
     pixels of the batch are kept, the worst first. Class weights scale the kept losses.
     """
 
-    def __init__(
-        self,
-        weights: Tensor | None = None,
-        threshold: float = 0.7,
-        min_share: float = 1 / 16,
-        average: Average = _own,
-    ) -> None:
-        self.weights = weights
-        self.average = average
-        self.limit = -math.log(threshold)
-        self.min_share = min_share
+    weights: Tensor | None
+    threshold: float
+    min_share: float
+    average: Average
 
     def __call__(self, logits: Tensor, truth: Tensor) -> Tensor:
         """Return the mean over the kept pixels."""
@@ -86,13 +81,14 @@ class HardExamples:
         fewest = max(1, int(flat.numel() * self.min_share))
         # No branch on a count: that would make the device wait for the host in every step.
         kth = torch.topk(plain.detach(), fewest, sorted=True).values[-1]
-        kept = valid & (plain.detach() >= torch.clamp(kth, max=self.limit))
+        kept = valid & (plain.detach() >= torch.clamp(kth, max=-math.log(self.threshold)))
         factor = kept.to(plain.dtype)
         if self.weights is not None:
             factor = factor * self.weights[torch.where(valid, flat, 0)]
         return (plain * factor).sum() / self.average(factor.sum()).clamp(min=1e-6)
 
 
+@dataclass(frozen=True)
 class Focal:
     """Focal loss: pixels already right weigh less (Lin et al., section 3.2).
 
@@ -100,19 +96,11 @@ class Focal:
     otherwise (1 - p)^gamma on the cross entropy of the soft max.
     """
 
-    def __init__(
-        self,
-        weights: Tensor | None = None,
-        gamma: float = 2.0,
-        alpha: float = 0.5,
-        sigmoid: bool = False,
-        average: Average = _own,
-    ) -> None:
-        self.weights = weights
-        self.average = average
-        self.gamma = gamma
-        self.alpha = alpha
-        self.sigmoid = sigmoid
+    weights: Tensor | None
+    gamma: float
+    alpha: float
+    sigmoid: bool
+    average: Average
 
     def __call__(self, logits: Tensor, truth: Tensor) -> Tensor:
         """Return the mean over labelled pixels (and, with ``sigmoid``, over classes)."""
@@ -160,13 +148,13 @@ def make_loss(
     raise ValueError(f"loss kind '{kind}': cross_entropy, ohem, focal and sigmoid_focal exist")
 
 
+@dataclass(frozen=True)
 class HeadLosses:
     """The sum over a network's heads: the main one, and each auxiliary one by its weight."""
 
-    def __init__(self, main: Loss, auxiliary: Loss, auxiliary_weights: Sequence[float]) -> None:
-        self.main = main
-        self.auxiliary = auxiliary
-        self.auxiliary_weights = tuple(auxiliary_weights)
+    main: Loss
+    auxiliary: Loss
+    auxiliary_weights: Sequence[float]
 
     def __call__(self, heads: Sequence[Tensor], truth: Tensor) -> Tensor:
         """Return the weighted sum.

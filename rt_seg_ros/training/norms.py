@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
-def synchronise_norms(network: nn.Module, group: dist.ProcessGroup | None = None) -> nn.Module:
+def synchronise_norms(network: nn.Module, group: dist.ProcessGroup | None = None) -> None:
     """Replace a network's batch norms by such ones, in place; parameters, names and state stay as they are.
 
     :param group: the processes; none: all
@@ -20,17 +20,16 @@ def synchronise_norms(network: nn.Module, group: dist.ProcessGroup | None = None
             setattr(network, name, SynchronisedNorm(child, group))
         else:
             synchronise_norms(child, group)
-    return network
 
 
 class SynchronisedNorm(_BatchNorm):
     """A batch norm whose mean and variance are those of all processes' images together.
 
-    :param norm: the one whose parameters and statistics it takes over
+    :param norm: the one whose parameters and statistics it takes over; the networks' all have both, and a momentum
     """
 
-    def __init__(self, norm: nn.BatchNorm2d, group: dist.ProcessGroup | None = None) -> None:
-        super().__init__(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+    def __init__(self, norm: nn.BatchNorm2d, group: dist.ProcessGroup | None) -> None:
+        super().__init__(norm.num_features, norm.eps, norm.momentum)
         self._group = group
         self.weight, self.bias = norm.weight, norm.bias
         self.running_mean, self.running_var = norm.running_mean, norm.running_var
@@ -53,13 +52,8 @@ class SynchronisedNorm(_BatchNorm):
         centred = x - (sums[:-1] / count).view(1, -1, 1, 1)
         variance = self._over_all(centred.square().sum((0, 2, 3))) / count
         self._follow(sums[:-1].detach() / count, variance.detach() * count / (count - 1).clamp(min=1))
-        scale = (variance + self.eps).rsqrt()
-        if self.affine:
-            scale = scale * self.weight
-            centred = torch.addcmul(self.bias.view(1, -1, 1, 1), centred, scale.view(1, -1, 1, 1))
-        else:
-            centred = centred * scale.view(1, -1, 1, 1)
-        return centred.to(input.dtype)
+        scale = (variance + self.eps).rsqrt() * self.weight
+        return torch.addcmul(self.bias.view(1, -1, 1, 1), centred, scale.view(1, -1, 1, 1)).to(input.dtype)
 
     def _over_all(self, values: Tensor) -> Tensor:
         total: Tensor = _Sum.apply(values, self._group)
@@ -68,12 +62,11 @@ class SynchronisedNorm(_BatchNorm):
     @torch.no_grad()
     def _follow(self, mean: Tensor, variance: Tensor) -> None:
         """Move the running statistics (the unbiased variance) towards this batch's."""
-        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
-            return
+        assert self.running_mean is not None and self.running_var is not None
+        assert self.num_batches_tracked is not None and self.momentum is not None
         self.num_batches_tracked += 1
-        share = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-        self.running_mean.lerp_(mean, share)
-        self.running_var.lerp_(variance, share)
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance, self.momentum)
 
 
 class _Sum(torch.autograd.Function):

@@ -6,21 +6,22 @@ import hashlib
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 import yaml
+from torch import Tensor
 
 from rt_seg_ros.cache import Cache
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.labels import list_label_spaces, load_label_space
+from rt_seg_ros.networks import create_network
 from rt_seg_ros.pickles import SAFE_SUFFIX, check_tensors, read_pickle, tensors_in
-from rt_seg_ros.training.about import card_of_run
+from rt_seg_ros.training.about import card_of_run, needed_in_use
 from rt_seg_ros.training.checkpoint import BEST
-from rt_seg_ros.training.run_folder import ABOUT, LABELS, label_space_of, read_about
+from rt_seg_ros.training.recipe import parse_recipe
+from rt_seg_ros.training.run_folder import ABOUT, LABELS, read_about
 from rt_seg_ros.zoo import DEFAULT_LABEL_SPACE, DEFAULT_MEAN, DEFAULT_STD, save_weights
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 _CONVERTED = Cache("pickles", keep=16)
 _FORMAT = 3
@@ -44,7 +45,7 @@ def weights_from_pickle(
         raise UserError(f"{where}: no such file")
     key = {
         "format": _FORMAT,
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "sha256": _hash_of(path),
         "file": path.name,
         "beside": [_hash_of(path.parent / name) for name in (LABELS, ABOUT)],
         "network": network,
@@ -78,26 +79,13 @@ def _hash_of(path: Path) -> str:
 
 def _of_run(content: Mapping[str, Any], network: str, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return what a checkpoint of a training run holds, and what its recipe says of it."""
-    from rt_seg_ros.training.recipe import parse_recipe
-
     where = f"weights {path}"
     recipe = parse_recipe(yaml.safe_load(str(content["recipe"])), f"recipe in {where}")
     if recipe.network.name != network:
         raise UserError(f"{where} are of network '{recipe.network.name}', but model is '{network}'")
     if not isinstance(content.get("weights"), Mapping):
         raise UserError(f"{where}: to go on from (rt-seg train --resume), not to use; the run's weights are {BEST}")
-    space = label_space_of(path.parent, recipe)
-    return tensors_in(content["weights"], where), {
-        "network": network,
-        "options": recipe.network.options,
-        "num_classes": space.num_classes,
-        "label_space": space,
-        "mean": recipe.data.mean,
-        "std": recipe.data.std,
-        "input_size": recipe.augment.crop,
-        "frame_size": recipe.data.size or read_about(path.parent).get("frame_size"),
-        "resized": recipe.data.size is not None,
-    }
+    return tensors_in(content["weights"], where), needed_in_use(path.parent, recipe)
 
 
 def _of_tensors(
@@ -109,10 +97,9 @@ def _of_tensors(
     fitting = [label_space] if label_space else [n for n in known if load_label_space(n).num_classes == classes]
     if not fitting:
         raise UserError(f"{where} have {classes} classes, as no label space here; name yours (--label-space FILE)")
-    if load_label_space(fitting[0]).num_classes != classes:
-        raise UserError(
-            f"{where} have {classes} classes, label space '{label_space}' {load_label_space(label_space).num_classes}"
-        )
+    space = load_label_space(fitting[0])
+    if space.num_classes != classes:
+        raise UserError(f"{where} have {classes} classes, label space '{label_space}' {space.num_classes}")
     return {
         "network": network,
         "options": options,
@@ -141,18 +128,12 @@ def class_tensors(network: str, options: Mapping[str, Any]) -> list[str]:
 
 def _outline(network: str, classes: int, options: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return a network's tensors without their values."""
-    import torch
-
-    from rt_seg_ros.networks import create_network
-
     with torch.device("meta"):
         return create_network(network, classes, **options).state_dict()
 
 
 def _check(state: Mapping[str, Tensor], about: Mapping[str, Any], where: str) -> None:
     """Hold tensors against the network, while the user's own file can still be named."""
-    import torch
-
     network = about["network"]
     check_tensors(state, _outline(network, about["num_classes"], about["options"]), f"network '{network}'", where)
     for key, value in state.items():

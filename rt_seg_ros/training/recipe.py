@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from rt_seg_ros.documents import read_yaml
+from rt_seg_ros.documents import NO_YAML, read_yaml
 from rt_seg_ros.errors import UserError, did_you_mean
 from rt_seg_ros.labels import is_label_file
 from rt_seg_ros.resources import config_dir
@@ -30,11 +30,22 @@ Triple = tuple[float, float, float]
 Size = tuple[Positive, Positive]
 
 
-class _Section(BaseModel):
+def _in_order(scale: tuple[float, float]) -> tuple[float, float]:
+    if not 0.05 <= scale[0] <= scale[1] <= 20.0:
+        raise ValueError("two numbers from 0.05 to 20, the smaller first")
+    return scale
+
+
+Scale = Annotated[tuple[float, float], AfterValidator(_in_order)]
+
+
+class Section(BaseModel):
+    """What every part of a document has in common: no key but those that it names, and no changes."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class NetworkSection(_Section):
+class NetworkSection(Section):
     """Which network is trained."""
 
     name: str = Field(description="a network of rt-seg models")
@@ -54,7 +65,7 @@ class NetworkSection(_Section):
         return self
 
 
-class SynthSection(_Section):
+class SynthSection(Section):
     """A rendered drive."""
 
     seeds: list[int] = Field(min_length=1, description="one drive per seed")
@@ -63,7 +74,7 @@ class SynthSection(_Section):
     size: Size = Field(default=(360, 480), description="height, width")
 
 
-class SourceSection(_Section):
+class SourceSection(Section):
     """One source of pictures with labels: a folder or a rendered drive."""
 
     path: str | None = Field(default=None, description="data set folder, relative to --data; '.' is that folder itself")
@@ -80,7 +91,7 @@ class SourceSection(_Section):
         return self
 
 
-class DataSection(_Section):
+class DataSection(Section):
     """What is learnt from, and what is measured on."""
 
     train: list[SourceSection] = Field(min_length=1, description="sources, mixed by weight")
@@ -108,29 +119,18 @@ class DataSection(_Section):
         return value
 
 
-class BeginSection(_Section):
+class BeginSection(Section):
     """Smaller views for the first part of a run: more of the scene in each sample, and more samples an hour."""
 
     share: float = Field(gt=0.0, lt=1.0, description="of the run")
-    scale: tuple[float, float] = Field(description="from, to; drawn by scale_law")
+    scale: Scale = Field(description="from, to; drawn by scale_law")
     crop: Size = Field(description="height, width the network sees: multiples of 8")
 
-    @field_validator("scale")
-    @classmethod
-    def _in_order(cls, value: tuple[float, float]) -> tuple[float, float]:
-        return _checked_scale(value)
 
-
-def _checked_scale(value: tuple[float, float]) -> tuple[float, float]:
-    if not 0.05 <= value[0] <= value[1] <= 20.0:
-        raise ValueError("two numbers from 0.05 to 20, the smaller first")
-    return value
-
-
-class AugmentSection(_Section):
+class AugmentSection(Section):
     """What varies from one view to the next."""
 
-    scale: tuple[float, float] = Field(default=(0.5, 2.0), description="from, to")
+    scale: Scale = Field(default=(0.5, 2.0), description="from, to")
     scale_law: Literal["log", "uniform"] = Field(
         default="log", description="how it is drawn; log: as many views halved as doubled"
     )
@@ -141,11 +141,6 @@ class AugmentSection(_Section):
     contrast: Jitter = 0.5
     saturation: Jitter = 0.5
     begin: BeginSection | None = Field(default=None, description="other views at the beginning of the run")
-
-    @field_validator("scale")
-    @classmethod
-    def _in_order(cls, value: tuple[float, float]) -> tuple[float, float]:
-        return _checked_scale(value)
 
     @field_validator("scales")
     @classmethod
@@ -158,7 +153,7 @@ class AugmentSection(_Section):
 LossKind = Literal["cross_entropy", "ohem", "focal", "sigmoid_focal"]
 
 
-class LossSection(_Section):
+class LossSection(Section):
     """What is minimised."""
 
     kind: LossKind = "cross_entropy"
@@ -189,7 +184,7 @@ class LossSection(_Section):
         return self
 
 
-class OptimiserSection(_Section):
+class OptimiserSection(Section):
     """How it is minimised."""
 
     kind: Literal["adam", "adamw", "sgd"] = "adamw"
@@ -209,7 +204,7 @@ class OptimiserSection(_Section):
     )
 
 
-class ScheduleSection(_Section):
+class ScheduleSection(Section):
     """How long, and at what rate."""
 
     kind: Literal["poly", "cosine", "constant"] = "poly"
@@ -225,7 +220,7 @@ class ScheduleSection(_Section):
     batch: Positive = 16
 
 
-class RunSection(_Section):
+class RunSection(Section):
     """How it is computed and what is written."""
 
     seed: int = Field(default=0, ge=0)
@@ -248,7 +243,7 @@ class RunSection(_Section):
     )
 
 
-class Recipe(_Section):
+class Recipe(Section):
     """A whole recipe."""
 
     name: str
@@ -366,7 +361,7 @@ def override_document(document: dict[str, Any], override: str) -> None:
         raise UserError(f"override '{override}': write it as key.sub=value, such as schedule.epochs=100")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except NO_YAML as error:
         raise UserError(f"override '{override}': the value is not valid YAML") from error
     *parents, last = key.split(".")
     place: Any = document

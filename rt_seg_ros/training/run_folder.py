@@ -7,7 +7,6 @@ import csv
 import fcntl
 import io
 import os
-import subprocess
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from rt_seg_ros.documents import NO_YAML
 from rt_seg_ros.drawing import colourise, panel
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.files import check_folder, write_aside, write_text
@@ -209,14 +209,23 @@ def read_about(run: Path) -> dict[str, Any]:
         return {}
     try:
         return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, ValueError) as error:
+    except (OSError, TypeError, *NO_YAML) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """Read a metrics.csv, one dict per validation."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+    """Read a metrics.csv, one dict per validation.
+
+    :raises UserError: it cannot be read, or was changed into something else
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+    except (OSError, TypeError, ValueError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    if any("step" not in row for row in rows):
+        raise UserError(f"{path} cannot be read: it is no table of validations")
+    return rows
 
 
 def draw_curves(rows: Sequence[Row], path: Path) -> None:
@@ -240,23 +249,6 @@ def draw_curves(rows: Sequence[Row], path: Path) -> None:
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", dpi=110)
     write_aside(path, lambda file: file.write(drawn.getvalue()))
-
-
-def commit() -> str:
-    """Return the commit this package is at, with ``+changes`` where files differ; ``unknown`` outside git."""
-    here = Path(__file__).resolve().parent
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(here), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20)  # noqa: S603 - fixed words, no shell
-        if done.returncode:
-            raise OSError(done.stderr)
-        return done.stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
 
 
 def _plain(value: float) -> str:

@@ -24,10 +24,9 @@ from rt_seg_ros.labels import UNLABELLED, LabelSpace, load_label_space
 from rt_seg_ros.overlap import reading_threads
 from rt_seg_ros.resampling import resize_labels, resize_pixels
 from rt_seg_ros.training.distributed import World
-from rt_seg_ros.training.recipe import DataSection, SourceSection, SynthSection
+from rt_seg_ros.training.recipe import DataSection, SourceSection, SynthSection, Triple
 from rt_seg_ros.working_size import Size
 
-Triple = tuple[float, float, float]
 Report = Callable[[str, int, int], None]  # what is being done, how many of how many
 Index = NDArray[np.int64]
 _BYTES_PER_PIXEL = 4  # three of colour, one of label
@@ -128,8 +127,7 @@ class Files(Source):
 
     def __init__(self, opened: OpenSource, sizes: Index, pixels: Index, fill: Triple) -> None:
         """Take an open source and what was found in it: sizes int64 (N, 2), pixels by id int64 (256,)."""
-        pictures = opened.pictures
-        super().__init__(opened.name, [pictures.file_names(i)[0] for i in range(len(pictures))], sizes, fill)
+        super().__init__(opened.name, opened.names, sizes, fill)
         self._opened = opened
         self._pixels = pixels
 
@@ -205,20 +203,24 @@ class OpenSource:
     def __len__(self) -> int:
         return len(self.pictures)
 
+    @property
+    def names(self) -> list[str]:
+        """Names of the pictures' files, for messages."""
+        return [self.pictures.file_names(i)[0] for i in range(len(self))]
+
     @cached_property
     def bytes(self) -> int:
         """What holding it takes, if all pictures are as large as the first."""
-        size = self.size
-        if size is None and isinstance(self.pictures, RenderedDrives):
-            size = self.pictures.size
-        elif size is None and isinstance(self.pictures, Dataset):
+        if self.size is not None:
+            height, width = self.size
+        elif isinstance(self.pictures, RenderedDrives):
+            height, width = self.pictures.size
+        else:
             try:
-                image = self.pictures.image(0)
+                height, width = self.pictures.image(0).shape[:2]
             except UserError:
                 return 0  # reading all will tell of it, and of the others
-            size = (image.shape[0], image.shape[1])
-        assert size is not None
-        return len(self) * size[0] * size[1] * _BYTES_PER_PIXEL
+        return len(self) * height * width * _BYTES_PER_PIXEL
 
     def read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Read one picture (BGR) and its labels.
@@ -241,14 +243,14 @@ class OpenSource:
         :raises UserError: those that would spoil a run, by name
         """
 
-        def resize(_: int, image: NDArray[np.uint8], labels: NDArray[np.uint8]) -> None:
+        def resize(image: NDArray[np.uint8], labels: NDArray[np.uint8]) -> None:
             visit(*self.resized(image, labels))
 
         if isinstance(self.pictures, Dataset):
             check_dataset(self.pictures, indices, resize, reading_threads())
         else:
             for i in indices:
-                resize(i, *self.pictures[i])
+                resize(*self.pictures[i])
 
 
 @dataclass(frozen=True)
@@ -269,16 +271,16 @@ def open_sources(
     :raises UserError: what :func:`open_dataset` refuses; no --data where one is needed
     """
     opened = [_open(section, root, space, size) for section in sections]
-    left = data.memory_gib * 2**30
-    for source in sorted(opened, key=lambda s: s.bytes) if data.loading == "auto" else opened:
-        if data.loading == "auto":
-            source.held = source.bytes <= left
-            left -= source.bytes if source.held else 0
-        else:
-            source.held = data.loading == "memory"
-    if data.loading == "auto":
+    if data.loading != "auto":
         for source in opened:
-            source.room = source.bytes + left
+            source.held = data.loading == "memory"
+        return opened
+    left = data.memory_gib * 2**30
+    for source in sorted(opened, key=lambda s: s.bytes):
+        source.held = source.bytes <= left
+        left -= source.bytes if source.held else 0
+    for source in opened:
+        source.room = source.bytes + left
     return opened
 
 
@@ -362,8 +364,7 @@ def _hold(source: OpenSource, fill: Triple, report: Report | None) -> Frames:
             report(f"{doing} {source.name}", len(pictures), len(source))
 
     source.visit_all(range(len(source)), keep)
-    names = [source.pictures.file_names(i)[0] for i in range(len(source))]
-    return Frames(source.name, names, pictures, truth, fill)
+    return Frames(source.name, source.names, pictures, truth, fill)
 
 
 def _survey(source: OpenSource, world: World, report: Report | None) -> _Survey:

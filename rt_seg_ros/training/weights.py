@@ -7,10 +7,10 @@ from pathlib import Path
 import yaml
 
 from rt_seg_ros.errors import UserError
-from rt_seg_ros.training.about import card_of_run
+from rt_seg_ros.training.about import card_of_run, needed_in_use
 from rt_seg_ros.training.checkpoint import BEST, read_checkpoint
 from rt_seg_ros.training.recipe import parse_recipe
-from rt_seg_ros.training.run_folder import label_space_of, read_about
+from rt_seg_ros.training.run_folder import read_about
 from rt_seg_ros.training.start import describe_start
 from rt_seg_ros.zoo import ModelCard, save_weights
 
@@ -26,20 +26,7 @@ def export_weights(run: Path, path: Path | None = None) -> ModelCard:
         raise UserError(f"run folder {run} holds no {BEST}: it was not validated yet")
     content = read_checkpoint(run / BEST)
     recipe = parse_recipe(yaml.safe_load(content["recipe"]), f"recipe in {run / BEST}")
-    space = label_space_of(run, recipe)
-    path = path or run / f"{recipe.network.name}_{space.name}.safetensors"
-    frame_size = read_about(run).get("frame_size")
-    return save_weights(
-        path,
-        content["weights"],
-        network=recipe.network.name,
-        options=recipe.network.options,
-        num_classes=space.num_classes,
-        label_space=space,
-        mean=recipe.data.mean,
-        std=recipe.data.std,
-        input_size=recipe.augment.crop,
-        frame_size=recipe.data.size or frame_size,
-        resized=recipe.data.size is not None,
-        card=card_of_run(run, content, read_about(run).get("start") or describe_start(recipe)),
-    )
+    needed = needed_in_use(run, recipe)
+    path = path or run / f"{recipe.network.name}_{needed['label_space'].name}.safetensors"
+    card = card_of_run(run, content, read_about(run).get("start") or describe_start(recipe))
+    return save_weights(path, content["weights"], **needed, card=card)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 
-from rt_seg_ros.errors import UserError
+from rt_seg_ros.errors import UserError, in_words
 from rt_seg_ros.images import Frame, ImageRejected
 from rt_seg_ros.log import get_logger
 from rt_seg_ros.overlap import prefetch
@@ -240,7 +241,7 @@ class SegmentingFeed(Feed):
             try:
                 segmenter = self._loaded(name)
             except Exception as error:
-                message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+                message = in_words(error)
                 with self._lock:
                     if self._wanted == name:  # nothing else was asked for meanwhile
                         self._wanted = self._chosen
@@ -345,13 +346,11 @@ class FileFeed(SegmentingFeed):
                 played = self._play_once()
             except Exception as error:
                 _log.debug("playing ended", exc_info=True)
-                message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-                self.board.update(status="failed", message=message)
+                self.board.update(status="failed", message=in_words(error))
             else:
                 if self._loop and played:
                     # The first frame of another round follows the last of this one at the usual distance.
-                    period = 1.0 / self._source.fps if self._source.fps > 0 else STILL_PERIOD
-                    self._wait_until(time.monotonic() + period / self._rate)
+                    self._wait_until(time.monotonic() + self._usual_distance() / self._rate)
                     continue
                 if self._again.is_set():
                     continue
@@ -363,8 +362,7 @@ class FileFeed(SegmentingFeed):
     def _play_once(self) -> bool:
         """Play from the beginning to the end; return whether there was a frame."""
         due, last_stamp, played = time.monotonic(), 0, False
-        items = prefetch(self._source)
-        try:
+        with closing(prefetch(self._source)) as items:
             for position, item in enumerate(items):
                 if played:
                     due += self._distance(last_stamp, item.stamp_ns) / self._rate
@@ -376,18 +374,17 @@ class FileFeed(SegmentingFeed):
                 due = max(shown, time.monotonic() - _CATCH_UP)
                 played = played or item.frame is not None
                 self.take(partial(_given, item), position)
-        finally:
-            items.close()  # type: ignore[attr-defined]
         return played
 
     def _distance(self, former: int, stamp: int) -> float:
         """Return the seconds between two frames by their stamps (ns), where these make sense."""
-        seconds = (stamp - former) / 1e9
         if stamp == 0 and former == 0:
             return STILL_PERIOD
-        if not 0 <= seconds <= _LONGEST_PAUSE:
-            return 1.0 / self._source.fps if self._source.fps > 0 else STILL_PERIOD
-        return seconds
+        seconds = (stamp - former) / 1e9
+        return seconds if 0 <= seconds <= _LONGEST_PAUSE else self._usual_distance()
+
+    def _usual_distance(self) -> float:
+        return 1.0 / self._source.fps if self._source.fps > 0 else STILL_PERIOD
 
     def _wait_until(self, due: float) -> float | None:
         """Wait until a frame is due and somebody watches.
@@ -421,5 +418,5 @@ def model_choices(config: SegmenterConfig, names: list[str]) -> dict[str, Segmen
 
     :param config: of the first model, which keeps its name and its weights
     """
-    choices = {name: replace(config, model=name, weights="", label_space="") for name in names}
-    return {config.model: config, **{name: c for name, c in choices.items() if name != config.model}}
+    others = (name for name in names if name != config.model)
+    return {config.model: config, **{name: replace(config, model=name, weights="", label_space="") for name in others}}

@@ -64,13 +64,11 @@ class Picture:
         labels = self._label_image()
         counts = np.bincount(labels.reshape(-1), minlength=256)
         image = b""
-        width, height = labels.shape[1], labels.shape[0]
+        height, width = labels.shape
         if self.frame is not None:
             pixels = self.frame.bgr()
-            width, height = pixels.shape[1], pixels.shape[0]
-            shown = _shown_size(height, width)
-            if shown != (height, width):
-                height, width = shown
+            height, width = _shown_size(*pixels.shape[:2])
+            if pixels.shape[:2] != (height, width):
                 pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
             image = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1].tobytes()
         labels = resize_labels(labels, _shown_size(*labels.shape))

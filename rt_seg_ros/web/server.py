@@ -188,8 +188,8 @@ class _BoundedReader:
         self._file = file
         self.left = MAX_HEAD
 
-    def readline(self, limit: int = -1) -> bytes:
-        line: bytes = self._file.readline(min(limit if limit >= 0 else self.left + 1, self.left + 1))
+    def readline(self, limit: int) -> bytes:
+        line: bytes = self._file.readline(min(limit, self.left + 1))
         self.left -= len(line)
         if self.left < 0:
             raise _TooLong

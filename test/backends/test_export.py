@@ -168,13 +168,13 @@ def test_int8_for_tensorrt_is_symmetric_and_leaves_biases_alone(photos):
 
     from rt_seg_ros.export.quantise import quantise_onnx
     from rt_seg_ros.export.runners import Preparer
-    from rt_seg_ros.graphs.options import NETWORK_SCOPE, GraphOptions
+    from rt_seg_ros.graphs.options import GraphOptions
     from rt_seg_ros.graphs.store import load_graph
 
     card = find_model("cgnet")
     samples = open_samples(photos, None, card.load_label_space(), 3, 1)
     prepare = Preparer(card, GraphOptions())
-    model = onnx.load_from_string(quantise_onnx(load_graph(card), samples, prepare, NETWORK_SCOPE, for_tensorrt=True))
+    model = onnx.load_from_string(quantise_onnx(load_graph(card), samples, prepare, for_tensorrt=True))
     constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     quantised = [node for node in model.graph.node if node.op_type == "DequantizeLinear"]
     assert len(quantised) > 100

@@ -14,9 +14,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from rt_seg_ros.backends import check_backend, create_backend, tensorrt_backend
+from rt_seg_ros.backends import check_backend, create_backend, cuda_driver, tensorrt_backend
 from rt_seg_ros.backends.base import BatchResult, Unavailable
-from rt_seg_ros.backends.cuda_driver import Gpu, find_gpu, missing_gpu
+from rt_seg_ros.backends.cuda_driver import CudaError, Gpu, find_gpu, missing_gpu
 from rt_seg_ros.backends.engine_process import EngineProcess
 from rt_seg_ros.backends.engines import FLAVOURS, Engines, EngineSpec, load_tensorrt
 from rt_seg_ros.backends.tensorrt_backend import TensorRtBackend
@@ -123,6 +123,17 @@ def test_a_device_that_is_no_gpu_is_refused():
     for device in ("cpu", "cuda:x", "tpu"):
         with pytest.raises(UserError, match=f"device '{device}'"):
             find_gpu(device)
+
+
+def test_a_gpu_that_does_not_answer_is_one_that_cannot_be_had(monkeypatch):
+    def lost(name, *arguments):
+        if name != "cuDeviceGetCount":
+            raise CudaError(f"{name}: GPU is lost (46)")
+        arguments[0]._obj.value = 1
+
+    monkeypatch.setattr(cuda_driver, "call", lost)
+    with pytest.raises(UserError, match="device 'cuda': cuDeviceGet: GPU is lost"):
+        find_gpu("cuda")
 
 
 def test_not_installed_is_said_with_what_to_do(monkeypatch):

@@ -58,6 +58,13 @@ def test_camvid_layout(camvid):
         open_dataset(camvid, "test")
 
 
+def test_cityscapes_without_a_split(tmp_path):
+    for name in ("leftImg8bit", "gtFine"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match="has no split with labels"):
+        open_dataset(tmp_path)
+
+
 def test_a_folder_with_nothing_but_test_will_do(tmp_path):
     write(tmp_path / "test" / "a.png", picture(7))
     write(tmp_path / "testannot" / "a.png", labels(3))

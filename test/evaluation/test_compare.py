@@ -268,6 +268,9 @@ def test_what_cannot_be_compared(tmp_path, pairs, street, write_drive, capsys):
     ):
         assert main(["compare", *map(str, arguments)]) == 2, arguments
         assert said in capsys.readouterr().err, arguments
+    (report / "metrics.json").write_text('{"models": []}')
+    assert main(["compare", str(a), str(report)]) == 2
+    assert "tells of no model" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["comparison.json", "difference.png", "compare.html"])

@@ -167,6 +167,7 @@ def test_ticks_are_round_and_within():
         marks = charts.ticks(low, high)
         assert 2 <= len(marks) <= 9 and low - 1e-9 <= marks[0] and marks[-1] <= high * (1 + 1e-9) + 1e-9
     assert charts.tick_labels([1.0, 1.02, 1.04]) == ["1.00", "1.02", "1.04"]
+    assert "left:0.00%" in charts.scatter([("untimed", 0.0, 70.0)], "ms", "mIoU")
     assert charts.tick_labels([0, 500, 1000]) == ["0", "500", "1,000"] and charts.tick_labels([3]) == ["3"]
     assert [charts.number(v) for v in (0, 0.0412, 3.14, 42.4, 1250)] == ["0", "0.041", "3.1", "42", "1,250"]
 

@@ -83,6 +83,8 @@ def test_recipes_inherit_key_by_key(tmp_path):
         ("name.x=3", r"'name' has no keys below it"),
         ("schedule.epochs", r"write it as key\.sub=value"),
         ("loss=[1", r"not valid YAML"),
+        ("description=2020-13-45", r"not valid YAML"),
+        ("description=!!timestamp x", r"not valid YAML"),
     ],
 )
 def test_what_a_recipe_refuses(override, message):

@@ -15,7 +15,7 @@ from rt_seg_ros.errors import UserError
 from rt_seg_ros.training.checkpoint import BEST, LAST, PREVIOUS, read_checkpoint, write_checkpoint
 from rt_seg_ros.training.loop import Trainer, TrainingError
 from rt_seg_ros.training.recipe import Recipe, load_recipe
-from rt_seg_ros.training.run_folder import METRICS, read_metrics
+from rt_seg_ros.training.run_folder import ABOUT, METRICS, read_about, read_metrics
 from rt_seg_ros.training.weights import export_weights
 
 
@@ -102,6 +102,20 @@ def test_truncated_checkpoint_is_refused_and_the_one_before_offered(streets: Pat
     with pytest.raises(UserError, match=f"{LAST}.*truncated or damaged.*{PREVIOUS}"):
         read_checkpoint(out)
     assert read_checkpoint(out / PREVIOUS)["step"] == 3
+
+
+@pytest.mark.parametrize("text", ["step,loss\n3,many\n", "epoch,loss\n1,2\n", "step\n3,4,5\n"])
+def test_a_table_of_validations_that_is_none_is_told(text: str, tmp_path: Path) -> None:
+    (tmp_path / METRICS).write_text(text)
+    with pytest.raises(UserError, match=f"{METRICS} cannot be read"):
+        read_metrics(tmp_path / METRICS)
+
+
+@pytest.mark.parametrize("text", ["- 1", "commit: 2020-13-45", "commit: !!timestamp x", "["])
+def test_facts_of_a_run_that_are_none_are_told(text: str, tmp_path: Path) -> None:
+    (tmp_path / ABOUT).write_text(text)
+    with pytest.raises(UserError, match=f"{ABOUT} cannot be read"):
+        read_about(tmp_path)
 
 
 def test_a_run_that_was_stopped_between_two_moves_goes_on_from_the_newer(tmp_path: Path) -> None:

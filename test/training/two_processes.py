@@ -43,7 +43,7 @@ def exact_gradients(trainer: Trainer) -> dict[str, torch.Tensor]:
     recipe, world = trainer.recipe, trainer.world
     torch.manual_seed(recipe.run.seed)
     network = make_networks(recipe, load_label_space("camvid11"))[0].double()
-    world.synchronised(network)
+    world.synchronise(network)
     forward = world.wrapped(Heads(network))
     x, truth = trainer.batch(0)
     heads = forward(x.double())

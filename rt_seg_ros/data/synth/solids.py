@@ -108,19 +108,15 @@ class FrozenSolid:
         )
 
 
-def _arch(z: float, radius: float, x: float, outward: int, steps: int = 14) -> list[tuple[float, float, float]]:
+def _arch(z: float, radius: float, x: float, outward: int) -> list[tuple[float, float, float]]:
     """Return a wheel's rim as a polygon at side ``x``."""
-    turn = -outward
-    return [
-        (x, radius + radius * sin(turn * 2 * pi * i / steps), z + radius * cos(turn * 2 * pi * i / steps))
-        for i in range(steps)
-    ]
+    turns = [-outward * 2 * pi * i / 14 for i in range(14)]
+    return [(x, radius + radius * sin(turn), z + radius * cos(turn)) for turn in turns]
 
 
-def car(rng: np.random.Generator, kind: str | None = None) -> FrozenSolid:
-    """Return a car, van or bus, its middle over the origin, nose to +z; ``kind`` None lets chance decide."""
-    if kind is None:
-        kind = str(rng.choice(["hatch", "saloon", "estate", "van", "bus"], p=[0.38, 0.26, 0.16, 0.13, 0.07]))
+def car(rng: np.random.Generator) -> FrozenSolid:
+    """Return a car, van or bus, its middle over the origin, nose to +z."""
+    kind = str(rng.choice(["hatch", "saloon", "estate", "van", "bus"], p=[0.38, 0.26, 0.16, 0.13, 0.07]))
     paint = CAR_COLOURS[rng.integers(len(CAR_COLOURS))]
     if kind == "van":
         paint = ((214, 216, 216), (200, 202, 204), (150, 110, 60), (60, 60, 150))[rng.integers(4)]

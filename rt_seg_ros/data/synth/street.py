@@ -111,16 +111,16 @@ class Street:
         (a, p, f), (b, q, g) = self._bend_numbers
         return a / p * cos(s / p + f) + b / q * cos(s / q + g)
 
-    def world(self, s: Along, aside: Along, up: float = 0.0) -> NDArray[np.float64]:
-        """Return world points (..., 3) of places on the street, ``up`` metres above the ground."""
+    def world(self, s: Along, aside: Along) -> NDArray[np.float64]:
+        """Return world points (..., 3) of places on the ground of the street."""
         points = np.empty((*np.broadcast_shapes(np.shape(s), np.shape(aside)), 3))
         points[..., 0] = self.middle(s) + aside
-        points[..., 1] = -up
+        points[..., 1] = 0.0
         points[..., 2] = s
         return points
 
     def place(self, s: float, aside: float, up: float = 0.0) -> NDArray[np.float64]:
-        """Return one world point (3,), as :meth:`world` does."""
+        """Return one world point (3,), as :meth:`world` does, ``up`` metres above the ground."""
         (a, p, f), (b, q, g) = self._bend_numbers
         return np.array([a * sin(s / p + f) + b * sin(s / q + g) + aside, -up, s])
 
@@ -248,12 +248,7 @@ class Street:
         if rng.random() < 0.68:
             self._fence(rng, block, s0, s1, side, aside + 0.1, railing=rng.random() < 0.3)
         else:
-            away = 1 if side else -1
-            height = rng.uniform(0.9, 1.9)
-            at = s0
-            while at < s1 - 0.1:
-                block.things.append(self._panel(at, min(at + 8, s1), away * (aside + 0.3), height, self.hedge, TREE))
-                at += 8
+            self._panels(block, s0, s1, side, aside + 0.3, rng.uniform(0.9, 1.9), self.hedge, TREE)
 
     def _fence(
         self,
@@ -265,16 +260,20 @@ class Street:
         aside: float,
         railing: bool,
     ) -> None:
-        away = 1 if side else -1
         texture = self.fences[0 if railing else int(rng.integers(1, len(self.fences)))]
         height = 1.05 if railing else rng.uniform(1.0, 1.8)
+        self._panels(block, s0, s1, side, aside, height, texture, FENCE)
+
+    def _panels(
+        self, block: Block, s0: float, s1: float, side: int, aside: float, height: float, texture: Levels, label: int
+    ) -> None:
+        """Put up panels of 8 m from s0 to s1, the last as long as is left."""
+        aside = aside if side else -aside
         at = s0
         while at < s1 - 0.1:
-            block.things.append(self._panel(at, min(at + 8, s1), away * aside, height, texture, FENCE))
+            end = min(at + 8, s1)
+            block.things.append(Panel(at, end, aside, height, texture, label, self.world(np.array([at, end]), aside)))
             at += 8
-
-    def _panel(self, s0: float, s1: float, aside: float, height: float, texture: Levels, label: int) -> Panel:
-        return Panel(s0, s1, aside, height, texture, label, self.world(np.array([s0, s1]), aside))
 
     def _tree(self, rng: np.random.Generator, block: Block, s: float, aside: float) -> None:
         kind, levels = self.trees[rng.integers(len(self.trees))]

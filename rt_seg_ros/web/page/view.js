@@ -24,7 +24,7 @@ let frozen = false; // of a source that cannot wait, only this page does
 let missed = null; // the last picture that came meanwhile: its head and bytes
 let turn = 0; // counts pictures that are to be drawn
 let refused = ""; // why the last command was not obeyed
-let lost = false;
+let lost = ""; // why there is no connection
 let repaint = true; // whether the coloured layer is out of date
 
 // --- what is kept from visit to visit -------------------------------------------------------------------------------
@@ -258,14 +258,13 @@ function showStatus() {
   if (!lost && state?.switching) text = `loading ${state.switching}`;
   if ($("status").textContent !== text) $("status").textContent = text;
   $("dot").className = `dot ${held ? "" : status}`;
-  const kept = ["ended", "failed"].includes(status) ? state.message : "";
-  const notice = lost ? `No connection: ${lost}. Trying again.`
+  const notice = (lost ? `No connection: ${lost}. Trying again.`
     : status === "failed" ? state.message
-    : status === "ended" ? (state.kind === "image" ? "" : "The source has ended.") + (kept ? `\n${kept}` : "")
-    : status === "waiting" && state ? state.message || "Waiting for frames." : "";
-  $("notice").hidden = !notice.trim();
+    : status === "ended" ? `${state.kind === "image" ? "" : "The source has ended."}\n${state.message}`
+    : status === "waiting" && state ? state.message || "Waiting for frames." : "").trim();
+  $("notice").hidden = !notice;
   $("notice").classList.toggle("middle", !picture);
-  $("notice-text").textContent = notice.trim();
+  $("notice-text").textContent = notice;
   $("again").hidden = lost || !state || !can("restart") || !["ended", "failed"].includes(status);
   say(refused || (["running", "paused"].includes(status) ? state.message : "")); // else it is in the notice
   $("pause").hidden = !frozen && !["running", "paused"].includes(state?.status);
@@ -473,10 +472,7 @@ function path(points, x, y, longest) {
 
 const latency = new Plot(
   "latency",
-  (end) => {
-    const totals = recent(end).map((one) => one.total).sort((a, b) => a - b);
-    return 1.15 * Math.max(quantile(totals, 0.98), 1);
-  },
+  (end) => 1.15 * Math.max(quantile(sortedTotals(end), 0.98), 1),
   (x, y, end) => {
     const shown = recent(end);
     const longest = gap();
@@ -491,7 +487,7 @@ const latency = new Plot(
       begin = i;
     }
     return [
-      svg("path", { class: "area", d: shown.length ? area.join("") : "" }),
+      svg("path", { class: "area", d: area.join("") }),
       svg("path", { class: "network", d: path(shown.map((one) => [one.time, one.network]), x, y, longest) }),
       svg("path", { class: "total", d: path(shown.map((one) => [one.time, one.total]), x, y, longest), "data-points": shown.length }),
     ];
@@ -504,7 +500,7 @@ const latency = new Plot(
       : `${ago(time, end)}: nothing`;
   },
   (end) => {
-    const totals = recent(end).map((one) => one.total).sort((a, b) => a - b);
+    const totals = sortedTotals(end);
     if (!totals.length) return "";
     const most = latency.box.clientWidth > 420 ? `, most ${ms(totals[totals.length - 1])}` : "";
     return `median *${ms(quantile(totals, 0.5))}*, 95 % under *${ms(quantile(totals, 0.95))}*${most}`;
@@ -545,6 +541,10 @@ function bar(kind, x, width, top, bottom) {
 
 function recent(end) {
   return samples.filter((one) => one.time > end - SECONDS - 1);
+}
+
+function sortedTotals(end) {
+  return recent(end).map((one) => one.total).sort((a, b) => a - b);
 }
 
 /** Frames by whole second of the server's clock, so that bars keep their heights while they move. */
@@ -633,10 +633,8 @@ $("again").addEventListener("click", () => command("restart"));
 $("full").addEventListener("click", toggleFullScreen);
 $("all").addEventListener("click", () => setHidden((set) => set.clear()));
 $("none").addEventListener("click", () => setHidden((set) => state?.classes.forEach((one) => set.add(one.name))));
-for (const [begin, end] of [["pointerdown", "pointerup"], ["pointerdown", "pointercancel"]]) {
-  $("bare").addEventListener(begin, () => setBare(true));
-  window.addEventListener(end, () => setBare(false));
-}
+$("bare").addEventListener("pointerdown", () => setBare(true));
+for (const end of ["pointerup", "pointercancel"]) window.addEventListener(end, () => setBare(false));
 $("bare").addEventListener("keydown", (event) => { if (event.key === "Enter" || event.key === " ") setBare(true); });
 $("bare").addEventListener("keyup", () => setBare(false));
 $("bare").addEventListener("blur", () => setBare(false));
