@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from diagnostic_msgs.msg import DiagnosticStatus
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from rt_seg_ros.images import MAX_PIXELS, Frame, ImageRejected, Order
 from rt_seg_ros.msg import SegmentationStats
 from rt_seg_ros.pipeline import Segmentation, Segmenter
 from rt_seg_ros.ros import conversions, mailbox, qos
-from rt_seg_ros.ros.diagnostics import Health, Throttle
+from rt_seg_ros.ros.diagnostics import Health, Limits, Throttle, camera_status
 from rt_seg_ros.ros.image_subscription import ImageSubscription
 from rt_seg_ros.ros.mailbox import Letter, Mailbox
 from rt_seg_ros.ros.names import Topic
@@ -134,6 +135,28 @@ class Camera:
         if self._info_subscription is not None:
             self._match_info()
         self.images.rematch()
+
+    def status(self, name: str, hardware_id: str, limits: Limits, active: bool) -> DiagnosticStatus:
+        """Return how the camera is, and begin its next window.
+
+        :param name: the status's
+        :param hardware_id: what the network runs on
+        :param active: whether the node is, so that images are to come
+        """
+        publishers = self.images.publishers()
+        return camera_status(
+            name,
+            hardware_id,
+            self.topic,
+            self.health,
+            self.mailbox.counts(),
+            limits,
+            active=active,
+            reliability=qos.word(self.images.reliability),
+            publishers=len(publishers),
+            remarks=self.remarks(publishers),
+            output_remarks=self.output_remarks(),
+        )
 
     def remarks(self, publishers: list[Any]) -> list[str]:
         """Return what is wrong with the topic, as far as the graph tells."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from diagnostic_msgs.msg import DiagnosticStatus
 
+from rt_seg_ros.pipeline import Segmenter
 from rt_seg_ros.ros.mailbox import MAX_RATE, NO_SUBSCRIBER, Counts
 from rt_seg_ros.ros.messages import key_values
 
@@ -255,6 +256,41 @@ def _idle(window: Window, counts: Counts) -> str:
         if counts.dropped.get(reason, 0) > window.dropped_before.get(reason, 0):
             return words
     return "waiting for the network" if window.arrived or counts.in_hand else "waiting for an image"
+
+
+def model_facts(segmenter: Segmenter, sizes: Collection[tuple[int, int]]) -> list[tuple[str, object]]:
+    """Return what a model's status tells of it, in order.
+
+    :param sizes: (height, width) of the images that the cameras have
+    """
+    return [
+        ("model", segmenter.card.name),
+        ("weights", segmenter.card.weights or "random"),
+        ("label space", segmenter.label_space.name),
+        ("backend", segmenter.backend_name),
+        ("device", segmenter.device),
+        ("precision", segmenter.precision),
+        ("working size", working_size(segmenter, sizes)),
+    ]
+
+
+def working_size(segmenter: Segmenter, sizes: Collection[tuple[int, int]]) -> str:
+    """Return in words at which size a segmenter works.
+
+    :param sizes: (height, width) of the images that the cameras have
+    """
+    config, card = segmenter.config, segmenter.card
+    if config.input_height:
+        return f"working at {config.input_width}x{config.input_height}"
+    if config.downsampling_ratio:
+        return f"working at {config.downsampling_ratio:g} of the image's size"
+    if card.frame_size is None:
+        return "working at the image's size"
+    if sizes:
+        working = {segmenter.working_size(height, width) for height, width in sizes}
+        return f"working at {', '.join(f'{width}x{height}' for height, width in sorted(working))}"
+    height, width = card.frame_size
+    return f"working {'at' if card.resized else 'near'} {width}x{height}, as it learnt"
 
 
 def model_status(

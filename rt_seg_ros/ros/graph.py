@@ -1,16 +1,20 @@
-"""This process as a node in the graph, spinning on a thread of its own, beside whatever else the process does."""
+"""This process in the graph: joining it, running callbacks, and a node on a thread beside whatever else it does."""
 
 from __future__ import annotations
 
 import os
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 
 from rt_seg_ros.errors import UserError
+
+if TYPE_CHECKING:
+    from rclpy.node import Node
 
 
 def join_graph(context: rclpy.Context | None = None) -> None:
@@ -23,6 +27,24 @@ def join_graph(context: rclpy.Context | None = None) -> None:
         rclpy.init(args=[], context=context, signal_handler_options=SignalHandlerOptions.NO)
     except Exception as error:
         raise UserError(f"ROS 2 does not start: {error}") from error
+
+
+def spin(
+    executor: SingleThreadedExecutor, node: Node, look_up: float, wanted: Callable[[], bool] = lambda: True
+) -> None:
+    """Run a node's callbacks until ROS 2 is shut down; one that fails is logged, and the others go on.
+
+    :param look_up: seconds after which it looks up whether it is to stop
+    :param wanted: returns False to stop it, too
+    """
+    while wanted() and node.context.ok():
+        try:
+            executor.spin_once(look_up)
+        except ExternalShutdownException:
+            return
+        except Exception as error:
+            if node.context.ok():
+                node.get_logger().error(f"a callback failed: {type(error).__name__}: {error}")
 
 
 class GraphThread:
@@ -58,10 +80,4 @@ class GraphThread:
         rclpy.try_shutdown(context=self._context)
 
     def _spin(self) -> None:
-        while not self._closing and self._context.ok():
-            try:
-                self._executor.spin_once(timeout_sec=0.2)
-            except ExternalShutdownException:
-                return
-            except Exception as error:  # one callback failed; the others go on
-                self.node.get_logger().error(f"a callback failed: {type(error).__name__}: {error}")
+        spin(self._executor, self.node, 0.2, lambda: not self._closing)

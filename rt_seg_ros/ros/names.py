@@ -1,4 +1,4 @@
-"""Names on the graph: of cameras, made from their topics, and of classes' topics, made from class names."""
+"""Names on the graph: of nodes, of cameras, made from their topics, and of classes' topics, made from class names."""
 
 from __future__ import annotations
 
@@ -18,6 +18,33 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _IMAGE_WORDS = frozenset(
     {"image", "image_raw", "image_rect", "image_rect_color", "image_color", "image_mono", "compressed", "rgb", "color"}
 )
+
+
+def full_name(namespace: str, name: str) -> str:
+    """Return the full name of what is in a namespace, of which ``/`` is the outermost."""
+    return f"{namespace.rstrip('/')}/{name}"
+
+
+def split_name(full: str) -> tuple[str, str]:
+    """Return the namespace and the name in it of a full name; the reverse of :func:`full_name`."""
+    namespace, _, name = full.rpartition("/")
+    return namespace or "/", name
+
+
+def expanded(topic: str, node: str) -> str:
+    """Return the full name of a topic that was given to the node of this full name, before any remapping."""
+    if topic.startswith("~"):
+        return node + topic[1:]
+    return topic if topic.startswith("/") else full_name(split_name(node)[0], topic)
+
+
+def twin(node: Node) -> str:
+    """Say that another node has this one's name, and so its topics and services; "" where none has."""
+    name, namespace = node.get_name(), node.get_namespace()
+    if node.get_node_names_and_namespaces().count((name, namespace)) < 2:
+        return ""
+    full = full_name(namespace, name)
+    return f"another node is named {full}, too (or was, and was killed less than half a minute ago)"
 
 
 class Topic:
@@ -42,6 +69,28 @@ class Topic:
     def publishers(self) -> list[Any]:
         """Return what the graph knows of its publishers."""
         return list(self._node.get_publishers_info_by_topic(self.given))
+
+
+def resolve_topics(node: Node, camera_topics: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the full names of a node's camera topics, as given and remapped.
+
+    :raises UserError: for none, for what is no name of a topic, and for one that is there twice
+    """
+    from rclpy.validate_topic_name import validate_topic_name
+
+    if not camera_topics:
+        raise UserError("camera_topics is empty: name one image topic at least")
+    given, topics = [], []
+    for topic in camera_topics:
+        try:
+            validate_topic_name(topic)
+            given.append(node.resolve_topic_name(topic, only_expand=True))
+            topics.append(node.resolve_topic_name(topic))
+        except Exception as error:
+            raise UserError(f"camera_topics has '{topic}', which is no name of a topic: {error}") from error
+        if topics[-1] in topics[:-1]:
+            raise UserError(f"camera_topics has '{topics[-1]}' twice")
+    return given, topics
 
 
 def topic_token(text: str) -> str:

@@ -7,8 +7,6 @@ executor has several threads, or the process that holds the node calls it from a
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 import threading
 from collections import deque
@@ -17,24 +15,19 @@ from dataclasses import replace
 from functools import partial, wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from rclpy.lifecycle import State as LifecycleState
 from rclpy.parameter import Parameter as RosParameter
-from rclpy.utilities import remove_ros_args
-from rclpy.validate_topic_name import validate_topic_name
 
 from rt_seg_ros.backends import check_choice
 from rt_seg_ros.errors import UserError, did_you_mean, in_words
 from rt_seg_ros.graphs.store import abandon_graphs
-from rt_seg_ros.labels import LabelSpace
 from rt_seg_ros.memory import keep_freed_memory
 from rt_seg_ros.pipeline import Segmenter, SegmenterConfig
-from rt_seg_ros.ros import diagnostics, logs, messages, names, parameters, qos
+from rt_seg_ros.ros import diagnostics, logs, messages, names, parameters, qos, standalone
 from rt_seg_ros.ros.camera import Camera, Serving
 from rt_seg_ros.ros.outputs import Drawing, Outputs
 from rt_seg_ros.ros.parameters import TABLE, Values
@@ -46,16 +39,10 @@ NODE_NAME = "segmentation"
 _DIAGNOSTICS_PERIOD = 1.0
 #: Size (height, width) of the first run of a model whose card names none, before any image came.
 _USUAL_SIZE = (360, 480)
-#: Seconds after which the executor looks up whether it is to stop, should it have missed the call.
-_LOOK_UP = 1.0
 #: States of the lifecycle between transitions, one of which loads the model.
 _AT_REST = ("unconfigured", "inactive", "active", "finalized")
 #: Seconds for which a change of parameters waits where another thread has the turn then: it is soon done.
 _SHORTLY = 0.1
-#: Signals that ask the node to stop.
-_STOPPING = (signal.SIGINT, signal.SIGTERM)
-#: So many of them are heard in peace: ros2 launch sends up to three.
-_PATIENCE = 4
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
@@ -221,7 +208,7 @@ class SegmentationNode(LifecycleNode):
         self.get_logger().info(f"loading model '{config.model}'")
         segmenter = Segmenter(config, fall_back=True)
         segmenter.backend.live = True
-        self._check_masks(values, segmenter.label_space)
+        parameters.check_masks(values, segmenter.label_space)
         self._warm_up(segmenter)
         self._target = config
         self._failed_change = ""
@@ -238,7 +225,7 @@ class SegmentationNode(LifecycleNode):
         if layout != self._layout:
             self._create_cameras(layout)
             assert self._segmenter is not None
-            self._serve(self._segmenter, _with_masks_of(self._segmenter.label_space, values))
+            self._serve(self._segmenter, parameters.with_masks_of(self._segmenter.label_space, values))
         for camera in self._cameras:
             camera.activate()
         self._worker = Worker(self._cameras, self._condition, self._present_serving)
@@ -283,35 +270,16 @@ class SegmentationNode(LifecycleNode):
         return str(self._state_machine.current_state[1])
 
     def _full_name(self) -> str:
-        return f"{self.get_namespace().rstrip('/')}/{self.get_name()}"
+        return names.full_name(self.get_namespace(), self.get_name())
 
     # --- cameras --------------------------------------------------------------------------------------------------
 
     def _cameras_layout(self, values: Values) -> _Layout:
         """Return what the parameters say of the cameras; topics are full names as given, not remapped."""
-        given, topics = self._resolve_topics(values["camera_topics"])
+        given, topics = names.resolve_topics(self, values["camera_topics"])
         return values["image_transport"], tuple(
             zip(names.camera_names(topics, values["camera_names"]), given, strict=True)
         )
-
-    def _resolve_topics(self, camera_topics: Sequence[str]) -> tuple[list[str], list[str]]:
-        """Return the full names of topics, as given and remapped.
-
-        :raises UserError: for none, for what is no name of a topic, and for one that is there twice
-        """
-        if not camera_topics:
-            raise UserError("camera_topics is empty: name one image topic at least")
-        given, topics = [], []
-        for topic in camera_topics:
-            try:
-                validate_topic_name(topic)
-                given.append(self.resolve_topic_name(topic, only_expand=True))
-                topics.append(self.resolve_topic_name(topic))
-            except Exception as error:
-                raise UserError(f"camera_topics has '{topic}', which is no name of a topic: {error}") from error
-            if topics[-1] in topics[:-1]:
-                raise UserError(f"camera_topics has '{topics[-1]}' twice")
-        return given, topics
 
     def _create_cameras(self, layout: _Layout) -> None:
         self._close_cameras()
@@ -333,6 +301,11 @@ class SegmentationNode(LifecycleNode):
             camera.close()
         self._cameras = []
         self._layout = None
+
+    def _image_sizes(self) -> set[tuple[int, int]]:
+        """Return (height, width) of the images that the cameras have, as far as one came."""
+        kinds = (camera.kind for camera in self._cameras)
+        return {(kind[0], kind[1]) for kind in kinds if kind is not None}
 
     def _follow_infos(self) -> None:
         assert self._segmenter is not None
@@ -431,7 +404,7 @@ class SegmentationNode(LifecycleNode):
         if isinstance(result, Segmenter):
             try:
                 values = parameters.read(self)
-                self._check_masks(values, result.label_space)
+                parameters.check_masks(values, result.label_space)
             except UserError as error:
                 result = error
         if isinstance(result, Exception):
@@ -440,23 +413,8 @@ class SegmentationNode(LifecycleNode):
         self._failed_change = ""
         result = result.reconfigured(self._target)  # the threshold may have changed meanwhile
         self._serve(result, values)
-        size = self._working_size_in_words(result)
+        size = diagnostics.working_size(result, self._image_sizes())
         self.get_logger().info(f"changed over to model '{result.card.name}', {size}")
-
-    def _working_size_in_words(self, segmenter: Segmenter) -> str:
-        config, card = segmenter.config, segmenter.card
-        if config.input_height:
-            return f"working at {config.input_width}x{config.input_height}"
-        if config.downsampling_ratio:
-            return f"working at {config.downsampling_ratio:g} of the image's size"
-        if card.frame_size is None:
-            return "working at the image's size"
-        kinds = (camera.kind for camera in self._cameras)
-        sizes = {segmenter.working_size(kind[0], kind[1]) for kind in kinds if kind is not None}
-        if sizes:
-            return f"working at {', '.join(f'{width}x{height}' for height, width in sorted(sizes))}"
-        height, width = card.frame_size
-        return f"working {'at' if card.resized else 'near'} {width}x{height}, as it learnt"
 
     def _revert(self, reason: Exception) -> None:
         """Put the parameters back to what is served."""
@@ -520,7 +478,7 @@ class SegmentationNode(LifecycleNode):
         """
         checked = {name: TABLE[name].check(value) for name, value in changes.items()}
         if "camera_topics" in checked:
-            self._resolve_topics(checked["camera_topics"])
+            names.resolve_topics(self, checked["camera_topics"])
         names.check_camera_names(checked.get("camera_names", ()))
         present = parameters.read(self)
         if self._active:
@@ -540,7 +498,7 @@ class SegmentationNode(LifecycleNode):
             card = find_model(config.model, config.label_space, config.weights, config.allow_random_weights)
             space = card.load_label_space()
         if checked.keys() & {"mask_classes", "model", "weights", "label_space"}:
-            self._check_masks(values, space)
+            parameters.check_masks(values, space)
 
     def _config_of(self, values: Values) -> SegmenterConfig:
         """Return the config that values mean; of input_height and input_width, one alone changes nothing yet."""
@@ -548,14 +506,6 @@ class SegmentationNode(LifecycleNode):
         if self._target is not None and bool(config.input_height) != bool(config.input_width):
             config = replace(config, input_height=self._target.input_height, input_width=self._target.input_width)
         return config
-
-    @staticmethod
-    def _check_masks(values: Values, space: LabelSpace) -> None:
-        for name in values["mask_classes"]:
-            try:
-                space.id_of(name)
-            except UserError as error:
-                raise UserError(f"mask_classes: {error}") from error
 
     def _apply(self) -> None:
         """Carry out what the parameters say now."""
@@ -573,7 +523,7 @@ class SegmentationNode(LifecycleNode):
         served = self._segmenter
         if config.confidence_threshold != served.config.confidence_threshold:
             served = served.reconfigured(replace(served.config, confidence_threshold=config.confidence_threshold))
-        self._serve(served, _with_masks_of(served.label_space, values))
+        self._serve(served, parameters.with_masks_of(served.label_space, values))
         former, self._target = self._target, config
         if config == served.config:
             self._preparation.cancel()
@@ -597,22 +547,7 @@ class SegmentationNode(LifecycleNode):
         report.status.append(self._model_status(f"{name}: model", hardware_id))
         limits = diagnostics.Limits(values["input_timeout"], values["max_age"])
         for camera in self._cameras:
-            publishers = camera.images.publishers()
-            report.status.append(
-                diagnostics.camera_status(
-                    f"{name}: camera {camera.name}",
-                    hardware_id,
-                    camera.topic,
-                    camera.health,
-                    camera.mailbox.counts(),
-                    limits,
-                    active=self._active,
-                    reliability=qos.word(camera.images.reliability),
-                    publishers=len(publishers),
-                    remarks=camera.remarks(publishers),
-                    output_remarks=camera.output_remarks(),
-                )
-            )
+            report.status.append(camera.status(f"{name}: camera {camera.name}", hardware_id, limits, self._active))
         self._diagnostics.publish(report)
 
     def _model_status(self, name: str, hardware_id: str) -> DiagnosticStatus:
@@ -620,15 +555,7 @@ class SegmentationNode(LifecycleNode):
         facts: list[tuple[str, object]] = []
         trouble = preparing = ""
         if segmenter is not None:
-            facts = [
-                ("model", segmenter.card.name),
-                ("weights", segmenter.card.weights or "random"),
-                ("label space", segmenter.label_space.name),
-                ("backend", segmenter.backend_name),
-                ("device", segmenter.device),
-                ("precision", segmenter.precision),
-                ("working size", self._working_size_in_words(segmenter)),
-            ]
+            facts = diagnostics.model_facts(segmenter, self._image_sizes())
             trouble = segmenter.backend.trouble
             if self._preparation.busy and target is not None and target != segmenter.config:
                 preparing = f"model '{target.model}'"
@@ -639,96 +566,19 @@ class SegmentationNode(LifecycleNode):
             facts,
             error=self._error,
             failed_change=self._failed_change,
-            trouble="; ".join(filter(None, [trouble, self._twin()])),
+            trouble="; ".join(filter(None, [trouble, names.twin(self)])),
             preparing=preparing,
         )
-
-    def _twin(self) -> str:
-        """Say that another node has this one's name, and so its topics and services; "" where none has."""
-        nodes = self.get_node_names_and_namespaces()
-        if nodes.count((self.get_name(), self.get_namespace())) < 2:
-            return ""
-        return f"another node is named {self._full_name()}, too (or was, and was killed less than half a minute ago)"
-
-
-def _with_masks_of(space: LabelSpace, values: Values) -> Values:
-    """Leave out the masks of classes that come with a label space which is still being prepared."""
-    return {**values, "mask_classes": [name for name in values["mask_classes"] if name in space.names]}
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node until it is told to stop.
 
+    :param args: the command line, the program first; by default the process's
     :return: exit status
     """
     keep_freed_memory()
-    asked = _keep_signals_from_ending_the_process()
-    given = list(args) if args is not None else sys.argv
-    try:
-        rest = remove_ros_args(args=given)[1:]
-        if rest:
-            raise UserError(
-                f"{' '.join(rest)}: not understood; parameters and remappings stand behind --ros-args, as in: "
-                "--ros-args -p autostart:=true -r image:=/camera/image_raw"
-            )
-        rclpy.init(args=given)
-    except Exception as error:  # a params file that is not there, or is no YAML, too
-        print(f"segmentation_node: {error}", file=sys.stderr)
-        return 2
-    node = None
-    executor = SingleThreadedExecutor()
-    try:
-        if asked:  # before rclpy listened
-            return 0
-        try:
-            node = SegmentationNode()
-        except Exception as error:  # a params file that says the impossible
-            if asked:
-                return 0
-            print(f"segmentation_node: {error}", file=sys.stderr)
-            return 2
-        executor.add_node(node)
-        _spin(executor, node)
-    finally:
-        if node is not None:
-            node.destroy_node()
-        executor.shutdown(0)
-        rclpy.try_shutdown()
-        for number in _STOPPING:
-            signal.signal(number, signal.SIG_IGN)  # while it ends, Python would put the deadly default back
-    return 0
-
-
-def _keep_signals_from_ending_the_process() -> list[int]:
-    """Let SIGINT and SIGTERM do no more than rclpy's handlers, which shut its context down and then call these.
-
-    Of two signals, as ``ros2 launch`` without a terminal sends them, the second would else break off what the first
-    began. Who goes on asking is heard: a network that hangs would else keep the node from ending.
-
-    :return: what has come so far, also before rclpy had its handlers in place
-    """
-    asked: list[int] = []  # no Event: its lock would be waited for by the signal that comes while one is being heard
-
-    def hear(number: int, frame: object) -> None:
-        asked.append(number)
-        if len(asked) > _PATIENCE:
-            os._exit(128 + number)
-
-    for number in _STOPPING:
-        signal.signal(number, hear)
-    return asked
-
-
-def _spin(executor: SingleThreadedExecutor, node: SegmentationNode) -> None:
-    """Run callbacks until shutdown; one that fails is logged, and the others go on."""
-    while node.context.ok():
-        try:
-            executor.spin_once(_LOOK_UP)
-        except ExternalShutdownException:
-            return
-        except Exception as error:
-            if node.context.ok():
-                node.get_logger().error(f"a callback failed: {type(error).__name__}: {error}")
+    return standalone.run("segmentation_node", SegmentationNode, args)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from rt_seg_ros.msg import ClassMasks, SegmentationStats
 from rt_seg_ros.pipeline import Segmentation
 from rt_seg_ros.resampling import resize_pixels
 from rt_seg_ros.ros import messages, qos
+from rt_seg_ros.ros.names import full_name
 
 if TYPE_CHECKING:
     from rclpy.node import Node
@@ -122,7 +123,7 @@ class Outputs:
             for other in self._node.get_subscriptions_info_by_topic(publisher.topic):
                 reason = self._mismatch(publisher, other)
                 if reason:
-                    who = f"{other.node_namespace.rstrip('/')}/{other.node_name}"
+                    who = full_name(other.node_namespace, other.node_name)
                     result.append(f"{who} gets nothing of {topic}, QoS does not match: {reason} (see qos_overrides)")
         return result
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rt_seg_ros.backends import BACKENDS, PRECISIONS
 from rt_seg_ros.errors import UserError, did_you_mean
 from rt_seg_ros.images import MAX_PIXELS
+from rt_seg_ros.labels import LabelSpace
 from rt_seg_ros.pipeline import MAX_THREADS, OUTPUT_RESOLUTIONS, SegmenterConfig
 from rt_seg_ros.working_size import MAX_SIDE, MIN_SIDE, STEP
 
@@ -257,6 +258,23 @@ def check_together(values: Mapping[str, Any], config: SegmenterConfig) -> None:
             f"input_height {config.input_height} and input_width {config.input_width} make {pixels} pixels; "
             f"max_image_pixels is {limit}"
         )
+
+
+def check_masks(values: Mapping[str, Any], space: LabelSpace) -> None:
+    """Check that a label space has the classes that are to have masks.
+
+    :raises UserError: for the first that it has not
+    """
+    for name in values["mask_classes"]:
+        try:
+            space.id_of(name)
+        except UserError as error:
+            raise UserError(f"mask_classes: {error}") from error
+
+
+def with_masks_of(space: LabelSpace, values: Values) -> Values:
+    """Leave out the masks of classes that come with a label space which is still being prepared."""
+    return {**values, "mask_classes": [name for name in values["mask_classes"] if name in space.names]}
 
 
 def config_values(config: SegmenterConfig) -> Values:

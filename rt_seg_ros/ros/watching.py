@@ -314,9 +314,9 @@ class NodeWatch:
 
         A camera that is alone has the node's own prefix, and no name until its statistics have come.
         """
-        namespace, _, name = self._name.rpartition("/")
+        namespace, name = names.split_name(self._name)
         try:
-            self._published = self._node.get_publisher_names_and_types_by_node(name, namespace or "/")
+            self._published = self._node.get_publisher_names_and_types_by_node(name, namespace)
         except Exception:  # rclpy has an error of its own for a node that is not there, which Humble names otherwise
             return {}
         prefixes = _prefixes(self._published)
@@ -349,9 +349,9 @@ class NodeWatch:
 
     def _subscribed(self) -> list[str]:
         """Return the base topics of the images that the node subscribes to, in order."""
-        namespace, _, name = self._name.rpartition("/")
+        namespace, name = names.split_name(self._name)
         try:
-            topics = self._node.get_subscriber_names_and_types_by_node(name, namespace or "/")
+            topics = self._node.get_subscriber_names_and_types_by_node(name, namespace)
         except Exception:  # as in _cameras
             return []
         found = [topic for topic, types in topics if set(types) & _IMAGE_TYPES.keys()]
@@ -364,7 +364,7 @@ class NodeWatch:
         return {
             bytes(one.endpoint_gid)
             for one in publishers
-            if f"{one.node_namespace.rstrip('/')}/{one.node_name}" == self._name
+            if names.full_name(one.node_namespace, one.node_name) == self._name
         }
 
     def _ask_topics(self, told: _Told, cameras: list[str], subscribed: list[str]) -> None:
@@ -379,11 +379,10 @@ class NodeWatch:
             given_topics, given_names = (
                 Parameter.from_parameter_msg(ParameterMsg(name="", value=value)).value or [] for value in values
             )
-            namespace = self._name.rpartition("/")[0]
             topics = _matched(
                 cameras,
                 subscribed,
-                [topic if topic.startswith("/") else f"{namespace}/{topic}" for topic in given_topics],
+                [names.expanded(topic, self._name) for topic in given_topics],
                 [name for name in given_names if name],
             )
         except Exception:  # it does not answer, is another kind of node, or this one is leaving

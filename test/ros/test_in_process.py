@@ -183,7 +183,7 @@ def test_limits_are_the_parameters_of_their_names(alone, monkeypatch):
     one = alone(camera_topics=["/in_process/image"], input_timeout=7.0, max_age=3.0)
     assert one.node.trigger_configure()
     seen, plain = [], diagnostics.camera_status
-    monkeypatch.setattr(diagnostics, "camera_status", lambda *a, **k: seen.append(a[5]) or plain(*a, **k))
+    monkeypatch.setattr("rt_seg_ros.ros.camera.camera_status", lambda *a, **k: seen.append(a[5]) or plain(*a, **k))
     one.node._on_timer()
     assert seen == [diagnostics.Limits(input_timeout=7.0, max_age=3.0)]
 

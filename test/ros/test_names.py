@@ -1,9 +1,23 @@
-"""Names of cameras and of classes' topics."""
+"""Names of nodes, of cameras and of classes' topics."""
 
 import pytest
 
 from rt_seg_ros.errors import UserError
-from rt_seg_ros.ros.names import camera_names, class_tokens, topic_token
+from rt_seg_ros.ros.names import camera_names, class_tokens, expanded, full_name, split_name, topic_token
+
+
+@pytest.mark.parametrize(
+    ("namespace", "name", "full"),
+    [("/", "eye", "/eye"), ("/robot", "eye", "/robot/eye"), ("/robot/head", "eye", "/robot/head/eye")],
+)
+def test_a_full_name_comes_apart_as_it_was_put_together(namespace, name, full):
+    assert full_name(namespace, name) == full
+    assert split_name(full) == (namespace, name)
+
+
+@pytest.mark.parametrize(("given", "full"), [("/a/x", "/a/x"), ("a/x", "/robot/a/x"), ("~/x", "/robot/eye/x")])
+def test_a_topic_is_of_the_node_that_it_was_given_to(given, full):
+    assert expanded(given, "/robot/eye") == full
 
 
 @pytest.mark.parametrize(

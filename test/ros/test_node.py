@@ -315,8 +315,8 @@ def test_asked_twice_to_stop_it_ends_as_if_asked_once(start_node, pause):
 def test_a_signal_may_come_at_any_point_of_another_being_heard():
     code = """
 import signal, sys
-from rt_seg_ros.ros import node
-asked = node._keep_signals_from_ending_the_process()
+from rt_seg_ros.ros import standalone
+asked = standalone._keep_signals_from_ending_the_process()
 for point in range(60):  # one more signal, at ever later points of the first one's way
     asked.clear()
     passed = 0
@@ -333,6 +333,30 @@ print("heard")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout == "heard\n" and done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("late", ["rclpy.init", "standalone.SingleThreadedExecutor"])
+def test_a_signal_may_come_before_there_is_a_node(late):
+    code = f"""
+import signal, time
+import rclpy
+from rt_seg_ros.ros import node, standalone
+plain = {late}
+def signalled(*args, **options):
+    if "{late}" == "rclpy.init":
+        plain(*args, **options)
+    signal.raise_signal(signal.SIGTERM)
+    end = time.monotonic() + 20
+    while rclpy.ok() and time.monotonic() < end:
+        time.sleep(0.01)
+    if "{late}" != "rclpy.init":
+        return plain(*args, **options)
+{late} = signalled
+print("status", node.main(["node"]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "status 0\n" and done.returncode == 0, done.stderr
+    assert "segmentation_node:" not in done.stderr  # that is how it tells what is wrong
 
 
 def test_who_goes_on_asking_ends_a_node_whose_network_hangs(graph):
