@@ -154,14 +154,64 @@ def check_apart(path: Path, sources: Sequence[Path]) -> None:
             raise UserError(f"{path} would lie in the source's folder {source}: choose another place")
 
 
+_REPLACED = "replaced"  # what was there before, in the folder aside
+
+
+class Aside:
+    """A folder beside ``path``, in which the file or folder that belongs there is made, to be moved there whole.
+
+    ``folder`` is named after this process: two that make one thing do not mix.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.folder = path.absolute().parent / f".{path.name}.{os.getpid()}.part"
+        self._replaced = self.folder / _REPLACED
+
+    def make(self) -> None:
+        """Make the folder, empty, and remove what processes that are gone left of theirs.
+
+        :raises OSError: where that does not go
+        """
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(self.folder.parent, self.path.name)
+        if self.folder.exists():  # of one that had this process's number
+            shutil.rmtree(self.folder)
+        self.folder.mkdir()
+
+    def put_in_place(self, made: Path) -> None:
+        """Move ``made``, a file or folder, to ``path``, and what is there into the folder aside.
+
+        Where that fails or is interrupted, what was there is there again, if the new one is not.
+
+        :raises OSError: where it fails
+        """
+        try:
+            if self.path.exists():
+                os.replace(self.path, self._replaced)
+            os.replace(made, self.path)
+        except BaseException:  # Ctrl-C between the two as well
+            if self._replaced.exists() and not self.path.exists():
+                os.replace(self._replaced, self.path)
+            raise
+
+    def remove(self) -> None:
+        """Remove the folder, unless it holds the only one of what belongs at ``path``."""
+        if self.path.exists() or not self._replaced.exists():
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
 def remove_leftovers(folder: Path, name: str = "") -> None:
-    """Remove what processes that are gone left aside in a folder.
+    """Remove what processes that are gone left aside in a folder, but nothing that is there alone.
 
     :param name: of the file, or folder, that they wrote; by default of any
     """
     for left in folder.glob(f".{glob.escape(name) or '*'}.*.part"):
         process = left.name.split(".")[-2]
         if not process.isdecimal() or is_running(int(process)):
+            continue
+        place = folder / left.name[1:].rsplit(".", 2)[0]
+        if (left / _REPLACED).exists() and not place.exists():  # killed between the two moves of Aside.put_in_place
             continue
         if left.is_dir():
             shutil.rmtree(left, ignore_errors=True)

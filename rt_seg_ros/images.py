@@ -6,18 +6,14 @@ images become views of the message's own bytes, without a copy; Bayer, YUV and 1
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-
-from rt_seg_ros.errors import UserError
 
 Order = Literal["bgr", "rgb", "bgra", "rgba", "mono"]
 
@@ -33,11 +29,9 @@ _MOST_SEGMENTS = 100_000
 # What tells of a JPEG's segment: neither a stuffed byte, nor a marker without a length, nor one of several fill bytes.
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 
-_PNG = b"\x89PNG\r\n\x1a\n"
-_JPEG = b"\xff\xd8"
-_BMP = b"BM"
-_TIFF = (b"II*\0", b"MM\0*")
-_PNG_PALETTE = 3  # kind of its pixels, as its header has it
+#: How a file begins.
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+JPEG_MAGIC = b"\xff\xd8"
 
 CHANNELS: dict[str, int] = {"bgr": 3, "rgb": 3, "bgra": 4, "rgba": 4, "mono": 1}
 #: Where red, green and blue stand among a frame's channels.
@@ -48,8 +42,6 @@ RGB_AT: dict[str, tuple[int, int, int]] = {
     "rgba": (0, 1, 2),
     "mono": (0, 0, 0),
 }
-#: image_transport's word for PNG of a mono8 image, its trailing blank included.
-LABEL_PNG_FORMAT = "mono8; png compressed "
 _TO_BGR: dict[str, int] = {
     "rgb": cv2.COLOR_RGB2BGR,
     "bgra": cv2.COLOR_BGRA2BGR,
@@ -357,7 +349,7 @@ def frame_from_compressed(
         height, width = _promised_size(packed)
         if height * width > max_pixels:
             raise ImageRejected("too_large", f"image of {width}x{height} pixels; the limit is {max_pixels} pixels")
-        scans = packed.count(b"\xff\xda") if packed[:2] == _JPEG else 0
+        scans = packed.count(b"\xff\xda") if packed[:2] == JPEG_MAGIC else 0
         if scans > _MOST_SCANS:
             raise ImageRejected("corrupt", f"a JPEG of {scans} scans; the limit is {_MOST_SCANS}")
     try:
@@ -385,7 +377,7 @@ def _promised_size(data: bytes) -> tuple[int, int]:
 
     :raises ImageRejected: for another format, or a header that breaks off or goes on without end
     """
-    if data[:8] == _PNG:
+    if data[:8] == PNG_MAGIC:
         # OpenCV takes memory for as much as a chunk says that it holds, also the last: each must lie within the data.
         at, kind = 8, b""
         for _ in range(_MOST_SEGMENTS):
@@ -395,7 +387,7 @@ def _promised_size(data: bytes) -> tuple[int, int]:
             at += 12 + int.from_bytes(data[at : at + 4], "big")
         if kind == b"IEND" and at <= len(data) and data[12:16] == b"IHDR":
             return int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
-    elif data[:2] == _JPEG:
+    elif data[:2] == JPEG_MAGIC:
         at = 2
         # As decoders do: whatever stands before a marker is skipped, so a damaged header hides no size from here.
         for _ in range(_MOST_SEGMENTS):
@@ -409,108 +401,3 @@ def _promised_size(data: bytes) -> tuple[int, int]:
     else:
         raise ImageRejected("encoding", f"{len(data)} bytes that are neither JPEG nor PNG")
     raise ImageRejected("corrupt", f"the image breaks off within its {len(data)} bytes")
-
-
-def read_label_image(path: Path) -> NDArray[np.uint8]:
-    """Read a file's class ids, uint8 (H, W), as :func:`label_pixels` does.
-
-    :raises ImageRejected: missing, damaged or of an unknown format
-    :raises UserError: an image of another kind
-    """
-    try:
-        return label_pixels(path.read_bytes())
-    except (OSError, ImageRejected):
-        raise ImageRejected(
-            "corrupt", f"{path} cannot be read as an image: it is missing, damaged or of another format"
-        ) from None
-    except UserError as error:
-        raise UserError(f"{path} is no label image: {error}") from None
-
-
-def label_pixels(data: bytes) -> NDArray[np.uint8]:
-    """Return the class ids of a coded image, uint8 (H, W), as they are: a palette's indices, and 0 and 1 of one bit.
-
-    :raises ImageRejected: data that do not decode
-    :raises UserError: an image of another kind
-    """
-    if data[:2] == _JPEG:
-        raise UserError("JPEG changes values, which are class ids here: take PNG")
-    if data[:2] == _BMP and _bmp_shows_other_values(data):
-        raise UserError("the colour table of a BMP stands for other values than its class ids: take PNG")
-    if data[:4] in _TIFF and _tiff_shows_other_values(data):
-        raise UserError("a TIFF of less than 8 bits, or with white as 0, is read as other values: take PNG")
-    try:
-        labels = _undisplayed(data)
-    except cv2.error:
-        labels = None
-    if labels is None:
-        raise ImageRejected("corrupt", f"{len(data)} bytes that do not decode")
-    if labels.ndim != 2 or labels.dtype != np.uint8:
-        raise UserError(
-            f"it has shape {labels.shape} and type {labels.dtype}; "
-            "one grey channel of up to 8 bits, or a PNG's palette, is needed, whose values are class ids"
-        )
-    return labels
-
-
-def label_png(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return class ids, uint8 (H, W), as a PNG: uint8 (bytes,).
-
-    :raises ValueError: for an array that no PNG holds
-    """
-    # Labels are flat areas: the least effort packs them as tightly as any, and several times faster.
-    done, encoded = cv2.imencode(".png", labels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
-    if not done:
-        raise ValueError(f"labels of shape {labels.shape} cannot be written as PNG")
-    return encoded  # type: ignore[return-value]
-
-
-def _undisplayed(data: bytes) -> NDArray[Any] | None:
-    """Decode an image without making colours of a palette's indices, or brightness of few bits; None: it is none."""
-    bits, kind = (data[24], data[25]) if data[:8] == _PNG and data[12:16] == b"IHDR" and len(data) > 25 else (8, 0)
-    if kind == _PNG_PALETTE:
-        return _palette_indices(data)
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
-    if pixels is not None and pixels.ndim == 2 and bits < 8:
-        pixels //= 255 // (2**bits - 1)  # OpenCV has stretched them to 0..255
-    return pixels
-
-
-def _bmp_shows_other_values(bmp: bytes) -> bool:
-    """Return whether a BMP has a colour table that is not the identity: OpenCV gives what stands in it, not indices."""
-    header = int.from_bytes(bmp[14:18], "little")
-    old = header == 12  # that of OS/2: sizes of 16 bits, and three bytes to a colour
-    bits = int.from_bytes(bmp[24:26] if old else bmp[28:30], "little")
-    if not 1 <= bits <= 8:
-        return False
-    used = 0 if old else int.from_bytes(bmp[46:50], "little")
-    count, entry = min(used or 2**bits, 2**bits), 3 if old else 4
-    table = np.frombuffer(bmp[14 + header : 14 + header + count * entry], np.uint8)
-    if table.size < count * entry:
-        return False  # cut off: that it does not decode says more
-    return bool((table.reshape(count, entry)[:, :3] != np.arange(count)[:, None]).any())
-
-
-def _tiff_shows_other_values(tiff: bytes) -> bool:
-    """Return whether a TIFF has less than 8 bits, or white as 0: OpenCV gives what is to be seen."""
-    order: Literal["little", "big"] = "little" if tiff[:2] == b"II" else "big"
-
-    def number(at: int, size: int) -> int:
-        return int.from_bytes(tiff[at : at + size], order)
-
-    begin = number(4, 4)
-    values = {number(at, 2): number(at + 8, 2) for at in range(begin + 2, begin + 2 + 12 * number(begin, 2), 12)}
-    bits_per_sample, photometric = values.get(258, 1), values.get(262)
-    return bits_per_sample < 8 or photometric == 0
-
-
-def _palette_indices(png: bytes) -> NDArray[np.uint8] | None:
-    """Return the indices of a PNG with a palette, which OpenCV does not give."""
-    import av  # takes a while, and few need it
-
-    try:
-        with av.open(io.BytesIO(png), "r", format="png_pipe") as container:
-            frame: Any = next(container.decode(video=0))
-            return frame.to_ndarray()[0]  # type: ignore[no-any-return]
-    except (av.FFmpegError, StopIteration):
-        return None

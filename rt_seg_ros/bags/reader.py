@@ -23,7 +23,8 @@ from rt_seg_ros.bags.torn_mcap import TornMcap
 from rt_seg_ros.bags.torn_sqlite import TornSqlite
 from rt_seg_ros.bags.types import COMPRESSED_IMAGE, IMAGE, typestore_for
 from rt_seg_ros.errors import UserError
-from rt_seg_ros.images import Frame, ImageRejected, frame_from_compressed, frame_from_ros, label_pixels
+from rt_seg_ros.images import Frame, ImageRejected, frame_from_compressed, frame_from_ros
+from rt_seg_ros.label_images import label_pixels
 from rt_seg_ros.recordings import PACKED_SUFFIX, is_storage_file
 
 if sys.version_info >= (3, 14):
@@ -100,8 +101,7 @@ class BagReader:
                 raise UserError(f"{path} is no recording: a rosbag2 is a folder, or a file ending in .mcap or .db3")
             return self._open_files([path])
         if (path / "metadata.yaml").is_file():
-            # A database that is shorter than it says opens all the same, and fails on the way.
-            torn = [f for f in path.glob("*.db3") if torn_sqlite.cut_off(f) or torn_sqlite.has_journal(f)]
+            torn = [f for f in path.glob("*.db3") if torn_sqlite.is_torn(f)]
             try:
                 if not torn:
                     return _whole(path, self._stack)
@@ -129,29 +129,24 @@ class BagReader:
         sources: list[_Source] = []
         damage: list[str] = []
         nothing: list[UserError] = []
-        for file in files:
-            name = file.name
-            file, whole = self._unpacked(file)
+        for stored in files:
+            file, unpacked = self._unpacked(stored)
             try:
-                if file.suffix == ".db3" and (torn_sqlite.cut_off(file) or torn_sqlite.has_journal(file)):
-                    raise _Unreadable("it was cut off")
-                sources += _whole(file, self._stack)
-                if whole:
-                    continue
+                opened, ending = _whole_file(file, self._stack), ""
             except _Unreadable as error:
                 try:
                     torn = _salvaged(file, str(error))
                 except UserError as told:  # a recorder that is killed leaves its last file empty
                     nothing.append(told)
-                    damage.append(f"{name} holds nothing that can be read")
+                    damage.append(f"{stored.name} holds nothing that can be read")
                     continue
-                sources.append(torn)
-                if isinstance(torn, TornMcap) and torn.complete and whole:
-                    continue  # it has its end, and something that rosbags does not know
-                whole = isinstance(torn, TornSqlite) and not torn_sqlite.cut_off(file)
-            what = "was never closed" if whole else "was cut off"
-            kept = sum(sources[-1].counts.values())
-            damage.append(f"{name} {what}; {kept} messages before the break can be read")
+                opened, ending = [torn], _ending(torn)
+            sources += opened
+            if not unpacked:
+                ending = ending or "was cut off"
+            if ending:
+                kept = sum(opened[-1].counts.values())
+                damage.append(f"{stored.name} {ending}; {kept} messages before the break can be read")
         if not sources:
             raise nothing[0]
         self.damage = "; ".join(damage) or self.damage
@@ -334,7 +329,7 @@ class BagReader:
         message = self._decoded_image(topic, kind, data)
         return BagImage(_stamp_ns(message.header) or recorded, message.header.frame_id, _frame(message, kind))
 
-    def decode_labels(self, topic: str, kind: str, recorded: int, data: bytes) -> NDArray[np.uint8]:
+    def decode_labels(self, topic: str, kind: str, data: bytes) -> NDArray[np.uint8]:
         """Decode a message of :meth:`raw_messages` that is a label image: uint8 (H, W).
 
         :raises ImageRejected: for an image that cannot be used
@@ -439,6 +434,16 @@ def _whole(path: Path, stack: ExitStack) -> list[_Source]:
     return [_Whole(reader)]
 
 
+def _whole_file(file: Path, stack: ExitStack) -> list[_Source]:
+    """Open a storage file as :func:`_whole` does, but no torn database, which rosbags would open, too.
+
+    :raises _Unreadable: for such, and where :func:`_whole` raises it
+    """
+    if file.suffix == ".db3" and torn_sqlite.is_torn(file):
+        raise _Unreadable("it was cut off")
+    return _whole(file, stack)
+
+
 def _salvaged(file: Path, problem: str) -> TornMcap | TornSqlite:
     """Open a storage file that was cut off.
 
@@ -451,6 +456,13 @@ def _salvaged(file: Path, problem: str) -> TornMcap | TornSqlite:
     if not torn.counts:
         raise UserError(f"{file} cannot be read: it was cut off before its first message")
     return torn
+
+
+def _ending(torn: TornMcap | TornSqlite) -> str:
+    """Return how a file of :func:`_salvaged` ends, in words; empty where it has its end after all."""
+    if isinstance(torn, TornMcap):
+        return "" if torn.complete else "was cut off"  # whole, it holds something that rosbags does not know
+    return "was cut off" if torn_sqlite.cut_off(torn.path) else "was never closed"
 
 
 def _plain(data: bytes) -> bytes:

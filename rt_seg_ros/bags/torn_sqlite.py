@@ -99,10 +99,18 @@ class TornSqlite(Torn):
         return sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True)
 
 
+def is_torn(path: Path) -> bool:
+    """Return whether a SQLite file was cut off or never closed: rosbags may open it, and fail or end on the way."""
+    return cut_off(path) or has_journal(path)
+
+
 def cut_off(path: Path) -> bool:
-    """Return whether a SQLite file is shorter than its header says, or holds nothing."""
-    with path.open("rb") as file:
-        header = file.read(_HEADER)
+    """Return whether a SQLite file is shorter than its header says, or holds nothing; False where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            header = file.read(_HEADER)
+    except OSError:
+        return False
     if len(header) < _HEADER or header[: len(MAGIC)] != MAGIC:
         return True
     page, _ = _page_size(header)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +18,7 @@ from rosbags.typesys.store import Typestore
 
 from rt_seg_ros.bags.types import CAMERA_INFO, COMPRESSED_IMAGE, IMAGE, typestore
 from rt_seg_ros.errors import UserError
-from rt_seg_ros.files import remove_leftovers
+from rt_seg_ros.files import Aside
 
 T = TypeVar("T")
 Storage = Literal["mcap", "sqlite3"]
@@ -31,7 +29,6 @@ _VERSION: Literal[8] = 8
 _CHANNELS = {"bgr8": 3, "rgb8": 3, "bgra8": 4, "rgba8": 4, "mono8": 1}
 _FOREVER = QosTime(9223372036, 854775807)
 _SUFFIX: dict[Storage, str] = {"mcap": ".mcap", "sqlite3": ".db3"}
-_REPLACED = "replaced"  # what was there before, in the folder aside
 _DISK_ERRORS = (OSError, sqlite3.Error)  # SQLite has errors of its own for a full disk
 
 
@@ -94,7 +91,7 @@ class BagWriter:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite") if self.storage == "sqlite3" else None
         # The storage file takes its folder's name.
         self._inner = self.path.stem if self._single else self.path.name
-        self._aside = self.path.absolute().parent / f".{self.path.name}.{os.getpid()}.part"
+        self._aside = Aside(self.path)
         self.count = 0
 
     def _check_target(self) -> None:
@@ -119,16 +116,12 @@ class BagWriter:
         :raises UserError: if the folder cannot be made.
         """
         try:
-            self._aside.parent.mkdir(parents=True, exist_ok=True)
-            remove_leftovers(self._aside.parent, self.path.name)
-            if self._aside.exists():  # of one that had this process's number
-                shutil.rmtree(self._aside)
-            self._aside.mkdir()
+            self._aside.make()
             plugin = StoragePlugin.MCAP if self.storage == "mcap" else StoragePlugin.SQLITE3
-            self._writer = Writer(self._aside / self._inner, version=_VERSION, storage_plugin=plugin)
+            self._writer = Writer(self._aside.folder / self._inner, version=_VERSION, storage_plugin=plugin)
             self._call(self._writer.open)
         except _DISK_ERRORS as error:
-            shutil.rmtree(self._aside, ignore_errors=True)
+            self._aside.remove()
             raise self._failed(error) from error
         return self
 
@@ -149,7 +142,7 @@ class BagWriter:
         finally:
             if self._thread is not None:
                 self._thread.shutdown()
-            remove_aside(self._aside, self.path)
+            self._aside.remove()
 
     def _call(self, call: Callable[..., T], *args: Any, **options: Any) -> T:
         """Call a method of the storage on the thread that it wants."""
@@ -161,10 +154,10 @@ class BagWriter:
         return UserError(f"{self.path} cannot be written: {getattr(error, 'strerror', None) or error}")
 
     def _move(self) -> None:
-        made = self._aside / self._inner
+        made = self._aside.folder / self._inner
         if self._single:
             made = made / f"{self._inner}{_SUFFIX[self.storage]}"
-        put_in_place(made, self.path, self._aside)
+        self._aside.put_in_place(made)
 
     # ---- messages ----------------------------------------------------------------------------------
 
@@ -308,25 +301,3 @@ def _holds_only_a_bag(folder: Path) -> bool:
     names = {".mcap", ".db3", ".zstd", ".db3-shm", ".db3-wal"}
     files = list(folder.iterdir())
     return all(f.is_file() and (f.name == "metadata.yaml" or f.suffix in names) for f in files)
-
-
-def put_in_place(made: Path, path: Path, aside: Path) -> None:
-    """Move a file or folder to ``path``, and what is there into the folder ``aside``.
-
-    Where that fails or is interrupted, what was there is there again, if the new one is not.
-    """
-    old = aside / _REPLACED
-    try:
-        if path.exists():
-            os.replace(path, old)
-        os.replace(made, path)
-    except BaseException:  # Ctrl-C between the two as well
-        if old.exists() and not path.exists():
-            os.replace(old, path)
-        raise
-
-
-def remove_aside(aside: Path, path: Path) -> None:
-    """Remove the folder aside, unless it holds the only one of what belongs at ``path``."""
-    if path.exists() or not (aside / _REPLACED).exists():
-        shutil.rmtree(aside, ignore_errors=True)

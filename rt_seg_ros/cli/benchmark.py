@@ -31,9 +31,9 @@ from rt_seg_ros.cli.options import add_weights_options, chosen_weights, need_ros
 from rt_seg_ros.cli.progress import progress
 from rt_seg_ros.data.synth import SyntheticDrive
 from rt_seg_ros.errors import UserError
-from rt_seg_ros.evaluation.stored import is_marked, marked
 from rt_seg_ros.files import check_apart, check_file, json_keys, write_bytes
 from rt_seg_ros.networks import list_networks
+from rt_seg_ros.png_marks import is_marked, marked
 from rt_seg_ros.sources import open_source
 from rt_seg_ros.working_size import Size
 from rt_seg_ros.zoo import list_models

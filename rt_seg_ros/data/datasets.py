@@ -24,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt_seg_ros.errors import UserError
-from rt_seg_ros.images import ImageRejected, frame_from_compressed, read_label_image
+from rt_seg_ros.images import ImageRejected, frame_from_compressed
+from rt_seg_ros.label_images import read_label_image
 from rt_seg_ros.labels import UNLABELLED, LabelSpace, list_label_spaces, load_label_space
 from rt_seg_ros.log import get_logger
 from rt_seg_ros.overlap import map_ahead

@@ -21,7 +21,7 @@ from rt_seg_ros.bags import open_bag
 from rt_seg_ros.bags.cdr import stamp_of
 from rt_seg_ros.data.datasets import LABEL_ENDINGS
 from rt_seg_ros.errors import UserError
-from rt_seg_ros.images import read_label_image
+from rt_seg_ros.label_images import read_label_image
 
 Labels = NDArray[np.uint8]
 
@@ -128,7 +128,7 @@ class TopicTruth:
         with open_bag(self.path) as bag:
             for _, kind, recorded, data in bag.raw_messages([self.topic]):
                 stamp = stamp_of(data) or recorded
-                load = partial(bag.decode_labels, self.topic, kind, recorded, data)
+                load = partial(bag.decode_labels, self.topic, kind, data)
                 yield Truth(stamp, f"{self.path}, topic {self.topic}, stamp {stamp / 1e9:.3f}", load)
 
 

@@ -28,7 +28,7 @@ from rt_seg_ros.evaluation.frames import Item, Message
 from rt_seg_ros.evaluation.scores import FrameScores
 from rt_seg_ros.evaluation.stored import BAG_SUFFIX, LabelBag, LabelFolder
 from rt_seg_ros.evaluation.timeline import Timeline
-from rt_seg_ros.files import NOT_UTF8
+from rt_seg_ros.files import NOT_UTF8, remove_leftovers
 from rt_seg_ros.labels import LabelSpace
 from rt_seg_ros.overlap import Background
 from rt_seg_ros.video import VideoWriter
@@ -330,6 +330,7 @@ class FrameTable:
         self._timeline = Timeline(0.0)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(path.parent, path.name)
             self._file = self._aside.open("w", encoding="utf-8", errors=NOT_UTF8, newline="")
         except OSError as error:
             raise UserError(f"{path} cannot be written: {error.strerror}") from error

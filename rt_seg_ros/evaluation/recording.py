@@ -106,7 +106,7 @@ def evaluate_recording(
             if item is None or item.index != place:
                 unmatched += 1
                 continue
-            labels = bag.decode_labels(f"{NODE}/label", kind, arrived, data)
+            labels = bag.decode_labels(f"{NODE}/label", kind, data)
             timings = {stage: float(stats[f"{stage}_ms"]) for stage in STAGES} if stats is not None else {}
             scores = evaluation.scores.update(labels, item.truth((labels.shape[0], labels.shape[1])))
             if table is not None:

@@ -6,11 +6,7 @@ its file names.
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import struct
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -24,18 +20,19 @@ from rt_seg_ros.bags import BagReader, BagWriter, open_bag
 from rt_seg_ros.bags.cdr import stamp_of
 from rt_seg_ros.bags.results import DEFAULT_NAMESPACE, ResultTopics
 from rt_seg_ros.bags.types import LABEL_INFO
-from rt_seg_ros.bags.writer import put_in_place, remove_aside
 from rt_seg_ros.data.datasets import LABEL_ENDINGS
 from rt_seg_ros.errors import UserError
-from rt_seg_ros.files import remove_leftovers
-from rt_seg_ros.images import LABEL_PNG_FORMAT, label_png, read_label_image
+from rt_seg_ros.files import Aside
+from rt_seg_ros.label_images import LABEL_PNG_FORMAT, label_png, read_label_image
 from rt_seg_ros.labels import UNLABELLED, LabelSpace
+from rt_seg_ros.png_marks import is_marked, marked
 from rt_seg_ros.recordings import is_recording
 from rt_seg_ros.sources import RESULT_SUFFIXES, result_of_image
 
 Labels = NDArray[np.uint8]
 
 BAG_SUFFIX = ".mcap"
+_MARK = "rt_seg_ros evaluate"
 
 
 class LabelBag:
@@ -73,8 +70,8 @@ class LabelFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-        self._made = self._aside / "made"
+        self._aside = Aside(path)
+        self._made = self._aside.folder / "made"
 
     @staticmethod
     def wrote(path: Path) -> bool:
@@ -85,11 +82,8 @@ class LabelFolder:
         if self.path.exists() and not self.wrote(self.path):
             raise UserError(f"{self.path} is not replaced: it holds something else than an earlier report's labels")
         try:
-            self._aside.parent.mkdir(parents=True, exist_ok=True)
-            remove_leftovers(self._aside.parent, self.path.name)
-            if self._aside.exists():  # of one that had this process's number
-                shutil.rmtree(self._aside)
-            self._made.mkdir(parents=True)
+            self._aside.make()
+            self._made.mkdir()
         except OSError as error:
             raise UserError(f"{self.path} cannot be written: {error.strerror}") from error
         return self
@@ -97,11 +91,11 @@ class LabelFolder:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         try:
             if kind is None:
-                put_in_place(self._made, self.path, self._aside)
+                self._aside.put_in_place(self._made)
         except OSError as problem:
             raise UserError(f"{self.path} cannot be written: {problem.strerror}") from problem
         finally:
-            remove_aside(self._aside, self.path)
+            self._aside.remove()
 
     def add(self, name: str, stamp_ns: int, recorded_ns: int, frame_id: str, labels: Labels) -> None:
         """Write the labels of one frame, as ``name``.png.
@@ -118,29 +112,6 @@ class LabelFolder:
 def file_name(model: str) -> str:
     """Return a model's name as part of a file's."""
     return re.sub(r"[^\w.-]+", "-", model)
-
-
-def marked(png: bytes, software: str) -> bytes:
-    """Return a PNG with a text chunk behind its header by which the file is known again."""
-    return png[:_PNG_HEADER] + _mark(software) + png[_PNG_HEADER:]
-
-
-def is_marked(file: Path, software: str) -> bool:
-    """Return whether a file is a PNG that :func:`marked` has marked with the same."""
-    if not file.is_file():
-        return False
-    mark = _mark(software)
-    with file.open("rb") as png:
-        return png.read(_PNG_HEADER + len(mark))[_PNG_HEADER:] == mark
-
-
-def _mark(software: str) -> bytes:
-    chunk = b"tEXt" + b"Software\0" + software.encode("ascii")
-    return struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
-
-
-_PNG_HEADER = 33  # bytes: the signature and the first chunk
-_MARK = "rt_seg_ros evaluate"
 
 
 @dataclass(frozen=True)
@@ -222,7 +193,7 @@ class LabelStream:
             try:
                 for _, kind, recorded, data in bag.raw_messages([self._topic]):
                     count += 1
-                    load = partial(bag.decode_labels, self._topic, kind, recorded, data)
+                    load = partial(bag.decode_labels, self._topic, kind, data)
                     yield StoredLabels(stamp_of(data) or recorded, load)
             except UserError as error:
                 if not count:

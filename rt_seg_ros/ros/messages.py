@@ -17,7 +17,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, RegionOfInterest
 from std_msgs.msg import Header
 
 from rt_seg_ros import masks
-from rt_seg_ros.images import LABEL_PNG_FORMAT, label_png
+from rt_seg_ros.label_images import LABEL_PNG_FORMAT, label_png
 from rt_seg_ros.labels import UNLABELLED, LabelSpace
 from rt_seg_ros.msg import ClassMask, ClassMasks
 

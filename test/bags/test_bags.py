@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,7 +20,7 @@ import yaml
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from rt_seg_ros.bags import BagWriter, open_bag
+from rt_seg_ros.bags import BagWriter, open_bag, torn_sqlite
 from rt_seg_ros.bags.cdr import restamped
 from rt_seg_ros.bags.results import ResultTopics
 from rt_seg_ros.bags.torn_mcap import MAGIC
@@ -28,6 +29,11 @@ from rt_seg_ros.data.synth import Intrinsics
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.images import ImageRejected
 from rt_seg_ros.labels import load_label_space
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 IMAGE_TOPIC, LABEL_TOPIC, INFO_TOPIC = "/camera/image_raw", "/camera/label", "/camera/camera_info"
 CAMERA = Intrinsics(40.0, 41.0, 15.5, 11.5, 24, 32)
@@ -502,6 +508,19 @@ def test_a_torn_database_reads_as_far_as_it_goes(tmp_path: Path, with_metadata: 
             open_bag(folder)
 
 
+def test_a_database_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "b.db3")
+    plain = Path.open
+
+    def forbidden(self: Path, *arguments: Any, **options: Any) -> Any:
+        if self == path:
+            raise PermissionError(13, "Permission denied")
+        return plain(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", forbidden)
+    assert not torn_sqlite.is_torn(path)  # as far as one can tell: the reader says what is wrong
+
+
 def test_a_database_of_many_pages_is_read_without_the_inner_ones(tmp_path: Path) -> None:
     """SQLite reaches its rows through pages that lie anywhere in the file: here behind the break."""
     folder = tmp_path / "b"
@@ -617,6 +636,18 @@ def test_compressed_recordings_without_metadata(tmp_path: Path, storage: Storage
         packed.write_bytes(data[: len(data) * 9 // 10])
         with open_bag(packed) as bag:
             assert "was cut off" in bag.damage and 6 <= len(list(bag.images())) <= 11
+
+
+@pytest.mark.parametrize("name", ["b.mcap", "b.db3"])
+def test_a_packed_file_without_its_last_byte_is_told_to_be_cut_off_though_no_message_is_lost(
+    tmp_path: Path, name: str
+) -> None:
+    data = write(tmp_path / name).read_bytes()
+    packed = zstd.compress(data, options={zstd.CompressionParameter.checksum_flag: 1})  # which stands at its end
+    (tmp_path / f"{name}.zstd").write_bytes(packed[:-1])
+    with open_bag(tmp_path / f"{name}.zstd") as bag:
+        assert bag.damage == f"{name}.zstd was cut off; 15 messages before the break can be read"
+        assert len(list(bag.images())) == 5
 
 
 def test_a_bad_image_among_good_ones(tmp_path: Path) -> None:

@@ -8,15 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from drive_names import IMAGE, LABEL, START, STEP
 
 from rt_seg_ros import zoo
 from rt_seg_ros.bags import BagWriter
 from rt_seg_ros.data.synth import SyntheticDrive
 from rt_seg_ros.networks import create_network
 
-START = 1_700_000_000_000_000_000
-STEP = 100_000_000
-IMAGE, LABEL = "/camera/image_raw", "/camera/label"
 Pairs = list[tuple[np.ndarray, np.ndarray]]
 
 

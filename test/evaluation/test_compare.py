@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import IMAGE, START, STEP
+from drive_names import IMAGE, START, STEP
 from sklearn.metrics import confusion_matrix
 
 from rt_seg_ros.bags import BagWriter

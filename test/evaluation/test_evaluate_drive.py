@@ -15,7 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import IMAGE, LABEL, START, STEP
+from drive_names import IMAGE, LABEL, START, STEP
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
 from rt_seg_ros.bags import BagWriter, open_bag

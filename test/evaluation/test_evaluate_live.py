@@ -9,7 +9,7 @@ import shutil
 import cv2
 import numpy as np
 import pytest
-from conftest import IMAGE, LABEL, START, STEP
+from drive_names import IMAGE, LABEL, START, STEP
 
 from rt_seg_ros.bags import BagWriter, open_bag
 from rt_seg_ros.cli import main

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from contextlib import contextmanager
 
@@ -9,7 +10,6 @@ import cv2
 import numpy as np
 import pytest
 
-from rt_seg_ros.bags import writer
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.evaluation.outputs import Outputs, Sink
 from rt_seg_ros.evaluation.stored import LabelFolder
@@ -85,7 +85,7 @@ def test_ctrl_c_while_labels_are_moved_into_place(interrupted_after, tmp_path, m
     with LabelFolder(tmp_path / "labels") as folder:
         folder.add("old", 0, 0, "", LABELS)
     assert names(tmp_path) == ["labels"]
-    move, moves = writer.os.replace, []
+    move, moves = os.replace, []
 
     def replace(source, target):
         move(source, target)
@@ -94,7 +94,7 @@ def test_ctrl_c_while_labels_are_moved_into_place(interrupted_after, tmp_path, m
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(writer.os, "replace", replace)
+        patch.setattr(os, "replace", replace)
         with LabelFolder(tmp_path / "labels") as folder:
             folder.add("new", 0, 0, "", LABELS)
     assert names(tmp_path) == ["labels"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import IMAGE, LABEL, START, STEP
+from drive_names import IMAGE, LABEL, START, STEP
 
 from rt_seg_ros.bags import BagWriter, open_bag
 from rt_seg_ros.bags.results import ResultTopics
@@ -60,7 +60,10 @@ def scored(tmp_path, weights):
     def score(stamps, answered, played, lacking=-1):
         frames = open_frames(write_drive(tmp_path / "drive.mcap", stamps), SPACE)
         live = Recorded(write_answers(tmp_path / "live.mcap", answered, lacking), played)
+        left = tmp_path / f".frames.csv.{2**22 + 1}.part"  # of a process that is gone: none has such a number
+        left.touch()
         table = FrameTable(tmp_path / "frames.csv", STAGES)
+        assert not left.exists()
         card = find_model("cgnet", weights=str(weights))
         try:
             evaluation = evaluate_recording("cgnet", card, SPACE, frames, live, table=table)
@@ -69,7 +72,7 @@ def scored(tmp_path, weights):
         rows = [line.split(",")[1] for line in (tmp_path / "frames.csv").read_text().splitlines()[1:]]
         write_result_bag(tmp_path / "result.mcap", frames, live, SPACE)
         with open_bag(tmp_path / "result.mcap") as bag:
-            result = [(at, bag.decode_labels(*rest, at, data)[0, 0]) for *rest, at, data in bag.raw_messages([RESULT])]
+            result = [(at, bag.decode_labels(*rest, data)[0, 0]) for *rest, at, data in bag.raw_messages([RESULT])]
         return evaluation, list(map(int, rows)), result
 
     return score
