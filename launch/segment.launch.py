@@ -47,6 +47,7 @@ PARAMETERS = {
 def arguments():
     """Return the declarations of all arguments, the node's parameters among them."""
     share = get_package_share_directory(PACKAGE)
+    profile = "fastdds_localhost.xml" if os.environ.get("ROS_LOCALHOST_ONLY") == "1" else "fastdds.xml"
     declared = [
         DeclareLaunchArgument(name, default_value="", description=f"{text} [empty: as in params_file]")
         for name, (_, text) in PARAMETERS.items()
@@ -77,7 +78,7 @@ def arguments():
         ),
         DeclareLaunchArgument(
             "fastdds_profile",
-            default_value=os.path.join(share, "config", "dds", "fastdds.xml"),
+            default_value=os.path.join(share, "config", "dds", profile),
             description="Fast DDS profile with room for large images, for the node and the playback; a profile or "
             "transports that are set already (FASTRTPS_DEFAULT_PROFILES_FILE, FASTDDS_BUILTIN_TRANSPORTS) go before it;"
             " none: Fast DDS's own settings",

@@ -226,13 +226,11 @@ def take_domain() -> tuple[int, IO[str]]:
 
 def graph_environment(domain: int) -> dict[str, str]:
     """Return the processes' environment: only this machine, and a domain of their own."""
-    # Jazzy still knows Humble's variable, but complains of it.
-    local = (
-        {"ROS_LOCALHOST_ONLY": "1"}
-        if os.environ.get("ROS_DISTRO") == "humble"
-        else {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
-    )
-    profile = str(config_dir() / "dds" / "fastdds.xml")  # room for large images
+    if os.environ.get("ROS_DISTRO") == "humble":
+        local, name = {"ROS_LOCALHOST_ONLY": "1"}, "fastdds_localhost.xml"
+    else:  # which still knows Humble's variable, but complains of it
+        local, name = {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}, "fastdds.xml"
+    profile = str(config_dir() / "dds" / name)  # room for large images
     return {
         "FASTRTPS_DEFAULT_PROFILES_FILE": profile,
         "FASTDDS_DEFAULT_PROFILES_FILE": profile,

@@ -11,15 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 
 from rt_seg_ros import __version__
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.evaluation.usage import cpu_name
 from rt_seg_ros.labels import LabelSpace
-from rt_seg_ros.training.checkpoint import BEST
 from rt_seg_ros.training.distributed import World
-from rt_seg_ros.training.recipe import Recipe, SourceSection, load_recipe, parse_recipe
+from rt_seg_ros.training.recipe import Recipe, SourceSection, load_recipe
 from rt_seg_ros.training.run_folder import METRICS, RECIPE, label_space_of, read_about, read_metrics
 from rt_seg_ros.training.sources import Source
 from rt_seg_ros.working_size import Size
@@ -61,28 +59,30 @@ def describe_run(
     }
 
 
-def card_of_run(run: Path, content: Mapping[str, Any], start: Mapping[str, Any] | None) -> dict[str, Any]:
+def card_of_run(
+    run: Path, recipe: Recipe, metrics: Mapping[str, float], start: Mapping[str, Any] | None
+) -> dict[str, Any]:
     """Return what the card of a run's weights tells of where they come from.
 
     :param run: run folder
-    :param content: of its best checkpoint
+    :param recipe: that of its best checkpoint
+    :param metrics: that checkpoint's, a row of metrics.csv
     :param start: what the card of the weights tells that the run went on from
-    :raises UserError: a recipe or an about.yaml that cannot be read
+    :raises UserError: a label space or an about.yaml that cannot be read
     """
-    recipe = parse_recipe(yaml.safe_load(content["recipe"]), f"recipe in {run / BEST}")
     about = read_about(run)
     for key in ("frame_size", "start"):  # what the weights need in use; and what stands last
         about.pop(key, None)
     return {
         "recipe": recipe.name,
-        "scores": _scores(recipe, label_space_of(run, recipe), content["metrics"]),
+        "scores": _scores(recipe, label_space_of(run, recipe), metrics),
         "data": [],
         "protocol": "",
         "command": repeat_command(recipe),
         "licence": licence(recipe, start),
         "pretraining": Path(recipe.network.backbone_weights).name if recipe.network.backbone_weights else "none",
         **about,
-        "training": _training(recipe, content["metrics"], run),
+        "training": _training(recipe, metrics, run),
         **({"start": dict(start)} if start else {}),
     }
 

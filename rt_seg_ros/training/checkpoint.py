@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
+from rt_seg_ros.documents import NO_YAML
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.files import write_aside
+from rt_seg_ros.training.recipe import Recipe, parse_recipe
 
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
 _FORMAT = 1
@@ -64,6 +67,22 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise UserError(f"{path} is not a checkpoint of rt-seg train (format {_FORMAT}){_offer(path)}")
     return content
+
+
+def recipe_in(content: Mapping[str, Any], where: str) -> Recipe:
+    """Return the recipe that a checkpoint's run went by.
+
+    :param content: of the checkpoint
+    :param where: what it is, for the error: ``the checkpoint``
+    :raises UserError: as :func:`rt_seg_ros.training.recipe.parse_recipe`; another program's recipe
+    """
+    try:
+        document = yaml.safe_load(str(content["recipe"]))
+    except NO_YAML:
+        document = None
+    if not isinstance(document, dict):
+        raise UserError(f"recipe in {where}: not one of rt-seg train's, a mapping of keys to values")
+    return parse_recipe(document, f"recipe in {where}")
 
 
 def checkpoint_in(folder: Path) -> Path | None:

@@ -21,6 +21,7 @@ from rt_seg_ros.errors import UserError
 from rt_seg_ros.overlap import reading_threads
 from rt_seg_ros.training.distributed import World
 from rt_seg_ros.training.mixture import Group, Mixture
+from rt_seg_ros.training.signals import signals_blocked
 from rt_seg_ros.training.sources import Files
 
 #: What is to be read for a step: of each group, by source, the indices.
@@ -61,12 +62,23 @@ class Feed:
         self._files = {k: source for k, source in enumerate(mixture.sources) if isinstance(source, Files)}
         self._ahead: Iterator[Any] | None = None
         self._next = -1
+        self._at_hand: dict[int, list[Portion]] = {}
+
+    def fetch(self, step: int) -> None:
+        """Have a step's pictures at hand for :meth:`portions`.
+
+        :raises UnreadError: as :meth:`portions`
+        """
+        self._at_hand = {step: self._portions(step)}
 
     def portions(self, step: int) -> list[Portion]:
         """Return this process's pictures of a step; a group of which it has none comes with no rows.
 
         :raises UnreadError: a file that can no longer be read, or a reading process that ended
         """
+        return self._at_hand.pop(step, None) or self._portions(step)
+
+    def _portions(self, step: int) -> list[Portion]:
         read = self._read(step) if self._files else None
         portions = []
         for at, group in enumerate(self._mixture.groups(step * self._batch, self._batch)):
@@ -105,7 +117,7 @@ class Feed:
                 read = next(self._ahead, None) if self._ahead is not None and step == self._next else None
                 if read is None:
                     self._ahead = None  # ends the processes of another place before new ones begin
-                    with _signals_blocked():
+                    with signals_blocked():
                         self._ahead = iter(self._loader(step))
                     if self._workers:
                         _DEATHS.listen()
@@ -201,14 +213,3 @@ class _Deaths:
 
 
 _DEATHS = _Deaths()
-
-
-@contextlib.contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """Let processes begin that do not hear what asks the run to stop: they end when it does."""
-    blocked = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,68 +1,53 @@
 """The training loop: a recipe in, a run folder out.
 
-Its state is (step, weights, optimiser, weight average, time used); everything else, also what a batch shows, what
-dropout drops and the learning rate, follows from the recipe and the step. A run that is continued on the CPU therefore
-equals an unbroken one, unless ``schedule.max_minutes`` ties it to the clock.
+When to take a step, measure, save and end is decided here; how a step is taken stands in ``learner``, what it learns
+from in ``batches``.
+
+The state of a run is (step, weights, optimiser, weight average, time used); everything else, also what a batch shows,
+what dropout drops and the learning rate, follows from the recipe and the step. A run that is continued on the CPU
+therefore equals an unbroken one, unless ``schedule.max_minutes`` ties it to the clock.
 
 Several processes (see ``distributed``) take the same steps, each on its share of the batch.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 import shlex
-import signal
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import yaml
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from rt_seg_ros.backends.torch_backend import cpu_has_bf16
-from rt_seg_ros.data.augment import Augmenter, AugmentOptions, Views, draw_views, generator
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.files import remove_leftovers
 from rt_seg_ros.labels import load_label_space
-from rt_seg_ros.networks import SegmentationNetwork
 from rt_seg_ros.training.about import describe_run, frame_size, parts_before
-from rt_seg_ros.training.checkpoint import BEST, write_checkpoint, write_last
+from rt_seg_ros.training.batches import Batches
+from rt_seg_ros.training.checkpoint import BEST, recipe_in, write_checkpoint, write_last
+from rt_seg_ros.training.checks import check_continued, check_recipe
 from rt_seg_ros.training.distributed import Decision, FailedElsewhere, World, choose_device
-from rt_seg_ros.training.ema import WeightAverage
-from rt_seg_ros.training.feed import Feed, Portion, UnreadError
-from rt_seg_ros.training.losses import HeadLosses, class_weights, make_loss
+from rt_seg_ros.training.feed import Feed, UnreadError
+from rt_seg_ros.training.learner import Learner, state_bytes
+from rt_seg_ros.training.losses import create_losses
 from rt_seg_ros.training.mixture import Mixture
-from rt_seg_ros.training.optimiser import clip_gradients, create_optimiser
-from rt_seg_ros.training.precision import prepare_for_cpu
-from rt_seg_ros.training.recipe import Recipe, parse_recipe
+from rt_seg_ros.training.recipe import Recipe
 from rt_seg_ros.training.run_folder import RunFolder, label_space_of, read_about
 from rt_seg_ros.training.schedules import rate_factor
+from rt_seg_ros.training.signals import stop_on_signals
 from rt_seg_ros.training.sources import OpenSource, Source, load_sources, open_sources
-from rt_seg_ros.training.start import (
-    check_network,
-    check_sizes,
-    describe_start,
-    make_networks,
-    sizes_of,
-    start_remarks,
-)
+from rt_seg_ros.training.start import describe_start, make_networks, start_remarks
 from rt_seg_ros.training.validation import validate
 from rt_seg_ros.training.watcher import Progress, Watcher
 from rt_seg_ros.working_size import working_size
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _SAMPLES_SHOWN = 4
-# The weight average moves after each of the first steps, then after every fourth, as far as four steps would move it:
-# it is a pass over all weights. The one is a multiple of the other.
-_AVERAGED_OFTEN, _AVERAGED_EVERY = 20, 4
 _CHECKPOINTS = 4  # the last, the one before, a new one being written; and the best weights
 
 
@@ -121,22 +106,13 @@ class Trainer:
         recipe, data = self.recipe, self.recipe.data
         before: Recipe | None = None
         if checkpoint is not None:
-            before = parse_recipe(yaml.safe_load(checkpoint["recipe"]), "recipe in the checkpoint")
-            _check_continued(recipe, before)
+            before = recipe_in(checkpoint, "the checkpoint")
+            check_continued(recipe, before)
         self.space = load_label_space(recipe.label_space) if checkpoint is None else label_space_of(out, recipe)
         self.world.share_of(recipe.schedule.batch)
-        given = recipe.loss.class_weights
-        if isinstance(given, list) and len(given) != self.space.num_classes:
-            raise UserError(
-                f"loss.class_weights has {len(given)} numbers; label space '{self.space.name}' has "
-                f"{self.space.num_classes} classes"
-            )
-        if before is None or sizes_of(before) != sizes_of(recipe):
-            check_sizes(recipe)
-        check_network(recipe, self.space.num_classes)
+        check_recipe(recipe, self.space, before)
         torch.manual_seed(recipe.run.seed)
-        self.network, self._evaluated = make_networks(recipe, self.space, checkpoint is None)
-        self._deployed = set(self._evaluated.state_dict())
+        self.network, self._deployed = make_networks(recipe, self.space, checkpoint is None)
         self._start = describe_start(recipe, self.network, self.space) if checkpoint is None else None
         self._opened: tuple[list[OpenSource], list[OpenSource]] = (
             open_sources(data.train, root, self.space, data, data.size),
@@ -146,7 +122,7 @@ class Trainer:
         if len(set(names)) < len(names):
             raise UserError(f"data.val has two splits of one name, {', '.join(names)}: give each a name")
         if self.world.leads:
-            room = _checkpoint_bytes(recipe, self.network) * (_CHECKPOINTS if checkpoint is None else 1)
+            room = state_bytes(recipe, self.network) * (_CHECKPOINTS if checkpoint is None else 1)
             self.folder = RunFolder(out, None if checkpoint is None else int(checkpoint["step"]), room)
 
     def _load_validation(self) -> None:
@@ -156,40 +132,14 @@ class Trainer:
 
     def _set_up(self, sources: Sequence[Source]) -> None:
         recipe, data = self.recipe, self.recipe.data
-        weights = self._class_weights(sources)
+        losses = create_losses(recipe, sources, self.space.num_classes, self.world)
         learnt, resized = frame_size(recipe, sources), data.size is not None
         self._seen = partial(working_size, learnt=learnt, resized=resized)  # as who uses the weights shows it frames
         self.mixture = Mixture([s.to(self.device) for s in sources], [s.weight for s in data.train], recipe.run.seed)
         self.steps = self._total_steps()
         self.feed = Feed(self.mixture, recipe.schedule.batch, self.steps, self.world, recipe.run.workers)
-
-        self.network.to(self.device)
-        self._evaluated.to(self.device)
-        self.world.synchronise(self.network)
-        if recipe.run.channels_last:
-            _channels_last(self.network)
-        if self.device.type == "cpu":
-            prepare_for_cpu(self.network)
-        self.optimiser = create_optimiser(recipe, self.network)
-        self.average = WeightAverage(self.network, recipe.run.ema) if recipe.run.ema else None
-        loss = recipe.loss
-        options = loss.model_dump(include={"threshold", "min_share", "gamma", "alpha", "label_smoothing"})
-        self.loss = HeadLosses(
-            make_loss(loss.kind, weights, **options, average=self.world.mean),
-            make_loss(loss.auxiliary_kind or loss.kind, weights, **options, average=self.world.mean),
-            loss.auxiliary_weights,
-        )
-        augment = recipe.augment.model_dump(exclude={"begin"})
-        self.augmenter = Augmenter(AugmentOptions(**augment), data.mean, data.std, self.device)
-        self._begin = self.augmenter
-        if recipe.augment.begin:
-            augment |= recipe.augment.begin.model_dump(exclude={"share"}) | {"scales": ()}
-            self._begin = Augmenter(AugmentOptions(**augment), data.mean, data.std, self.device)
-        self._scaler = torch.amp.GradScaler(
-            self.device.type, enabled=recipe.run.precision == "fp16" and self.device.type == "cuda"
-        )
-        forward = self.world.wrapped(Heads(self.network))
-        self._forward = torch.compile(forward) if recipe.run.compile else forward
+        self.batches = Batches(recipe, self.feed, self.device)
+        self.learner = Learner(recipe, self.network, self._deployed, losses, self.world)
 
         self.step = 0
         self.best = -1.0
@@ -199,7 +149,6 @@ class Trainer:
         self._saved_at = self._started
         self._saved_step = 0  # before the first step there is nothing to save
         self._losses: list[float] = []  # since the last validation
-        self._at_hand: dict[int, list[Portion]] = {}
         self._unread: UnreadError | None = None
         self._asked_to_stop = False
 
@@ -240,7 +189,7 @@ class Trainer:
     @property
     def share(self) -> float:
         """How far the run is, 0 to 1: by steps, or by the clock, read before each step, where that is ahead."""
-        return min(1.0, max(self.step / self.steps, self._clock))
+        return self._share_at(self.step)
 
     @property
     def epoch(self) -> float:
@@ -257,7 +206,7 @@ class Trainer:
         """
         self._started = self._saved_at = time.monotonic()
         try:
-            with stop_on_signals(self):
+            with stop_on_signals(self.stop):
                 self._train()
         finally:
             self.feed.close()
@@ -331,7 +280,7 @@ class Trainer:
         if self.finished:
             return
         try:
-            self._at_hand = {self.step: self.feed.portions(self.step)}
+            self.feed.fetch(self.step)
         except UnreadError as error:
             self._unread = error
             self.stop()
@@ -356,56 +305,14 @@ class Trainer:
 
     def train_step(self) -> Tensor:
         """Take one step; return its loss, still on the device."""
-        recipe = self.recipe
         x, truth = self.batch(self.step)
-        factor = self.rate_factor()
-        for group in self.optimiser.param_groups:
-            group["lr"] = recipe.optimiser.lr * group["lr_scale"] * factor
-        torch.manual_seed(_seed(recipe.run.seed, 4, self.step, self.world.rank))  # for dropout
-        loss = self.forward_backward(x, truth)
-        if recipe.optimiser.clip:
-            self._scaler.unscale_(self.optimiser)
-            clip_gradients(self.optimiser, recipe.optimiser.clip, in_step=not self._scaler.is_enabled())
-        self._scaler.step(self.optimiser)
-        self._scaler.update()
+        loss = self.learner.learn(self.step, x, truth, self.rate_factor())
         self.step += 1
-        if self.average is not None:
-            if self.step <= _AVERAGED_OFTEN:
-                self.average.update(self.network)
-            elif self.step % _AVERAGED_EVERY == 0:
-                self.average.update(self.network, _AVERAGED_EVERY)
         return loss
 
-    def forward_backward(self, x: Tensor, truth: Tensor) -> Tensor:
-        """Compute a batch's gradients, and return its loss, on the device."""
-        precision = self.recipe.run.precision
-        with torch.autocast(self.device.type, _DTYPES[precision], enabled=precision != "fp32"):
-            heads = self._forward(x)
-        loss = self.loss(heads, truth)
-        self.optimiser.zero_grad(set_to_none=True)
-        self._scaler.scale(loss).backward()
-        return loss.detach()
-
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Return this process's share of a step's batch: normalised float32 (b, 3, h, w); int64 (b, h, w), 255 = void.
-
-        The views are drawn for the whole batch, so that they do not depend on how many processes share it.
-        """
-        recipe = self.recipe
-        rng = generator(recipe.run.seed, 3, step)
-        begin = recipe.augment.begin
-        early = begin is not None and max(step / self.steps, self._clock) < begin.share
-        augmenter = self._begin if early else self.augmenter
-        parts = []
-        for portion in self._at_hand.pop(step, None) or self.feed.portions(step):
-            views = draw_views(augmenter.options, portion.group.sizes, rng)
-            if len(portion.rows):
-                sizes = portion.group.sizes[portion.rows]
-                parts.append(augmenter(portion.images, portion.labels, sizes, _of_rows(views, portion.rows)))
-        x = torch.cat([p[0] for p in parts])
-        if recipe.run.channels_last:
-            x = x.contiguous(memory_format=torch.channels_last)
-        return x, torch.cat([p[1] for p in parts])
+        """Return this process's share of a step's batch, as :meth:`Batches.batch`."""
+        return self.batches.batch(step, self._share_at(step))
 
     def rate_factor(self) -> float:
         """Return the present factor on the learning rate."""
@@ -420,29 +327,15 @@ class Trainer:
             warm_up_start=s.warm_up_start,
         )
 
-    def weights(self) -> dict[str, Tensor]:
-        """Return what is measured and shipped: the averaged weights, else the present ones, without auxiliary heads."""
-        state = self.average.state if self.average is not None else self.network.state_dict()
-        return {key: value for key, value in state.items() if key in self._deployed}
-
     # -- parts -----------------------------------------------------------------------------------------------
-
-    def _class_weights(self, sources: Sequence[Source]) -> Tensor | None:
-        given = self.recipe.loss.class_weights
-        if given == "none":
-            return None
-        if given == "computed":
-            # Mean pixels per picture, by each source's share of the samples.
-            shares = [section.weight for section in self.recipe.data.train]
-            classes = self.space.num_classes
-            pixels = sum(share * source.class_pixels(classes) for share, source in zip(shares, sources, strict=True))
-            return torch.from_numpy(class_weights(np.asarray(pixels))).to(self.device)
-        return torch.tensor(given, dtype=torch.float32, device=self.device)
 
     def _total_steps(self) -> int:
         schedule = self.recipe.schedule
         steps = max(1, math.ceil(schedule.epochs * self.mixture.epoch_samples / schedule.batch))
         return min(steps, schedule.max_steps) if schedule.max_steps else steps
+
+    def _share_at(self, step: int) -> float:
+        return min(1.0, max(step / self.steps, self._clock))
 
     def _progress(self, loss: float, speed: float) -> Progress:
         left = (self.steps - self.step) * self.recipe.schedule.batch / speed if speed else math.inf
@@ -478,31 +371,23 @@ class Trainer:
         return int(self.step / every) > int((self.step - 1) / every)
 
     def _check_weights(self) -> None:
-        """Refuse to keep weights that are no numbers: a gradient can be none where the loss is one.
+        """Refuse to keep weights that are no numbers.
 
         :raises TrainingError: naming the first
         """
-        for name, value in self.network.state_dict().items():
-            if value.is_floating_point() and not bool(value.isfinite().all()):
-                raise TrainingError(
-                    f"{name} has values that are no numbers after step {self.step} (epoch {self.epoch:.1f}); "
-                    f"{self._kept()}. Lower optimiser.lr, or set optimiser.clip"
-                )
+        if name := self.learner.spoilt():
+            raise TrainingError(
+                f"{name} has values that are no numbers after step {self.step} (epoch {self.epoch:.1f}); "
+                f"{self._kept()}. Lower optimiser.lr, or set optimiser.clip"
+            )
 
     def _validate(self, loss: float, speed: float) -> None:
         if self.folder is None:
             return
         self._check_weights()
-        self._evaluated.load_state_dict(self.weights())
-        network = self._evaluated.eval()
-        if self.recipe.run.channels_last:
-            _channels_last(network)
-        precision = _DTYPES[self.recipe.run.precision]
-        data = self.recipe.data
+        network, classes, data = self.learner.deployed(), self.space.num_classes, self.recipe.data
         scores = [
-            validate(
-                network, source, self.space.num_classes, data.mean, data.std, self._seen, precision, _SAMPLES_SHOWN
-            )
+            validate(network, source, classes, data.mean, data.std, self._seen, self.learner.dtype, _SAMPLES_SHOWN)
             for source in self.validation
         ]
         progress = self._progress(loss, speed)
@@ -515,17 +400,19 @@ class Trainer:
             "images_per_s": speed,
         }
         for score in scores:
-            row[f"{score.name}/miou"] = score.matrix.miou()
-            row[f"{score.name}/pixel_accuracy"] = score.matrix.pixel_accuracy()
-            for name, iou in zip(self.space.names, score.matrix.per_class_iou(), strict=True):
-                row[f"{score.name}/{name}"] = float(iou)
+            row |= score.figures(self.space.names)
         self.folder.add(row)
         if scores:
             self.folder.add_samples(self.step, [s for score in scores for s in score.samples], self.space)
         better = not scores or scores[0].matrix.miou() > self.best or self.recipe.run.keep == "last"
         if better:
             self.best = scores[0].matrix.miou() if scores else self.best
-            content = {"step": self.step, "weights": self.weights(), "metrics": row, "recipe": self.recipe.to_yaml()}
+            content = {
+                "step": self.step,
+                "weights": self.learner.weights(),
+                "metrics": row,
+                "recipe": self.recipe.to_yaml(),
+            }
             write_checkpoint(self.folder.path / BEST, content)
         self.watcher.on_validation(progress, scores, better)
 
@@ -539,111 +426,16 @@ class Trainer:
             "best": self.best,
             "losses": self._losses,
             "recipe": self.recipe.to_yaml(),
-            "network": self.network.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "average": self.average.state_dict() if self.average is not None else {},
-            "scaler": self._scaler.state_dict(),
+            **self.learner.state_dict(),
         }
         write_last(self.folder.path, content)
         self._saved_at = time.monotonic()
         self._saved_step = self.step
 
     def _restore(self, checkpoint: dict[str, Any]) -> None:
-        try:
-            self.network.load_state_dict(checkpoint["network"])
-            settings = [{k: v for k, v in g.items() if k != "params"} for g in self.optimiser.param_groups]
-            self.optimiser.load_state_dict(checkpoint["optimiser"])
-            for group, its_own in zip(self.optimiser.param_groups, settings, strict=True):
-                group.update(its_own)  # the recipe's, which may differ from before
-            if self.average is not None:
-                self.average.load_state_dict(checkpoint["average"])
-        except (RuntimeError, ValueError, KeyError) as error:
-            raise UserError(f"the checkpoint does not fit this recipe's network or optimiser: {error}") from error
-        if checkpoint["scaler"]:
-            self._scaler.load_state_dict(checkpoint["scaler"])
+        self.learner.load_state_dict(checkpoint)
         self.step = self._saved_step = int(checkpoint["step"])
         self.seconds_before = float(checkpoint["seconds"])
         self._losses = list(checkpoint.get("losses", []))  # older checkpoints have none
         if self.folder is not None and (self.folder.path / BEST).is_file():  # else the first from here on is
             self.best = float(checkpoint["best"])
-
-
-class Heads(nn.Module):
-    """All heads of a network as a module's forward, which is what can be compiled and shared among processes."""
-
-    def __init__(self, network: SegmentationNetwork) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """(N, 3, H, W) -> main and auxiliary scores, each (N, classes, H, W)."""
-        return self.network.forward_train(x)
-
-
-def _seed(*numbers: int) -> int:
-    """Return a seed that belongs to these numbers."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
-
-
-def _of_rows(views: Views, rows: NDArray[np.int64]) -> Views:
-    return Views(**{field.name: getattr(views, field.name)[rows] for field in fields(views)})
-
-
-def _check_continued(recipe: Recipe, before: Recipe) -> None:
-    """Refuse to continue a run as something else.
-
-    :param before: the recipe in the checkpoint
-    :raises UserError: naming what differs
-    """
-    kept = {
-        "network.name": (before.network.name, recipe.network.name),
-        "network.options": (before.network.options, recipe.network.options),
-        "label_space": (before.label_space, recipe.label_space),
-        "number of loss.auxiliary_weights": (len(before.loss.auxiliary_weights), len(recipe.loss.auxiliary_weights)),
-        "optimiser.kind": (before.optimiser.kind, recipe.optimiser.kind),
-        "use of run.ema": (before.run.ema > 0, recipe.run.ema > 0),
-    }
-    changed = [f"{key} was {was!r}, now {now!r}" for key, (was, now) in kept.items() if was != now]
-    if changed:
-        raise UserError(
-            f"a run cannot be continued as another: {'; '.join(changed)}. Begin a new run instead; "
-            "with --weights FILE it goes on from the weights of this one"
-        )
-
-
-def _checkpoint_bytes(recipe: Recipe, network: nn.Module) -> int:
-    """Return about how large a checkpoint becomes: weights, the optimiser's one or two of each, their average."""
-    weights = sum(value.numel() * value.element_size() for value in network.state_dict().values())
-    return weights * (1 + (1 if recipe.optimiser.kind == "sgd" else 2) + (1 if recipe.run.ema else 0))
-
-
-def _channels_last(network: nn.Module) -> None:
-    """Lay a network's weights out as channels_last, in place."""
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-@contextlib.contextmanager
-def stop_on_signals(trainer: Trainer) -> Iterator[None]:
-    """Let Ctrl-C, SIGTERM and a closed terminal end a run after its present step; the second of a kind, at once.
-
-    The handler only notes it: it may come in the midst of anything, of writing to a terminal that is gone as well.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    # None is a handler that was not set from Python, which cannot be set again.
-    before = {n: signal.getsignal(n) or signal.SIG_DFL for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    if before[signal.SIGHUP] is signal.SIG_IGN:  # by nohup
-        del before[signal.SIGHUP]
-
-    def ask(number: int, _frame: object) -> None:
-        trainer.stop()
-        signal.signal(number, before[signal.Signals(number)])
-
-    try:
-        for asked in before:
-            signal.signal(asked, ask)
-        yield
-    finally:
-        for asked, handler in before.items():
-            signal.signal(asked, handler)

@@ -20,6 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rt_seg_ros.labels import UNLABELLED
+from rt_seg_ros.training.distributed import World
+from rt_seg_ros.training.recipe import Recipe
+from rt_seg_ros.training.sources import Source
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Average = Callable[[Tensor], Tensor]
@@ -168,3 +171,31 @@ class HeadLosses:
         for weight, logits in zip(self.auxiliary_weights, heads[1:], strict=True):
             total = total + weight * self.auxiliary(logits.float(), truth)
         return total
+
+
+def create_losses(recipe: Recipe, sources: Sequence[Source], num_classes: int, world: World) -> HeadLosses:
+    """Return a recipe's losses of a network's heads.
+
+    :param sources: the training sources, in the recipe's order, from which class weights may be computed
+    """
+    section = recipe.loss
+    weights = _weights_of(recipe, sources, num_classes, world.device)
+    options = section.model_dump(include={"threshold", "min_share", "gamma", "alpha", "label_smoothing"})
+    return HeadLosses(
+        make_loss(section.kind, weights, **options, average=world.mean),
+        make_loss(section.auxiliary_kind or section.kind, weights, **options, average=world.mean),
+        section.auxiliary_weights,
+    )
+
+
+def _weights_of(recipe: Recipe, sources: Sequence[Source], num_classes: int, device: torch.device) -> Tensor | None:
+    """Return the weights of the classes, float32 (C,); none: they count alike."""
+    given = recipe.loss.class_weights
+    if given == "none":
+        return None
+    if given == "computed":
+        # Mean pixels per picture, by each source's share of the samples.
+        shares = [section.weight for section in recipe.data.train]
+        pixels = sum(share * source.class_pixels(num_classes) for share, source in zip(shares, sources, strict=True))
+        return torch.from_numpy(class_weights(np.asarray(pixels))).to(device)
+    return torch.tensor(given, dtype=torch.float32, device=device)

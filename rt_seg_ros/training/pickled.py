@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
 from rt_seg_ros.cache import Cache
@@ -18,8 +17,7 @@ from rt_seg_ros.labels import list_label_spaces, load_label_space
 from rt_seg_ros.networks import create_network
 from rt_seg_ros.pickles import SAFE_SUFFIX, check_tensors, read_pickle, tensors_in
 from rt_seg_ros.training.about import card_of_run, needed_in_use
-from rt_seg_ros.training.checkpoint import BEST
-from rt_seg_ros.training.recipe import parse_recipe
+from rt_seg_ros.training.checkpoint import BEST, recipe_in
 from rt_seg_ros.training.run_folder import ABOUT, LABELS, read_about
 from rt_seg_ros.zoo import DEFAULT_LABEL_SPACE, DEFAULT_MEAN, DEFAULT_STD, save_weights
 
@@ -56,9 +54,7 @@ def weights_from_pickle(
     if _CONVERTED.load(network, key) is None:
         content = read_pickle(path, "weights")
         if isinstance(content, Mapping) and "recipe" in content:
-            state, about = _of_run(content, network, path)
-            told = read_about(path.parent)
-            card = card_of_run(path.parent, content, told.get("start")) if told else {}
+            state, about, card = _of_run(content, network, path)
         else:
             state = tensors_in(content, where)
             about = _of_tensors(state, network, label_space, dict(options or {}), where)
@@ -77,15 +73,20 @@ def _hash_of(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
 
 
-def _of_run(content: Mapping[str, Any], network: str, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return what a checkpoint of a training run holds, and what its recipe says of it."""
+def _of_run(
+    content: Mapping[str, Any], network: str, path: Path
+) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
+    """Return what a checkpoint of a training run holds, what its recipe says of it, and its card."""
     where = f"weights {path}"
-    recipe = parse_recipe(yaml.safe_load(str(content["recipe"])), f"recipe in {where}")
+    recipe = recipe_in(content, where)
     if recipe.network.name != network:
         raise UserError(f"{where} are of network '{recipe.network.name}', but model is '{network}'")
     if not isinstance(content.get("weights"), Mapping):
         raise UserError(f"{where}: to go on from (rt-seg train --resume), not to use; the run's weights are {BEST}")
-    return tensors_in(content["weights"], where), needed_in_use(path.parent, recipe)
+    state, about = tensors_in(content["weights"], where), needed_in_use(path.parent, recipe)
+    told = read_about(path.parent)
+    card = card_of_run(path.parent, recipe, content["metrics"], told.get("start")) if told else {}
+    return state, about, card
 
 
 def _of_tensors(

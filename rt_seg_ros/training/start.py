@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from rt_seg_ros.errors import UserError
@@ -17,57 +16,11 @@ from rt_seg_ros.networks import SegmentationNetwork, create_network
 from rt_seg_ros.pickles import is_pickle
 from rt_seg_ros.training.pickled import class_tensors, weights_from_pickle
 from rt_seg_ros.training.recipe import Recipe
-from rt_seg_ros.working_size import STEP, Size
+from rt_seg_ros.working_size import Size
 from rt_seg_ros.zoo import ModelCard, build_network, find_model, read_weights_header
 
 _MUCH_LARGER = 2.0  # times as many pixels
 _LEAST_SHARE = 0.2  # of a network's values: less than this is chance
-
-
-def sizes_of(recipe: Recipe) -> dict[str, Size | None]:
-    """Return the (height, width) at which a network is to see pictures, by their keys in the recipe."""
-    begin = recipe.augment.begin
-    return {
-        "augment.crop": recipe.augment.crop,
-        "data.size": recipe.data.size,
-        "augment.begin.crop": begin.crop if begin else None,
-    }
-
-
-def check_sizes(recipe: Recipe) -> None:
-    """Check the sizes at which a network is to see pictures; runs that are there already may have others.
-
-    :raises UserError: one that labels would be shifted at
-    """
-    for name, size in sizes_of(recipe).items():
-        if size is not None and any(side % STEP for side in size):
-            near = [max(STEP, STEP * round(side / STEP)) for side in size]
-            raise UserError(f"{name} is {list(size)}; use multiples of {STEP}, such as {near}: others shift the labels")
-
-
-def check_network(recipe: Recipe, num_classes: int) -> None:
-    """Send a batch through the recipe's network; only shapes are computed.
-
-    :raises UserError: options, auxiliary heads, a crop or a batch that do not go with it
-    """
-    section, weights = recipe.network, recipe.loss.auxiliary_weights
-    crops = [recipe.augment.crop, *([recipe.augment.begin.crop] if recipe.augment.begin else [])]
-    for height, width in crops:
-        try:
-            with torch.device("meta"):
-                network = create_network(section.name, num_classes, **{**section.options, "aux": bool(weights)})
-                heads = len(network.forward_train(torch.zeros(min(recipe.schedule.batch, 2), 3, height, width))) - 1
-        except (TypeError, ValueError, RuntimeError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(
-                f"network '{section.name}' with options {section.options} cannot be trained on views of "
-                f"{height}x{width}: {reason}"
-            ) from error
-        if heads != len(weights):
-            raise UserError(
-                f"loss.auxiliary_weights has {len(weights)} numbers, "
-                f"but network '{section.name}' has {heads} auxiliary heads"
-            )
 
 
 def make_networks(

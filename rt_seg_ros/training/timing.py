@@ -46,7 +46,7 @@ def time_steps(recipe: Recipe, root: Path | None, steps: int, watcher: Watcher |
         x, truth = trainer.batch(0)
 
         def passes() -> object:
-            return trainer.forward_backward(x, truth)
+            return trainer.learner.forward_backward(x, truth)
 
         for _ in range(_WARM_UP_STEPS):
             trainer.train_step()

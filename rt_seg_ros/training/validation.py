@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -30,6 +30,18 @@ class SplitScore:
     name: str
     matrix: ConfusionMatrix
     samples: list[Sample] = field(default_factory=list)
+
+    def figures(self, names: Sequence[str]) -> dict[str, float]:
+        """Return mIoU, pixel accuracy and each class's IoU, 0 to 1, by their names in metrics.csv: ``camvid/miou``.
+
+        :param names: of the classes
+        """
+        ious = zip(names, self.matrix.per_class_iou(), strict=True)
+        return {
+            f"{self.name}/miou": self.matrix.miou(),
+            f"{self.name}/pixel_accuracy": self.matrix.pixel_accuracy(),
+            **{f"{self.name}/{name}": float(iou) for name, iou in ious},
+        }
 
 
 @torch.inference_mode()

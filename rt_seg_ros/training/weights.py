@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import yaml
-
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.training.about import card_of_run, needed_in_use
-from rt_seg_ros.training.checkpoint import BEST, read_checkpoint
-from rt_seg_ros.training.recipe import parse_recipe
+from rt_seg_ros.training.checkpoint import BEST, read_checkpoint, recipe_in
 from rt_seg_ros.training.run_folder import read_about
 from rt_seg_ros.training.start import describe_start
 from rt_seg_ros.zoo import ModelCard, save_weights
@@ -25,8 +22,9 @@ def export_weights(run: Path, path: Path | None = None) -> ModelCard:
     if not (run / BEST).is_file():
         raise UserError(f"run folder {run} holds no {BEST}: it was not validated yet")
     content = read_checkpoint(run / BEST)
-    recipe = parse_recipe(yaml.safe_load(content["recipe"]), f"recipe in {run / BEST}")
+    recipe = recipe_in(content, str(run / BEST))
     needed = needed_in_use(run, recipe)
     path = path or run / f"{recipe.network.name}_{needed['label_space'].name}.safetensors"
-    card = card_of_run(run, content, read_about(run).get("start") or describe_start(recipe))
+    start = read_about(run).get("start") or describe_start(recipe)
+    card = card_of_run(run, recipe, content["metrics"], start)
     return save_weights(path, content["weights"], **needed, card=card)

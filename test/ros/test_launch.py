@@ -145,16 +145,16 @@ def launched(launch_file, monkeypatch, tmp_path):
     monkeypatch.setattr(launch_file, "get_package_share_directory", lambda _: str(ROOT))
     monkeypatch.setattr(launch_file, "get_package_prefix", lambda _: "/opt/somewhere")
     monkeypatch.setenv("RT_SEG_CACHE", str(tmp_path / "cache"))
-    declared = []
-    monkeypatch.setattr(launch_file, "DeclareLaunchArgument", lambda n, **k: declared.append((n, k["default_value"])))
-    launch_file.arguments()
+    declared = {}
+    monkeypatch.setattr(launch_file, "DeclareLaunchArgument", lambda n, **k: declared.update({n: k["default_value"]}))
 
     # As launch_ros has them.
     monkeypatch.setattr(launch_file, "prefix_namespace", lambda base, own: f"{base}/{own}".strip("/") if base else own)
     monkeypatch.setattr(launch_file, "make_namespace_absolute", lambda name: name if name[:1] == "/" else f"/{name}")
 
     def launch(around=None, **arguments):
-        values = {**dict(declared), "params_file": "", **arguments}
+        launch_file.arguments()
+        values = {**declared, "params_file": "", **arguments}
         monkeypatch.setattr(launch_file, "LaunchConfiguration", lambda name: MagicMock(perform=lambda _: values[name]))
         launch_file.setup(MagicMock(launch_configurations=around or {}))
         return made
@@ -208,8 +208,12 @@ def test_what_cannot_be_is_told_by_the_argument_s_name(launched, tmp_path):
 def test_transports_that_the_user_chose_stay(launched, monkeypatch):
     for name in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE", "FASTDDS_BUILTIN_TRANSPORTS"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("ROS_LOCALHOST_ONLY", raising=False)
     profile = launched()["node"]["additional_env"]["FASTDDS_DEFAULT_PROFILES_FILE"]
     assert Path(profile) == ROOT / "config" / "dds" / "fastdds.xml"
+    monkeypatch.setenv("ROS_LOCALHOST_ONLY", "1")
+    profile = launched()["node"]["additional_env"]["FASTDDS_DEFAULT_PROFILES_FILE"]
+    assert Path(profile) == ROOT / "config" / "dds" / "fastdds_localhost.xml"
     monkeypatch.setenv("FASTDDS_BUILTIN_TRANSPORTS", "LARGE_DATA")
     assert launched()["node"]["additional_env"] == {}
 
@@ -253,7 +257,7 @@ def test_rviz_shows_what_the_parameter_file_says(launched, tmp_path):
     assert ("/camera/image_raw", "/camera/image_raw") in made["remappings"] and made["parameters"] == []
 
 
-@pytest.mark.parametrize("name", ["fastdds.xml", "cyclonedds.xml"])
+@pytest.mark.parametrize("name", ["fastdds.xml", "fastdds_localhost.xml", "cyclonedds.xml"])
 def test_the_middlewares_profiles_are_whole(name):
     assert len(ElementTree.parse(ROOT / "config" / "dds" / name).getroot())
 

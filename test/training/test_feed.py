@@ -57,7 +57,8 @@ def test_files_and_memory_give_the_same_batches(streets, tmp_path, size):
         for step in (0, 1, 2, 7, 8, 3):  # on, far ahead, and back
             for mine, theirs in zip(read.batch(step), held.batch(step), strict=True):
                 assert torch.equal(mine, theirs)
-        assert torch.equal(read.loss.main.weights, held.loss.main.weights)  # computed class weights
+        mine, theirs = read.learner.loss.main.weights, held.learner.loss.main.weights
+        assert torch.equal(mine, theirs)  # computed class weights
         for source in read.mixture.sources:  # processes may be made otherwise than by forking
             copied, here = (s.gather(np.array([1, 0])) for s in (pickle.loads(pickle.dumps(source)), source))
             assert all(map(torch.equal, copied, here))
@@ -215,13 +216,14 @@ def test_interrupt_ends_the_reading_processes_too(streets, tmp_path):
 class LosesAReader(Trainer):
     """The system kills a reading process in the midst of the third step, as it does where memory is short."""
 
-    def forward_backward(self, x: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-        if self.step == 2:
+    def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        batch = super().batch(step)
+        if step == 2:
             multiprocessing.active_children()[0].kill()
             end = time.monotonic() + 1
             while time.monotonic() < end:  # the signal of its death is heard between these
                 time.sleep(0.01)
-        return super().forward_backward(x, truth)
+        return batch
 
 
 def test_a_reading_process_that_is_killed_costs_no_step(streets, tmp_path):

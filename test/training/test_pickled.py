@@ -95,6 +95,13 @@ def test_a_state_dict_tells_its_classes(tmp_path, classes, space, wrap):
         assert torch.equal(loaded[key], value.half().float() if value.is_floating_point() else value), key
 
 
+@pytest.mark.parametrize("recipe", ["m:\n- !EpochRange\n  end: 3", "- a", "[", "!!timestamp x", "plain words", 3, None])
+def test_another_programs_recipe_is_told(tmp_path, recipe):
+    torch.save({"recipe": recipe, "state_dict": {"a": torch.zeros(2)}}, tmp_path / "mine.pth")
+    with pytest.raises(UserError, match=r"recipe in weights .*mine\.pth: not one of rt-seg train's"):
+        weights_from_pickle(tmp_path / "mine.pth", "cgnet")
+
+
 class Trap:
     """What a pickle would run when loaded without care."""
 

@@ -97,6 +97,6 @@ def test_recipe_trains(name: str, cityscapes: Path, out: Path) -> None:
     network = build_network(find_model(recipe.network.name, weights=card.weights))
     assert network.num_classes == load_label_space(recipe.label_space).num_classes
     stored = network.state_dict()
-    for key, value in trainer.weights().items():
+    for key, value in trainer.learner.weights().items():
         if value.is_floating_point():
             torch.testing.assert_close(stored[key], value.half().float(), msg=key)

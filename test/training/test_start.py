@@ -353,8 +353,8 @@ def test_a_run_is_not_continued_at_a_size_that_shifts_labels(ended, tmp_path, mo
 def test_overrides_of_a_continued_run_count(streets, ended):
     recipe = small("optimiser.weight_decay=0.25", "optimiser.betas=[0.5, 0.9]", "schedule.max_steps=3")
     trainer = Trainer(recipe, streets, ended, checkpoint=read_checkpoint(ended))
-    assert {group["weight_decay"] for group in trainer.optimiser.param_groups} == {0.25}
-    assert all(group["betas"] == (0.5, 0.9) for group in trainer.optimiser.param_groups)
+    assert {group["weight_decay"] for group in trainer.learner.optimiser.param_groups} == {0.25}
+    assert all(group["betas"] == (0.5, 0.9) for group in trainer.learner.optimiser.param_groups)
     assert trainer.step == 2 and trainer.steps == 3
 
 
@@ -457,7 +457,7 @@ def test_computed_class_weights_count_a_source_by_its_share(streets, tmp_path):
     trainer = Trainer(small(train, "loss.class_weights=computed"), streets, tmp_path / "run")
     one, two = (np.asarray(source.class_pixels(11)) for source in trainer.mixture.sources)
     expected = class_weights(one + 0.2 * two)
-    np.testing.assert_allclose(trainer.loss.main.weights.numpy(), expected, rtol=1e-6)
+    np.testing.assert_allclose(trainer.learner.loss.main.weights.numpy(), expected, rtol=1e-6)
     assert not np.allclose(expected, class_weights(one + two), rtol=1e-3)
 
 
@@ -476,7 +476,7 @@ def test_the_backbones_rate_and_decay_are_scaled(streets, tmp_path, scale, expec
     trainer.train_step()
     backbone = {id(p) for p in trainer.network.backbone.parameters()}
     seen = set()
-    for group in trainer.optimiser.param_groups:
+    for group in trainer.learner.optimiser.param_groups:
         factor = expected if id(group["params"][0]) in backbone else 1.0
         assert group["lr"] == pytest.approx(0.01 * factor)
         assert group["weight_decay"] == pytest.approx(0.1 * factor) or group["weight_decay"] == 0.0

@@ -18,8 +18,9 @@ import pytest
 from rt_seg_ros.cli import ablate, main, models, train
 from rt_seg_ros.files import remove_leftovers, write_aside
 from rt_seg_ros.training.checkpoint import LAST, read_checkpoint
-from rt_seg_ros.training.loop import Trainer, stop_on_signals
+from rt_seg_ros.training.loop import Trainer
 from rt_seg_ros.training.recipe import load_recipe
+from rt_seg_ros.training.signals import stop_on_signals
 from rt_seg_ros.training.watcher import Progress, Watcher
 
 SMALL = [
@@ -157,7 +158,7 @@ def trainer(streets: Path, tmp_path: Path) -> Iterator[Trainer]:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signals_handler_only_notes_it(trainer, number):
     before = signal.getsignal(number)
-    with stop_on_signals(trainer):
+    with stop_on_signals(trainer.stop):
         signal.raise_signal(number)
         assert trainer._asked_to_stop and signal.getsignal(number) == before  # the second ends at once
     assert signal.getsignal(number) == before
@@ -173,7 +174,7 @@ def test_a_signal_that_comes_while_handlers_are_set_is_heard(trainer, monkeypatc
         return former
 
     monkeypatch.setattr(signal, "signal", then_interrupted)
-    with stop_on_signals(trainer):
+    with stop_on_signals(trainer.stop):
         assert trainer._asked_to_stop
 
 

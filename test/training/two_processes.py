@@ -13,7 +13,8 @@ from rt_seg_ros.errors import UserError
 from rt_seg_ros.labels import load_label_space
 from rt_seg_ros.training.checkpoint import read_checkpoint
 from rt_seg_ros.training.distributed import FailedElsewhere, World, join_world
-from rt_seg_ros.training.loop import Heads, Trainer
+from rt_seg_ros.training.learner import Heads
+from rt_seg_ros.training.loop import Trainer
 from rt_seg_ros.training.losses import make_loss
 from rt_seg_ros.training.recipe import Recipe, load_recipe
 from rt_seg_ros.training.start import make_networks
