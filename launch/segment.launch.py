@@ -47,6 +47,7 @@ PARAMETERS = {
 def arguments():
     """Return the declarations of all arguments, the node's parameters among them."""
     share = get_package_share_directory(PACKAGE)
+    # Humble adds transports of its own, which stay on this machine, to a profile's: whose UDP would not.
     profile = "fastdds_localhost.xml" if os.environ.get("ROS_LOCALHOST_ONLY") == "1" else "fastdds.xml"
     declared = [
         DeclareLaunchArgument(name, default_value="", description=f"{text} [empty: as in params_file]")
@@ -233,7 +234,8 @@ def playback(value, is_true, full_name, known):
         raise RuntimeError(f"bag:={bag}: there is no such recording")
     command = [os.path.join(get_package_prefix(PACKAGE), "lib", PACKAGE, "when_active"), full_name]
     command += ["ros2", "bag", "play", bag, "--rate", value("bag_rate")]
-    command += ["--delay", value("bag_delay")]
+    if value("bag_delay").strip("0.") or not value("bag_delay"):  # ros2 bag refuses a delay of 0
+        command += ["--delay", value("bag_delay")]
     if is_true("bag_loop"):
         command.append("--loop")
     if known.get("use_sim_time"):

@@ -354,7 +354,10 @@ def _write_image(path: Path, picture: Image) -> None:
     :raises UserError: if its format or the disk does not take it.
     """
     options = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if path.suffix == ".jpg" else [cv2.IMWRITE_PNG_COMPRESSION, 1]
-    done, encoded = cv2.imencode(path.suffix, picture, options)
+    try:
+        done, encoded = cv2.imencode(path.suffix, picture, options)
+    except cv2.error:  # so OpenCV 4.5, of more than 65500 pixels a side
+        done = False
     if not done:
         raise UserError(f"{path} cannot be written: OpenCV cannot encode {picture.shape[1]}x{picture.shape[0]} pixels")
     write_bytes(path, encoded.tobytes(), wait=False)  # there are many

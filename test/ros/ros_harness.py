@@ -66,6 +66,8 @@ class Collector(list):
             self._graph.changed.notify_all()
 
     def matched(self) -> bool:
+        if not hasattr(self._subscription, "get_publisher_count"):  # Humble
+            return self._graph.node.count_publishers(self.topic) > 0
         return self._subscription.get_publisher_count() > 0
 
     def close(self) -> None:

@@ -175,6 +175,14 @@ def test_simulated_time_is_told_to_the_node_only_where_an_argument_says_so(launc
     assert "--clock" not in launched(bag=str(tmp_path))["playback"]["cmd"]
 
 
+@pytest.mark.parametrize(
+    ("given", "told"), [("3.0", ["--delay", "3.0"]), ("0", []), ("0.0", []), ("0.5", ["--delay", "0.5"])]
+)
+def test_a_playback_may_begin_at_once(launched, tmp_path, given, told):
+    command = launched(bag=str(tmp_path), bag_delay=given)["playback"]["cmd"]
+    assert command[command.index("--rate") + 2 :] == told  # ros2 bag refuses a delay of 0
+
+
 def test_what_is_around_it_counts(launched, tmp_path):
     file = tmp_path / "around.yaml"
     file.write_text("/robot7/*: {ros__parameters: {camera_topics: [image]}}")

@@ -5,10 +5,12 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2 (rclpy)")
 pytest.importorskip("rt_seg_ros.msg", reason="needs this package's messages built")
 
+import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -333,6 +335,22 @@ print("heard")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout == "heard\n" and done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_heard_while_the_node_is_imported(tmp_path, number):
+    (tmp_path / "rt_seg_ros").mkdir()
+    slow = "import time\nprint('importing', flush=True)\ntime.sleep(60)\n"
+    (tmp_path / "rt_seg_ros" / "__init__.py").write_text(slow)
+    script = Path(__file__).resolve().parents[2] / "scripts" / "segmentation_node"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    process = subprocess.Popen(
+        [sys.executable, str(script)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None and process.stdout.readline() == "importing\n"
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (0, "")
 
 
 @pytest.mark.parametrize("late", ["rclpy.init", "standalone.SingleThreadedExecutor"])
