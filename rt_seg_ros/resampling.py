@@ -147,7 +147,7 @@ class LabelUpsampler:
             cv2.subtract(current, best, current)
             cv2.exp(current, current)
             cv2.add(total, current, total)
-        cv2.divide(255.0, total, total)
+        np.divide(255.0, total, out=total)  # OpenCV takes a number for an array where that has 4 rows and 1 column
         cv2.convertScaleAbs(total, certainty)
 
 
