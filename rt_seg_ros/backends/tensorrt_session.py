@@ -79,13 +79,16 @@ class Session:
             raise UserError(f"TensorRT does not take the engine ({self.spec}): {logger.last_error}")
         self._kernels = _Kernels(engines, self.spec, self._engine) if is_rtx(tensorrt) else None
         self._free: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
-        for _ in range(_CONTEXTS):
-            context = self._kernels.context() if self._kernels else self._engine.create_execution_context()
-            if context is None:
-                while not self._free.empty():
-                    self._free.get().close()
-                raise UserError(f"TensorRT cannot run the engine ({self.spec}): {logger.last_error}")
-            self._free.put(_Slot(tensorrt, self._engine, context, self.spec))
+        try:
+            for _ in range(_CONTEXTS):
+                context = self._kernels.context() if self._kernels else self._engine.create_execution_context()
+                if context is None:
+                    raise UserError(f"TensorRT cannot run the engine ({self.spec}): {logger.last_error}")
+                self._free.put(_Slot(tensorrt, self._engine, context, self.spec))
+        except Exception:  # no memory for the second, say: the first has a stream and events
+            while not self._free.empty():
+                self._free.get().close()
+            raise
 
     def run(
         self, frames: Sequence[Frame], working: Size, sizes: Sequence[Size], confidence: bool

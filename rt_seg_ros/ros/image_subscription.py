@@ -23,7 +23,7 @@ try:
 except ImportError:  # Humble
     from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
 
-#: Of so many images that the former subscription brought last it is known that the present one need not bring them.
+#: So many of the former subscription's last images are remembered, by which those that both bring are told.
 _BROUGHT = 5
 
 
@@ -78,6 +78,7 @@ class ImageSubscription:
             self._number += 1  # what is on its way comes too late
             subscriptions = self._present, self._former
             self._present = self._former = None
+            self._brought.clear()  # a recording that is played again has the same stamps
         for subscription in subscriptions:
             if subscription is not None:
                 self._node.destroy_subscription(subscription)

@@ -349,10 +349,15 @@ def test_a_former_subscription_is_heard_until_the_present_one_is(alone):
     bring(first, 6, 7)  # still in its queue
     bring(images._number, 4, 5, 6)  # a recording that begins anew
     assert heard == [1, 2, 3, 4, 5, 6, 4, 5, 6]
+    images._subscribe(qos.RELIABLE, "")
     last = images._number
+    bring(last - 1, 7)
     one.node._cameras[0].deactivate()
     bring(last, 8)
-    assert heard[-1] == 6
+    assert heard[-1] == 7
+    one.node._cameras[0].activate()
+    bring(images._number, 7)  # played again
+    assert heard[-2:] == [7, 7]
 
 
 def test_an_event_of_a_camera_waits_for_nobody_and_subscribes_behind_nobodys_back(alone, graph):
