@@ -25,6 +25,7 @@ from rclpy.executors import SingleThreadedExecutor
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
+from rt_seg_ros.bags.results import DEFAULT_NAMESPACE as NODE
 from rt_seg_ros.benchmark.cases import Case
 from rt_seg_ros.benchmark.naive import naive_device
 from rt_seg_ros.benchmark.spec import MASK_CLASS, Answer, Order, peak_memory_mib
@@ -32,7 +33,9 @@ from rt_seg_ros.errors import UserError
 from rt_seg_ros.evaluation.usage import Meter
 from rt_seg_ros.images import frame_from_compressed
 from rt_seg_ros.msg import SegmentationStats
-from rt_seg_ros.ros import conversions, live, messages, qos
+from rt_seg_ros.process_groups import running_group
+from rt_seg_ros.ros import conversions, messages, qos
+from rt_seg_ros.ros.domains import graph_environment, take_domain
 from rt_seg_ros.ros.names import class_tokens
 
 _START_TIMEOUT = 180.0
@@ -66,8 +69,8 @@ def main(arguments: list[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: the node is to end with this process
         signal.signal(number, _interrupt)
     order = Order.read(Path(arguments[0]))
-    domain, lock = live.take_domain()
-    os.environ.update(live.graph_environment(domain))  # of this process and of the node, which inherits it
+    domain, lock = take_domain()
+    os.environ.update(graph_environment(domain))  # of this process and of the node, which inherits it
     with lock, tempfile.TemporaryDirectory(prefix="rt_seg_roundtrip_") as folder:
         try:
             answer = _take_turn(order, Path(folder), lock)
@@ -86,7 +89,7 @@ def _interrupt(*_: object) -> None:
 def _take_turn(order: Order, folder: Path, lock: IO[str]) -> Answer:
     command, topics = _command(order.case, folder)
     spawned = time.monotonic()
-    with live.running(command, os.environ, folder / "node.log", lock) as process:
+    with running_group(command, os.environ, folder / "node.log", lock) as process:
         client = _Client(order, topics, process, folder / "node.log")
         try:
             return client.measure(spawned)
@@ -120,7 +123,7 @@ def _command(case: Case, folder: Path) -> tuple[list[str], list[_Topics]]:
     path = folder / "parameters.yaml"
     path.write_text(json.dumps({"/**": {"ros__parameters": parameters}}), encoding="utf-8")  # JSON is YAML
     token = class_tokens(names)[names[MASK_CLASS]]
-    bases = [live.NODE if case.cameras == 1 else f"{live.NODE}/camera{n}" for n in range(case.cameras)]
+    bases = [NODE if case.cameras == 1 else f"{NODE}/camera{n}" for n in range(case.cameras)]
     topics = [
         _Topics(image, f"{base}/label", f"{base}/mask/{token}", f"{base}/stats")
         for image, base in zip(images, bases, strict=True)

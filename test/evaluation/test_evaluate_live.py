@@ -126,7 +126,7 @@ def test_a_recording_that_breaks_off_is_told_and_ends_before_its_file(
         if how == "interrupted" and frames >= 1:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(recorder, "Recorder", Watched)
+    monkeypatch.setattr(live, "Recorder", Watched)
     monkeypatch.setattr(live, "BagWriter", Writer)
     drive = write_drive(street)
     parameters = {"weights": str(weights), "backend": "torch", "device": "cpu"}

@@ -12,7 +12,7 @@ def graph_domain():
     """A domain of our own, on this machine alone."""
     import rclpy
 
-    from rt_seg_ros.ros.live import take_domain
+    from rt_seg_ros.ros.domains import take_domain
 
     domain, lock = take_domain()
     os.environ["ROS_DOMAIN_ID"] = str(domain)

@@ -39,7 +39,7 @@ def main() -> int:
 
     import rclpy
 
-    from rt_seg_ros.ros.live import take_domain
+    from rt_seg_ros.ros.domains import take_domain
 
     domain, lock = take_domain()
     os.environ["ROS_DOMAIN_ID"] = str(domain)
