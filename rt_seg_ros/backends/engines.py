@@ -129,6 +129,9 @@ def check_gpu(tensorrt: ModuleType, gpu: Gpu, precision: str) -> None:
         raise UserError(f"TensorRT for RTX {tensorrt.__version__} does not support {gpu.name} ({major}.{minor})")
     if precision == "bf16" and gpu.compute_capability < (8, 0):
         raise UserError(f"precision 'bf16' is not to be had on {gpu.name}; use fp16")
+    if is_rtx(tensorrt) and gpu.compute_capability < (8, 0) and precision != "fp16":
+        # Seen while building: "FP32 GEMM is not supported", which int8 networks have too.
+        raise UserError(f"TensorRT for RTX multiplies matrices on {gpu.name} in fp16 alone; use precision 'fp16'")
 
 
 def choose_tensorrt(gpu: Gpu, precision: str) -> ModuleType:
@@ -316,8 +319,10 @@ def _build(
         config.set_compute_capability(tensorrt.ComputeCapability.SM75, 0)
     cache = None
     if timings is not None:
-        cache = config.create_timing_cache(timings) or config.create_timing_cache(b"")
-        config.set_timing_cache(cache, False)  # one of another GPU is refused, and does no harm
+        cache = config.create_timing_cache(timings)
+        if not cache or not config.set_timing_cache(cache, False):  # of a GPU that differs, if only in its clocks
+            cache = config.create_timing_cache(b"")
+            config.set_timing_cache(cache, False)
     monitor = _make_monitor(tensorrt, progress)
     config.progress_monitor = monitor
     memory = builder.build_serialized_network(network, config)

@@ -19,7 +19,8 @@ _COLUMNS = 32
 _CHANNELS = 128
 
 
-@triton.jit
+# Of what is the same for all sizes alone, kernels of their own are compiled where it is a multiple of 16.
+@triton.jit(do_not_specialize=["height", "width", "out_height", "out_width", "blocks"])
 def _window_kernel(  # type: ignore[no-untyped-def]
     source,
     target,
@@ -56,7 +57,7 @@ def _window_kernel(  # type: ignore[no-untyped-def]
     tl.store(to, total.to(target.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["height", "width"])
 def _cells_kernel(  # type: ignore[no-untyped-def]
     source,
     target,

@@ -148,6 +148,12 @@ class TensorRtBackend(Backend):
         self._let_stand_in_go()
         return result
 
+    def is_ready(self, working: Size) -> bool:
+        """See :meth:`Backend.is_ready`: an engine of the size is loaded, or who stands in for one is ready."""
+        stand_in = self._stand_in
+        loaded = any(spec.size == working for spec in tuple(self._sessions))
+        return loaded or stand_in is None or stand_in.is_ready(working)
+
     # --- which engine ---------------------------------------------------------------------------------------------
 
     def _session(self, working: Size, size: Size, count: int, confidence: bool) -> Session | None:

@@ -40,6 +40,7 @@ from rt_seg_ros.working_size import Size
 _log = get_logger(__name__)
 
 _CONTEXTS = 2
+_KEPT_AFTER = (1, 300)  # runs, after which compiled kernels are kept
 _JIT = "kernels.bin"
 #: What TensorRT for RTX compiled for this GPU when it first loaded an engine.
 _JIT_CACHE = Cache("tensorrt_rtx_kernels", keep=32)
@@ -136,7 +137,7 @@ class Session:
                 if origin is not None:
                     origin.close()
             if self._kernels:
-                self._kernels.keep_once()
+                self._kernels.keep_now_and_then()
         total = (time.perf_counter() - begin) * 1e3
         preprocess = staging * 1e3
         timings = {
@@ -325,7 +326,8 @@ class _Kernels:
         self._key = {"engine": engines.key(spec), "gpu": engines.gpu.name, "capability": capability}
         self._cache: Any = None
         self._known = b""
-        self._kept_once = False
+        self._configs: list[Any] = []  # a context may look at its own as long as it lives
+        self._runs = 0
 
     def context(self) -> Any:
         """Return an execution context whose kernels are looked up and remembered."""
@@ -339,12 +341,16 @@ class _Kernels:
         # It compiles kernels for a shape behind our back and knows when they are there; a graph of our own would replay
         # those that stood in meanwhile.
         config.cuda_graph_strategy = self._tensorrt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        self._configs.append(config)
         return self._engine.create_execution_context(runtime_config=config)
 
-    def keep_once(self) -> None:
-        """Keep what was compiled for the first frames, should the process not come to its end."""
-        if not self._kept_once:
-            self._kept_once = True
+    def keep_now_and_then(self) -> None:
+        """Keep what was compiled so far, after a run, should the process not come to its end.
+
+        The first run has what any shape takes; what is made for its shape in particular comes while it runs on.
+        """
+        self._runs += 1
+        if self._runs in _KEPT_AFTER:
             self.keep()
 
     def keep(self) -> None:

@@ -95,7 +95,7 @@ class TorchCudaBackend(Backend):
         call = Call.of(frames, working, [sizes[i] for i in places], confidence)
         if self._threads and torch.get_num_threads() != self._threads:
             torch.set_num_threads(self._threads)  # holds for the calling thread
-        self._make_ready(call)
+        tried = self._make_ready(call)
         slot = self._free.get()
         try:
             begin = time.perf_counter()
@@ -103,7 +103,7 @@ class TorchCudaBackend(Backend):
             call.pack(frames, slot.pinned_input)
             staged = time.perf_counter()
             with self._launching, torch.cuda.device(self._on), torch.inference_mode():
-                replayed = self._launch(slot, call)
+                replayed = self._launch(slot, call, tried)
             network = slot.wait(call if replayed else None)
             labels, confidences = call.unpack(slot.pinned_output.numpy())
             end = time.perf_counter()
@@ -125,22 +125,34 @@ class TorchCudaBackend(Backend):
             },
         )
 
-    def _make_ready(self, call: Call) -> None:
+    def is_ready(self, working: Size) -> bool:
+        """See :meth:`Backend.is_ready`: there is a graph of the size, or nothing is tried out for it any more."""
+        tried = {call.working for call in tuple(self._programs)}
+        return len(tried) >= _SEARCHED or self._graphs.given_up or self._graphs.has((working[0], working[1]))
+
+    def _make_ready(self, call: Call) -> bool:
         """Do what takes seconds when a kind of call is new, while other threads' calls go their way.
 
-        cuDNN tries its algorithms, and Triton compiles its kernels. What cuDNN takes then stays, for this thread.
+        cuDNN tries its algorithms, and Triton compiles its kernels. What cuDNN takes then stays, for this thread alone.
+
+        :return: whether that was done now: this thread is then the one to capture the call
         """
-        if call in self._programs:  # who came first with it has seen to it, and there is a graph, or will be
-            return
+        if call in self._graphs:
+            return False
         searched: set[tuple[int, Size]] = self._searched.__dict__.setdefault("kinds", set())
         kind = len(call.frames), call.working
         if kind in searched or len(searched) >= _SEARCHED:
-            return
+            return False
         searched.add(kind)
-        with capturing:
-            with torch.cuda.device(self._on), torch.inference_mode(), torch.cuda.stream(self._aside):
-                self._try_out(call)
-            torch.cuda.empty_cache()  # memory that was taken on one stream is of no use to others
+        try:
+            with capturing:
+                with torch.cuda.device(self._on), torch.inference_mode(), torch.cuda.stream(self._aside):
+                    self._try_out(call)
+                torch.cuda.empty_cache()  # memory that was taken on one stream is of no use to others
+        except RuntimeError as error:  # if more than the trying is wrong, the call itself will say so
+            _log.info("cuDNN's algorithms could not be tried: %s", str(error).split("\n")[0])
+            return False
+        return True
 
     def _try_out(self, call: Call) -> None:
         """Compute a call once on the present stream, with pixels of 0; nothing of it stays but what it found."""
@@ -151,14 +163,17 @@ class TorchCudaBackend(Backend):
             self._new_program(call)(source, target)
         torch.cuda.current_stream().synchronize()
 
-    def _launch(self, slot: _Slot, call: Call) -> bool:
-        """Put the whole way of a call on the three streams; return whether it is the replay of a graph."""
+    def _launch(self, slot: _Slot, call: Call, tried: bool) -> bool:
+        """Put the whole way of a call on the three streams; return whether it is the replay of a graph.
+
+        :param tried: this thread has just tried it out
+        """
         with torch.cuda.stream(self._upload):
             slot.input[: call.input_bytes].copy_(slot.pinned_input[: call.input_bytes], non_blocking=True)
             slot.uploaded.record()
         with torch.cuda.stream(self._compute):
             program, seen = self._program(call)
-            graph = self._graphs.find(call, program) if seen else None
+            graph = self._graphs.find(call, program) if seen or tried else None
             self._compute.wait_event(slot.uploaded)
             slot.started.record()
             if graph is not None:
@@ -348,13 +363,25 @@ class _Graphs:
         self._graphs: OrderedDict[Call, _Graph] = OrderedDict()
         self._failures = 0
 
+    def __contains__(self, call: Call) -> bool:
+        return call in self._graphs
+
+    def has(self, working: Size) -> bool:
+        """Whether there is a graph of a working size."""
+        return any(call.working == working for call in tuple(self._graphs))
+
+    @property
+    def given_up(self) -> bool:
+        """Whether nothing is captured any more."""
+        return self._failures >= _FAILED_CAPTURES
+
     def find(self, call: Call, program: Callable[[Tensor, Tensor], None]) -> _Graph | None:
         """Return the graph for a call, captured if need be; None where capturing does not work, or not now."""
         graph = self._graphs.get(call)
         if graph is not None:
             self._graphs.move_to_end(call)
             return graph
-        if self._failures >= _FAILED_CAPTURES or not capturing.acquire(blocking=False):
+        if self.given_up or not capturing.acquire(blocking=False):
             return None
         try:
             if len(self._graphs) >= _MAX_GRAPHS:

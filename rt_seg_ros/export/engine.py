@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from rt_seg_ros.backends.cuda_driver import Gpu, find_gpu, missing_gpu, using
 from rt_seg_ros.backends.engines import (
+    ANY_SIZE,
     NOT_INSTALLED,
     Engines,
     EngineSpec,
@@ -180,7 +181,7 @@ def _check_engine(
     try:
         return check(
             engines.card, labels, spec.precision, samples, watch,
-            what="engine", size=spec.size, label_size=spec.label_size,
+            what="engine", size=spec.size or ANY_SIZE[1], label_size=spec.label_size,
         )  # fmt: skip
     finally:
         session.close()

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ from rt_seg_ros.backends import check_backend, create_backend, cuda_driver, tens
 from rt_seg_ros.backends.base import BatchResult, Unavailable
 from rt_seg_ros.backends.cuda_driver import CudaError, Gpu, find_gpu, missing_gpu
 from rt_seg_ros.backends.engine_process import EngineProcess
-from rt_seg_ros.backends.engines import FLAVOURS, Engines, EngineSpec, load_tensorrt
+from rt_seg_ros.backends.engines import FLAVOURS, Engines, EngineSpec, check_gpu, load_tensorrt
 from rt_seg_ros.backends.tensorrt_backend import TensorRtBackend
 from rt_seg_ros.backends.tensorrt_session import Session
 from rt_seg_ros.backends.torch_backend import TorchCpuBackend
@@ -189,6 +189,17 @@ def test_tensorrt_for_rtx_keeps_one_engine_for_all_gpus_but_turing_s(card):
     assert Engines(card, named("tensorrt_rtx"), turing).load(spec) is None
     with pytest.raises(Unavailable):
         Engines(card, named("tensorrt"), None)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8", "bf16"])
+def test_tensorrt_for_rtx_is_passed_over_for_what_turing_cannot(precision):
+    rtx = named("tensorrt_rtx")
+    rtx.ComputeCapability = SimpleNamespace(SM75=0, SM89=1)
+    turing = dataclasses.replace(GPU, compute_capability=(7, 5))
+    check_gpu(rtx, turing, "fp16")
+    check_gpu(rtx, dataclasses.replace(GPU, compute_capability=(8, 9)), precision)
+    with pytest.raises(UserError, match="fp16"):
+        check_gpu(rtx, turing, precision)
 
 
 def test_a_damaged_engine_is_not_loaded_and_only_its_owner_can_read_it(card, tmp_path):
