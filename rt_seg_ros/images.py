@@ -94,6 +94,10 @@ class Frame:
         return cv2.cvtColor(self.pixels, _TO_BGR[self.order])  # type: ignore[return-value]
 
 
+#: Decodes an image, once it is wanted; raises :class:`ImageRejected` where it cannot be used.
+Read = Callable[[], Frame]
+
+
 def as_frame(image: Frame | NDArray[np.uint8]) -> Frame:
     """Return ``image`` as a frame; an array is taken as OpenCV has it: BGR, BGRA or mono.
 

@@ -149,7 +149,7 @@ def _play(args: argparse.Namespace, board: Board, stack: ExitStack) -> Feed:
 
 def _watch_camera(args: argparse.Namespace, board: Board, stack: ExitStack) -> Feed:
     from rt_seg_ros.ros.graph import GraphThread
-    from rt_seg_ros.ros.watching import CameraWatch
+    from rt_seg_ros.ros.watch.camera_watch import CameraWatch
 
     board.update(kind="camera", can=["model"])
     segmenter, choices = _loaded(args, board)
@@ -169,7 +169,7 @@ def _watch_camera(args: argparse.Namespace, board: Board, stack: ExitStack) -> F
 
 def _watch_node(args: argparse.Namespace, board: Board, stack: ExitStack) -> Feed:
     from rt_seg_ros.ros.graph import GraphThread
-    from rt_seg_ros.ros.watching import NodeWatch
+    from rt_seg_ros.ros.watch.node_watch import NodeWatch
 
     space = load_label_space(args.label_space) if args.label_space else None
     board.update(kind="node")

@@ -83,3 +83,13 @@ def start_node(graph):
         one.ask_to_end()
     for one in started:
         one.kill(patience=10.0)
+
+
+@pytest.fixture
+def looking(graph):
+    """A node of the view's own."""
+    from rt_seg_ros.ros.graph import GraphThread
+
+    thread = GraphThread("view_test")
+    yield thread
+    thread.close()
