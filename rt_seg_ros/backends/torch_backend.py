@@ -57,7 +57,11 @@ def check(device: str, precision: str) -> str:
     if kind != "cuda" or (index and not index.isdecimal()):
         raise UserError(f"no device '{device}'; there are: auto, cpu, cuda, cuda:N")
     if not torch.cuda.is_available():
-        raise UserError(f"device '{device}': PyTorch {torch.__version__} sees no CUDA GPU here; use device cpu or auto")
+        built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
+        raise UserError(
+            f"device '{device}': PyTorch {torch.__version__}, {built}, sees no GPU here; there is a build of it for "
+            "each driver, and for a Jetson its own. Or use device cpu"
+        )
     if index and int(index) >= torch.cuda.device_count():
         raise UserError(f"device '{device}': there are only {torch.cuda.device_count()} CUDA GPUs, from cuda:0")
     if precision == "bf16" and torch.cuda.get_device_capability(int(index or 0)) < (8, 0):

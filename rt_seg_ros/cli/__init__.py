@@ -91,6 +91,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
+    except ImportError as error:  # of a version that is too old, or too new
+        if not error.name or error.name.split(".")[0] == "rt_seg_ros":
+            raise
+        package = error.name.split(".")[0]
+        print(f"rt-seg {name}: '{package}' is installed in a version that does not do: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(f"\nrt-seg {name}: interrupted", file=sys.stderr)
         return 130

@@ -10,6 +10,7 @@ from rt_seg_ros.backends import BACKENDS, PRECISIONS
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.pickles import is_pickle
 from rt_seg_ros.pipeline import SegmenterConfig
+from rt_seg_ros.ros.installation import check_one_ros
 from rt_seg_ros.working_size import check_size
 from rt_seg_ros.zoo import find_model
 
@@ -108,8 +109,9 @@ def need_ros(what: str, instead: str = "") -> None:
     """Make sure that ROS 2 is there, before any work that would be lost without.
 
     :param what: what it is needed for, as in "to play a recording"; ``instead``: what goes without
-    :raises UserError: where it cannot be imported
+    :raises UserError: where it cannot be imported, or two are mixed
     """
+    check_one_ros()
     # Importing it here is the check, and lets the wheels' start-up hook run before anything is opened.
     try:
         import rclpy  # noqa: F401

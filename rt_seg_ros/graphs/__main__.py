@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.graphs.options import GraphOptions
-from rt_seg_ros.graphs.store import card_from_json
+from rt_seg_ros.graphs.store import card_from_json, lacking
 from rt_seg_ros.processes import end_with_parent
 
 
@@ -24,9 +24,10 @@ def main() -> int:
     try:
         try:
             from rt_seg_ros.graphs.build import build_graph
+
+            graph = build_graph(card_from_json(order["card"]), GraphOptions(**options))
         except ModuleNotFoundError as error:
-            raise UserError(f"it takes '{error.name}' once, which is not installed (pip install torch onnx)") from error
-        graph = build_graph(card_from_json(order["card"]), GraphOptions(**options))
+            raise lacking(error) from error
         Path(order["out"]).write_bytes(graph.SerializeToString())
     except UserError as error:
         print(error, file=sys.stderr)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rt_seg_ros import __version__
-from rt_seg_ros.errors import UserError
+from rt_seg_ros.errors import NoGraph
 from rt_seg_ros.graphs.metadata import metadata
 from rt_seg_ros.graphs.options import IMAGE, NETWORK_SCOPE, GraphOptions
 from rt_seg_ros.graphs.pixels import LOGITS, pixels_to_labels
@@ -50,7 +50,8 @@ def build_graph(card: ModelCard, options: GraphOptions | None = None, exporter: 
 
     :param exporter: ``tracing`` or ``torch.export``, PyTorch's two; by default the first that works. The former takes
         a second rather than half a minute; PyTorch has announced its end.
-    :raises UserError: weights that cannot be loaded, or a network that neither exporter can write
+    :raises UserError: weights that cannot be loaded
+    :raises NoGraph: a network that neither exporter can write
     """
     import onnx
 
@@ -69,7 +70,7 @@ def build_graph(card: ModelCard, options: GraphOptions | None = None, exporter: 
         else:
             break
     else:
-        raise UserError(
+        raise NoGraph(
             f"PyTorch {torch.__version__} cannot write network '{card.network}' as ONNX ({'; '.join(failures)}); "
             "this package is tested with the version in requirements/base.txt"
         )

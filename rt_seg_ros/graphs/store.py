@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,7 +22,7 @@ from typing import Any
 from weakref import WeakSet
 
 from rt_seg_ros.cache import Cache
-from rt_seg_ros.errors import UserError
+from rt_seg_ros.errors import NoGraph, UserError
 from rt_seg_ros.graphs.options import GraphOptions
 from rt_seg_ros.labels import parse_label_space
 from rt_seg_ros.log import get_logger
@@ -43,7 +44,8 @@ _LONGEST = 900  # seconds
 def load_graph(card: ModelCard, options: GraphOptions | None = None) -> bytes:
     """Return the ONNX graph of a card's network, from the cache or made now.
 
-    :raises UserError: weights that cannot be loaded, or no PyTorch to make the graph with
+    :raises UserError: weights that cannot be loaded, or nobody waits for it any more
+    :raises NoGraph: it cannot be made, as without PyTorch
     """
     options = options or GraphOptions()
     weights = check_hash(card)
@@ -112,19 +114,27 @@ def _version(distribution: str) -> str:
 
 def _make(card: ModelCard, options: GraphOptions) -> bytes:
     if "torch" in sys.modules:
-        from rt_seg_ros.graphs.build import build_graph
+        try:
+            from rt_seg_ros.graphs.build import build_graph
 
-        return build_graph(card, options).SerializeToString()
+            return build_graph(card, options).SerializeToString()
+        except ModuleNotFoundError as error:
+            raise lacking(error) from error
     with tempfile.TemporaryDirectory(prefix="rt_seg_graph_") as folder:
         out = Path(folder) / _GRAPH
         order = {"card": card_to_json(card), "options": dataclasses.asdict(options), "out": str(out)}
         status, said = _run_aside(order, Path(folder) / "said")
         if status != 0 or not out.is_file():
             lines = said.strip().splitlines()
-            raise UserError(
-                f"the graph of model '{card.name}' could not be made: {lines[-1] if lines else f'exit status {status}'}"
-            )
+            why = lines[-1] if lines else f"exit status {status}"
+            kind = UserError if status == -signal.SIGKILL else NoGraph  # killed: nobody waits for it any more
+            raise kind(f"the graph of model '{card.name}' could not be made: {why}")
         return out.read_bytes()
+
+
+def lacking(error: ModuleNotFoundError) -> NoGraph:
+    """Return what to say where something is not installed that making a graph takes."""
+    return NoGraph(f"it takes '{error.name}' once, which is not installed (pip install torch onnx)")
 
 
 def _run_aside(order: Mapping[str, Any], log: Path) -> tuple[int, str]:

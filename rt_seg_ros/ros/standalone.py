@@ -14,6 +14,7 @@ from rclpy.utilities import remove_ros_args
 
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.ros.graph import spin
+from rt_seg_ros.ros.installation import check_one_ros
 
 if TYPE_CHECKING:
     from rclpy.node import Node
@@ -37,6 +38,7 @@ def run(program: str, make_node: Callable[[], Node], args: Sequence[str] | None 
     asked = _keep_signals_from_ending_the_process()
     given = list(args) if args is not None else sys.argv
     try:
+        check_one_ros()
         rest = remove_ros_args(args=given)[1:]
         if rest:
             raise UserError(

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib
 import logging
+import sys
 from dataclasses import replace
 
 import pytest
+import torch
 
 from rt_seg_ros import backends
-from rt_seg_ros.backends import check_backend, create_backend
-from rt_seg_ros.errors import UserError
+from rt_seg_ros.backends import check_backend, create_backend, tensorrt_backend
+from rt_seg_ros.errors import NoGraph, UserError
+from rt_seg_ros.graphs import store
 from rt_seg_ros.zoo import find_model
 
 MODULES = {name: f"rt_seg_ros.backends.{name}_backend" for name in ("torch", "openvino", "onnxruntime")}
@@ -40,6 +43,29 @@ def test_on_a_cpu_the_fastest_there_is(card, monkeypatch, caplog, hidden, taken)
     said = [record.getMessage() for record in caplog.records if "backend" in record.getMessage()]
     assert len(said) == 1 and f"backend {taken} on cpu, fp32" in said[0]
     assert all(f"{name}: {name} is hidden" in said[0] for name in hidden)  # the reason for each that was passed over
+
+
+def test_what_cannot_have_its_graph_made_is_passed_over(card, monkeypatch):
+    pytest.importorskip("openvino")
+    hide(monkeypatch, "onnxruntime")
+    monkeypatch.setattr(store._GRAPHS, "load", lambda *_: None)
+    monkeypatch.setitem(sys.modules, "onnx", None)  # not installed
+    assert create_backend(card, "auto", "cpu").name == "torch"
+    with pytest.raises(NoGraph, match="'onnx'"):
+        create_backend(card, "openvino", "cpu")
+
+
+def test_a_gpu_that_is_left_for_the_cpu_is_warned_of(card, monkeypatch, caplog):
+    hide(monkeypatch, "openvino", "onnxruntime")
+    monkeypatch.setattr(backends, "missing_gpu", lambda: "")
+    monkeypatch.setattr(tensorrt_backend, "unavailable", lambda: "TensorRT is hidden")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    create_backend(card)
+    (record,) = [r for r in caplog.records if "backend torch on cpu" in r.getMessage()]
+    assert record.levelno == logging.WARNING and "sees no GPU here" in record.getMessage()
+    caplog.clear()
+    create_backend(card, "torch")  # somebody's choice
+    assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
 
 
 def test_without_any_backend_each_reason_is_told(card, monkeypatch):
