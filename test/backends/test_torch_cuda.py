@@ -383,12 +383,30 @@ def test_frames_are_served_while_what_a_new_size_takes_is_done(card, street):
     for _ in range(3):
         run(64)
     backend._logits = logits
+    assert backend.is_ready((64, 96)) and not backend.is_ready((96, 96))
     with ThreadPoolExecutor(1) as pool:
         other = pool.submit(run, 96)
         assert begun.wait(60)
         run(64)
         served.set()
         other.result()  # raises where it was not served meanwhile
+    assert backend.is_ready((96, 96))  # captured by who tried it out: the next thread does not
+
+
+@pytest.mark.gpu
+def test_a_search_that_fails_leaves_the_frame_to_go_its_way(card, street, monkeypatch):
+    from rt_seg_ros.backends.torch_cuda import TorchCudaBackend
+
+    backend = TorchCudaBackend(card, "cuda", "fp32")
+
+    def fail(call):
+        raise torch.OutOfMemoryError("tried to allocate more than there is")
+
+    expected = backend.run([Frame(street)], (64, 96), [(64, 96)], False).labels[0]
+    monkeypatch.setattr(backend, "_try_out", fail)
+    backend._graphs = type(backend._graphs)(backend._compute)
+    backend._searched = threading.local()
+    assert np.array_equal(backend.run([Frame(street)], (64, 96), [(64, 96)], False).labels[0], expected)
 
 
 @pytest.mark.gpu
