@@ -33,7 +33,10 @@ _TOO_LARGE = 2.0  # times the frames that a network learnt from: beyond, its lab
 
 @dataclass(frozen=True)
 class SegmenterConfig:
-    """What to run and how; every field is a parameter of the node and an option of the command line.
+    """What to run and how.
+
+    Every field is a parameter of the node and, but for ``output_resolution``, an option of the command line, where one
+    ``--size`` gives both sides.
 
     :param model: a network (``cgnet``) or weights (``cgnet_camvid11``) by name
     :param weights: a .safetensors file in place of the package's own
@@ -222,7 +225,7 @@ class Segmenter:
         working = self.working_size(height, width)
         size, run = self._label_size(frame, working), self.backend.run if hand_over else self.backend.rehearse
         for count in range(1, most_together + 1):
-            if count > 1 and not self.backend.prepares_batches:
+            if count > 1 and not self.backend.warms_up_by_batch:
                 break
             for _ in range(self.backend.warm_up_calls):
                 run([frame] * count, working, [size] * count, self._needs_confidence(confidence))

@@ -155,8 +155,8 @@ class LabelUpsampler:
 class _Strip:
     """Rows of an enlarged image: ``rows``, made of the source's ``first`` to ``end``, enlarged ``factor`` times.
 
-    ``within``: where they then stand; the source's rows beside them only serve for their borders. A factor of 0: all
-    rows, enlarged as it comes.
+    ``within``: which rows of the enlarged strip these are; the source's rows beside them only serve the interpolation
+    at their borders. A factor of 0: all rows, enlarged as it comes.
     """
 
     rows: slice
@@ -168,7 +168,10 @@ class _Strip:
 
 @lru_cache(maxsize=64)
 def _strips(height: int, size: Size) -> list[_Strip]:
-    """Divide an image into strips whose planes fit a core's cache, where the enlargement leaves them what they were."""
+    """Divide an image into strips whose planes fit a core's cache.
+
+    Only where it is enlarged by a whole number: a strip enlarged alone then equals that part of the whole.
+    """
     factor, rest = divmod(size[0], height)
     if rest:
         return [_Strip(slice(None), 0, height, slice(None), 0)]

@@ -44,8 +44,8 @@ class ModelCard:
     """A network, the label space it speaks, and its weights, with where they come from.
 
     ``mean`` and ``std`` are RGB in units of 0..255. Sizes are (height, width): ``input_size`` of the views that it was
-    trained on, ``frame_size`` of the frames that these were cut from; where ``resized``, frames of whatever size were
-    brought to that for it, and are when it is used.
+    trained on, ``frame_size`` of the frames that these were cut from; where ``resized``, training brought every
+    frame to ``frame_size``, whatever its own, and so does the use of the weights.
     ``weights`` is None for a network that has none, which then runs only with ``allow_random_weights``.
     ``space`` is the label space itself, where the weights bring one of their own; ``label_space`` is then its name.
     """

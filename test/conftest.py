@@ -19,6 +19,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # for the tests that import ONNX Runtime themselves
 
 
+def pytest_report_header() -> str:
+    """Tell which checkout is tested: an environment holds the package of the one that it was set up in."""
+    import rt_seg_ros
+
+    return f"rt_seg_ros of {Path(rt_seg_ros.__file__).parent}"
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """Return the repository's top folder."""

@@ -16,7 +16,7 @@ from rt_seg_ros.cli import COMMANDS, command_parser, main
 from rt_seg_ros.data.synth import SyntheticDrive
 from rt_seg_ros.networks.names import NETWORK_NAMES
 from rt_seg_ros.training.ablation import find_tables
-from rt_seg_ros.training.recipe import load_recipe
+from rt_seg_ros.training.recipe_files import load_recipe
 from rt_seg_ros.zoo import list_models
 
 ALL = documented()

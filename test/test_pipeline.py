@@ -37,10 +37,10 @@ class Brightness(HostBackend):
 class Noting(Backend):
     """A runtime that notes what is asked of it."""
 
-    name, device, precision, batches = "noting", "cpu", "fp32", True
+    name, device, precision, faster_in_batches = "noting", "cpu", "fp32", True
 
-    def __init__(self, prepares_batches=True, warm_up_calls=1):
-        self.prepares_batches, self.warm_up_calls, self.calls = prepares_batches, warm_up_calls, []
+    def __init__(self, warms_up_by_batch=True, warm_up_calls=1):
+        self.warms_up_by_batch, self.warm_up_calls, self.calls = warms_up_by_batch, warm_up_calls, []
 
     def run(self, frames, working, sizes, confidence):
         self.calls.append((len(frames), frames[0].order, working, confidence))

@@ -5,7 +5,8 @@ A runtime is one module here, imported only when it is chosen or asked, with
 - ``unavailable()``: why it cannot be used on this machine, or None; quick, it loads nothing;
 - ``check(device, precision)``: the device that is meant, or :class:`UserError` where device or precision are not to be
   had; it loads the runtime only where the answer lies in there;
-- ``create(card, device, precision, threads)``: the backend;
+- ``create(card, device, precision, threads)``: the backend; :class:`Unavailable` or :class:`NoGraph` where another
+  runtime may do it, any other error, as of damaged weights, where none will;
 - where making a model ready takes long, ``not_ready(card, device, precision)``: why it would now, or None; ``auto``
   passes over what is not ready.
 """

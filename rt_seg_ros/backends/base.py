@@ -53,9 +53,9 @@ class Backend(ABC):
     live: bool = False
     #: Frames that wait at the same time are faster together than one by one: so on a GPU, and not on a CPU, where one
     #: frame keeps all cores busy.
-    batches: bool = False
-    #: A batch of another number of frames takes its time when it first comes.
-    prepares_batches: bool = False
+    faster_in_batches: bool = False
+    #: A batch of another number of frames takes its time when it first comes, and is warmed up for apart.
+    warms_up_by_batch: bool = False
     #: Calls of a kind until the next of that kind is as fast as it gets.
     warm_up_calls: int = 1
     #: What failed, where another serves in its place.
@@ -95,7 +95,7 @@ def check_scores(logits: NDArray[np.float32], precision: str) -> None:
 class HostBackend(Backend):
     """A runtime that takes normalised float planes and gives logits, all in the host's memory.
 
-    A subclass has only :meth:`logits` to write.
+    A subclass sets ``name``, ``device`` and ``precision``, and writes :meth:`logits`.
     """
 
     def __init__(self, card: ModelCard) -> None:

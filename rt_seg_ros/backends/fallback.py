@@ -108,8 +108,8 @@ class FallbackBackend(Backend):
 
     def _show(self, backend: Backend) -> None:
         self.name, self.device, self.precision = backend.name, backend.device, backend.precision
-        self.batches, self.warm_up_calls = backend.batches, backend.warm_up_calls
-        self.prepares_batches = backend.prepares_batches
+        self.faster_in_batches, self.warm_up_calls = backend.faster_in_batches, backend.warm_up_calls
+        self.warms_up_by_batch = backend.warms_up_by_batch
 
 
 def _in_one_line(error: Exception) -> str:

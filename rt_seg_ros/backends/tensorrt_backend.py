@@ -89,7 +89,7 @@ class TensorRtBackend(Backend):
     :param threads: of the CPU, where it serves meanwhile; 0: as many as its runtime takes
     """
 
-    batches = True
+    faster_in_batches = True
     warm_up_calls = 4  # plain, captured; on both contexts of a session
 
     def __init__(self, engines: Engines, precision: str, threads: int = 0) -> None:
@@ -144,7 +144,7 @@ class TensorRtBackend(Backend):
                 for session in sessions:
                     session.users -= 1
         self.name, self.device, self.precision = self._own
-        self.batches = True
+        self.faster_in_batches = True
         self._let_stand_in_go()
         return result
 
@@ -272,7 +272,7 @@ class TensorRtBackend(Backend):
             self._since_stand_in = 0
         result = backend.run(frames, working, sizes, confidence)
         self.name, self.device, self.precision = backend.name, backend.device, backend.precision
-        self.batches = backend.batches
+        self.faster_in_batches = backend.faster_in_batches
         return result
 
     def _let_stand_in_go(self) -> None:

@@ -59,7 +59,7 @@ class TorchCudaBackend(Backend):
     :param threads: of the host, that copy frames into pinned memory; 0: as many as PyTorch takes
     """
 
-    batches = prepares_batches = True
+    faster_in_batches = warms_up_by_batch = True
     warm_up_calls = 2  # plain, captured
 
     def __init__(self, card: ModelCard, device: str, precision: str, threads: int = 0) -> None:

@@ -196,7 +196,7 @@ def _check_same(run: Path, recipe: Recipe, data: Path | None) -> None:
     :raises UserError: naming what differs
     """
     from rt_seg_ros.training.checkpoint import checkpoint_in
-    from rt_seg_ros.training.recipe import load_recipe
+    from rt_seg_ros.training.recipe_files import load_recipe
     from rt_seg_ros.training.run_folder import RECIPE, remembered_data
 
     if not (run / RECIPE).is_file() or checkpoint_in(run) is None:
@@ -227,7 +227,7 @@ def _leaves(document: Mapping[str, Any], above: str = "") -> dict[str, Any]:
 
 def _finished_runs(out: Path) -> dict[str, ModelCard]:
     """Return the weights' cards of all finished rows under a folder, by what decided them."""
-    from rt_seg_ros.training.recipe import load_recipe
+    from rt_seg_ros.training.recipe_files import load_recipe
     from rt_seg_ros.training.run_folder import RECIPE, label_space_of, remembered_data
     from rt_seg_ros.zoo import read_card
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rich.markup import escape
 
 from rt_seg_ros.cli.console import unbounded_console
-from rt_seg_ros.cli.evaluate import Job, evaluate_models
+from rt_seg_ros.cli.evaluation_job import Job, evaluate_models
 from rt_seg_ros.cli.evaluation_tables import print_evaluation
 from rt_seg_ros.cli.options import need_ros, size
 from rt_seg_ros.cli.progress import progress

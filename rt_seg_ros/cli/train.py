@@ -110,7 +110,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train; return the exit status: 0 at the end of the run, 3 where it was asked to stop before."""
-    from rt_seg_ros.training.recipe import list_recipes, load_recipe
+    from rt_seg_ros.training.recipe_files import list_recipes, load_recipe
     from rt_seg_ros.training.run_folder import LABELS, RECIPE
 
     if args.list:
@@ -164,7 +164,7 @@ def _continue(run_path: Path, data: Path | None, overrides: list[str], export: P
     import yaml
 
     from rt_seg_ros.training.checkpoint import read_checkpoint
-    from rt_seg_ros.training.recipe import override_document, parse_recipe, resolve_label_space
+    from rt_seg_ros.training.recipe_files import override_document, parse_recipe, resolve_label_space
     from rt_seg_ros.training.run_folder import remembered_data
 
     folder = run_path if run_path.is_dir() else run_path.parent

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -34,14 +34,31 @@ from rt_seg_ros.zoo import DEFAULT_LABEL_SPACE
 Labels = NDArray[np.uint8]
 
 METRICS = "metrics.json"
-#: Figures of two results that are set beside each other.
-FIGURES = ("miou", "pixel_accuracy", "class_accuracy", "boundary_f", "flicker", "coverage", "frames_per_second")
-#: Those that need ground truth; the others are over all frames.
-_SCORES = FIGURES[:4]
 _WORST = 3
 _NANO = 1_000_000_000
 
 Watch = Callable[[Iterable[Any], str, int], Iterable[Any]]
+
+
+class Figure(NamedTuple):
+    """How a figure of a result is shown; ``by_truth``: it is over the frames with ground truth, not over all."""
+
+    title: str
+    unit: str
+    scale: float
+    by_truth: bool
+
+
+#: Figures of two results that are set beside each other.
+FIGURES = {
+    "miou": Figure("mIoU", "%", 100.0, by_truth=True),
+    "pixel_accuracy": Figure("pixel accuracy", "%", 100.0, by_truth=True),
+    "class_accuracy": Figure("class accuracy", "%", 100.0, by_truth=True),
+    "boundary_f": Figure("boundary F", "%", 100.0, by_truth=True),
+    "flicker": Figure("flicker", "%", 100.0, by_truth=False),
+    "coverage": Figure("coverage", "%", 100.0, by_truth=False),
+    "frames_per_second": Figure("frames", "/s", 1.0, by_truth=False),
+}
 
 
 @dataclass
@@ -64,7 +81,7 @@ class Side:
 
     def frames_of(self, figure: str) -> int | None:
         """Return the number of frames that one of its figures is over, where that is told."""
-        count = self.figures.get("frames_scored" if figure in _SCORES else "frames")
+        count = self.figures.get("frames_scored" if FIGURES[figure].by_truth else "frames")
         return count if isinstance(count, int) else None
 
 

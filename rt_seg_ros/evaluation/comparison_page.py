@@ -15,7 +15,7 @@ from rt_seg_ros.bags.cdr import stamp_of
 from rt_seg_ros.drawing import overlay
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.evaluation import charts
-from rt_seg_ros.evaluation.comparison import Comparison, changed_picture, difference_picture
+from rt_seg_ros.evaluation.comparison import FIGURES, Comparison, changed_picture, difference_picture
 from rt_seg_ros.evaluation.page_parts import class_name, css_colour, legend, made, page, strip, table, tile
 from rt_seg_ros.evaluation.pictures import encode
 from rt_seg_ros.evaluation.statistics import binned
@@ -28,15 +28,6 @@ _NANO = 1_000_000_000
 _POINTS = 400
 _FLIPS = 9
 _ALPHA = 0.7
-_FIGURES = {
-    "miou": ("mIoU", "%", 100.0),
-    "pixel_accuracy": ("pixel accuracy", "%", 100.0),
-    "class_accuracy": ("class accuracy", "%", 100.0),
-    "boundary_f": ("boundary F", "%", 100.0),
-    "flicker": ("flicker", "%", 100.0),
-    "coverage": ("coverage", "%", 100.0),
-    "frames_per_second": ("frames", "/s", 1.0),
-}
 
 
 def camera_images(
@@ -149,11 +140,12 @@ def _unmatched(comparison: Comparison) -> str:
 def _figures(comparison: Comparison) -> str:
     rows = []
     for key, a, b in comparison.figures():
-        name, unit, scale = _FIGURES[key]
-        one, other = scale * a, scale * b
+        figure = FIGURES[key]
+        one, other = figure.scale * a, figure.scale * b
         rows.append(
-            f'<tr><th scope="row">{name} <small>{unit}</small></th><td>{one:.2f}</td><td>{other:.2f}</td>'
-            f"<td>{other - one:+.2f}</td><td>{comparison.frames_of(key)}</td></tr>"
+            f'<tr><th scope="row">{figure.title} <small>{figure.unit}</small></th>'
+            f"<td>{one:.2f}</td><td>{other:.2f}</td><td>{other - one:+.2f}</td>"
+            f"<td>{comparison.frames_of(key)}</td></tr>"
         )
     return table("<th></th><th>A</th><th>B</th><th>B - A</th><th>over frames</th>", rows) if rows else ""
 

@@ -48,7 +48,7 @@ def default_layers(network_name: str, network: nn.Module) -> dict[str, str]:
             for i, stage in enumerate(stages)
         }
     found = {}
-    for name, words in _STAGES[family]:
+    for name, words in _STAGES.get(family, ()):
         layer = _counted_from_the_end(name, modules)
         if layer.removesuffix(INPUT_MARK) in modules:
             found[layer] = words

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 class SegmentationNetwork(nn.Module):
     """A network from normalised RGB to class scores per pixel.
 
-    A subclass sets ``output_stride``, calls this constructor and writes :meth:`maps`. Where it has a
+    A subclass sets ``output_stride``, calls this constructor and writes :meth:`maps`; its own constructor takes
+    ``num_classes``, and ``aux`` by keyword, also where it has no auxiliary head. Where it has a
     ``backbone`` that takes pre-trained weights, that module has a method ``translate`` from the keys of public
     checkpoints to its own.
     """

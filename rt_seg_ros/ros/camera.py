@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
@@ -61,6 +61,15 @@ def _info_beside(topic: str) -> str:
     return f"{topic.rsplit('/', 1)[0]}/camera_info"
 
 
+class FrameKind(NamedTuple):
+    """What of a frame a runtime makes itself ready for, in the order in which :meth:`Segmenter.warm_up` takes it."""
+
+    height: int
+    width: int
+    order: Order
+    confidence: bool  # whether it was wanted
+
+
 class Camera:
     """One camera of the node.
 
@@ -68,7 +77,7 @@ class Camera:
     :param topic: full base name of its image topic, before any remapping
     :param transport: ``raw`` or ``compressed``
     :param condition: shared by the mailboxes of all cameras
-    :param unless_busy: does what a subscription's event asks for, unless a thread of the host's has the node in hand
+    :param if_free: does what a subscription's event asks for, unless another thread is changing the node
     """
 
     def __init__(
@@ -79,7 +88,7 @@ class Camera:
         transport: str,
         outputs: Outputs,
         condition: threading.Condition,
-        unless_busy: Callable[[Callable[[], None]], None],
+        if_free: Callable[[Callable[[], None]], None],
     ) -> None:
         self.name = name
         base = node.resolve_topic_name(topic)
@@ -91,14 +100,13 @@ class Camera:
         self.outputs = outputs
         self.mailbox = Mailbox(condition)
         self.health = Health()
-        #: Height, width and channel order of the last frame, and whether its confidence was wanted.
-        self.kind: tuple[int, int, Order, bool] | None = None
+        self.kind: FrameKind | None = None  # of the last frame
         self._node = node
         self._log = node.get_logger()
         self._type = Image if transport == "raw" else CompressedImage
         self._convert = conversions.frame_from_image if transport == "raw" else conversions.frame_from_compressed_image
         self._throttle = Throttle()
-        self.images = ImageSubscription(node, name, own, self._type, self._on_image, partial(unless_busy, self.rematch))
+        self.images = ImageSubscription(node, name, own, self._type, self._on_image, partial(if_free, self.rematch))
         self._info_subscription: Subscription | None = None
         self._info_durability = qos.VOLATILE
         self._info: CameraInfo | None = None
@@ -240,7 +248,7 @@ class Camera:
         """
         begin = time.monotonic()
         message = letter.message
-        stage = "publishing_failed"
+        reason = "outputs_failed"
         try:
             wanted = self.outputs.wanted(serving.segmenter.config.output_resolution != "input")
             listened = bool(wanted) or not serving.lazy
@@ -249,7 +257,7 @@ class Camera:
                     self.mailbox.dropped(mailbox.NO_SUBSCRIBER)
                     return None
                 self._next_glance = begin + _GLANCE_PERIOD  # now: an image that is refused was looked at too
-            stage = "conversion_failed"
+            reason = "conversion_failed"
             frame: Frame = self._convert(message, serving.max_image_pixels, serving.sample_bits)
             if frame.peak is not None or self._deep_images:
                 self._look_at_samples(frame.peak, serving.sample_bits)
@@ -260,7 +268,7 @@ class Camera:
         except ImageRejected as error:
             self._reject(error.reason, str(error))
         except Exception as error:  # one frame is lost, not the node
-            self.fail(stage, error)
+            self.fail(reason, error)
         else:
             return Ready(letter, wanted, frame, begin, time.monotonic())
         return None
@@ -285,16 +293,16 @@ class Camera:
         if self.health.remark(remark) and remark and self._node.context.ok():
             self._warn("sample_bits", f"camera '{self.name}': {remark}")
 
-    def fail(self, stage: str, error: Exception) -> None:
+    def fail(self, reason: str, error: Exception) -> None:
         """Count the frame in hand as rejected, for what nobody foresaw."""
-        self._reject(stage, f"{type(error).__name__}: {error}")
+        self._reject(reason, f"{type(error).__name__}: {error}")
 
     def finish(self, ready: Ready, result: Segmentation, serving: Serving) -> None:
         """Publish what came of a frame. Raises nothing: whatever happens, the frame is counted."""
         message, header, frame, wanted = ready.letter.message, ready.letter.message.header, ready.frame, ready.wanted
         segmenter = serving.segmenter
         segmented = time.monotonic()
-        self.kind = frame.height, frame.width, frame.order, result.confidence is not None
+        self.kind = FrameKind(frame.height, frame.width, frame.order, result.confidence is not None)
         try:
             published = self.outputs.publish(
                 wanted, header, frame, result, segmenter.label_space, serving.drawing, self._info

@@ -78,6 +78,15 @@ def _in_turn(
 class SegmentationNode(LifecycleNode):
     """Camera topics in; labels, masks, overlays and statistics out. See README for its topics and parameters.
 
+    A change of parameters goes this way: rclpy asks ``_on_set_parameters``, which checks it and sets
+    ``_apply_is_due``; ``_apply``, on the executor's thread, carries out at once what costs nothing (``_serve``), and
+    has the rest prepared (``_prepare``, on the preparation's thread); ``_adopt``, on the executor's again, serves what
+    was prepared, or, where that failed, ``_revert`` puts the parameters back.
+
+    ``_segmenter`` is what serves now, ``_target`` what will once it is prepared, ``_serving`` what the worker reads,
+    put in its place as a whole, ``_applied`` the parameters as they were last carried out. Who changes any of these
+    has ``_turn``.
+
     :param name: the node's name, unless remapped
     """
 
@@ -103,7 +112,7 @@ class SegmentationNode(LifecycleNode):
         # the node's callbacks by one that has several threads.
         self._apply_is_due = False
         self._prepared: deque[tuple[SegmenterConfig, Segmenter | Exception]] = deque()
-        self._due = self.create_guard_condition(partial(self._unless_busy, self._catch_up))
+        self._due = self.create_guard_condition(partial(self._if_turn_is_free, self._catch_up))
         self._preparation: Preparation[SegmenterConfig, Segmenter] = Preparation(self._prepare, self._on_prepared)
 
         self._problems = parameters.declare(self)
@@ -118,7 +127,7 @@ class SegmentationNode(LifecycleNode):
         # By the steady clock: simulated time may stand still, and then most of all the node must be heard.
         self._timer = self.create_timer(
             _DIAGNOSTICS_PERIOD,
-            partial(self._unless_busy, self._on_timer),
+            partial(self._if_turn_is_free, self._on_timer),
             clock=Clock(clock_type=ClockType.STEADY_TIME),
         )
         self._guard_transitions()
@@ -287,7 +296,7 @@ class SegmentationNode(LifecycleNode):
         for name, topic in cameras:
             prefix = "~" if len(cameras) == 1 else f"~/{name}"
             outputs = Outputs(self, prefix)
-            camera = Camera(self, name, topic, transport, outputs, self._condition, self._unless_busy)
+            camera = Camera(self, name, topic, transport, outputs, self._condition, self._if_turn_is_free)
             self._cameras.append(camera)
         self._layout = layout
         topics = [topic for camera in self._cameras for topic in camera.topics()]
@@ -305,7 +314,7 @@ class SegmentationNode(LifecycleNode):
     def _image_sizes(self) -> set[tuple[int, int]]:
         """Return (height, width) of the images that the cameras have, as far as one came."""
         kinds = (camera.kind for camera in self._cameras)
-        return {(kind[0], kind[1]) for kind in kinds if kind is not None}
+        return {(kind.height, kind.width) for kind in kinds if kind is not None}
 
     def _follow_infos(self) -> None:
         assert self._segmenter is not None
@@ -372,10 +381,10 @@ class SegmentationNode(LifecycleNode):
         self._prepared.append((config, result))
         self._due.trigger()
 
-    def _unless_busy(self, action: Callable[[], None]) -> None:
-        """Do it, unless a thread of the host's has the turn, which may be loading a model: the executor is not to wait.
+    def _if_turn_is_free(self, action: Callable[[], None]) -> None:
+        """Do it, unless another thread is changing the node, as by loading a model: the executor is not to wait.
 
-        What is due then is called for again by whoever has it.
+        That thread triggers ``_due`` when it is done, which calls for the skipped work again.
         """
         if self._turn.acquire(blocking=False):
             try:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rclpy.publisher import Publisher
 
 
-#: Outputs that are published frame by frame, with their types.
+#: Outputs that are published frame by frame, with their types; docs/contributing.md says what else names them.
 _TYPES: dict[str, type] = {
     "label": Image,
     "label/compressed": CompressedImage,

@@ -50,7 +50,7 @@ class Worker:
             return False
         serving = self._serving()
         letters = [taken]
-        if serving.segmenter.backend.batches:
+        if serving.segmenter.backend.faster_in_batches:
             letters += self._robin.take_waiting(MOST_TOGETHER - 1)
         ready = []
         for place, letter in letters:

@@ -20,7 +20,9 @@ from rt_seg_ros.documents import read_yaml
 from rt_seg_ros.errors import UserError, did_you_mean
 from rt_seg_ros.networks import create_network
 from rt_seg_ros.resources import config_dir
-from rt_seg_ros.training.recipe import Positive, Recipe, Section, explained, load_recipe
+from rt_seg_ros.training.recipe import Positive, Recipe, Section
+from rt_seg_ros.training.recipe_files import load_recipe
+from rt_seg_ros.training.schema_errors import explained
 
 Figure = Annotated[float, Field(gt=0.0)]
 

@@ -17,9 +17,10 @@ from rt_seg_ros.errors import UserError
 from rt_seg_ros.evaluation.usage import cpu_name
 from rt_seg_ros.labels import LabelSpace
 from rt_seg_ros.training.distributed import World
-from rt_seg_ros.training.recipe import Recipe, SourceSection, load_recipe
+from rt_seg_ros.training.recipe import Recipe, SourceSection
+from rt_seg_ros.training.recipe_files import load_recipe
 from rt_seg_ros.training.run_folder import METRICS, RECIPE, label_space_of, read_about, read_metrics
-from rt_seg_ros.training.sources import Source
+from rt_seg_ros.training.sources import PictureSource
 from rt_seg_ros.working_size import Size
 
 _SCORING = (
@@ -31,8 +32,8 @@ _SCORING = (
 def describe_run(
     recipe: Recipe,
     root: Path | None,
-    train: Sequence[Source],
-    val: Sequence[Source],
+    train: Sequence[PictureSource],
+    val: Sequence[PictureSource],
     world: World,
     space: LabelSpace,
     start: Mapping[str, Any] | None = None,
@@ -110,7 +111,7 @@ def parts_before(former: Mapping[str, Any], about: Mapping[str, Any], step: int)
     """Return how a run that is continued went on until now: the command, hardware and commit of each part.
 
     :param former: what was told of it so far
-    :param about: what is told of it from here on; a part that is told alike is none of its own
+    :param about: what is told of it from here on; a part with the same command, hardware and commit is not told apart
     :param step: from which it goes on
     """
     told = {key: former[key] for key in ("command", "hardware", "commit") if key in former}
@@ -153,7 +154,7 @@ def _percent(share: float) -> float:
     return round(100 * float(share), 2)
 
 
-def frame_size(recipe: Recipe, train: Sequence[Source]) -> Size:
+def frame_size(recipe: Recipe, train: Sequence[PictureSource]) -> Size:
     """Return the (height, width) of the frames learnt from: the first source's, or what all are resized to."""
     if recipe.data.size is not None:
         return recipe.data.size
@@ -219,7 +220,9 @@ def _differences(theirs: Any, mine: Any, key: str = "") -> Iterator[str]:
         yield f"{key}={json.dumps(mine)}"
 
 
-def described_sources(sections: Sequence[SourceSection], sources: Sequence[Source], shares: bool = True) -> list[str]:
+def described_sources(
+    sections: Sequence[SourceSection], sources: Sequence[PictureSource], shares: bool = True
+) -> list[str]:
     """Return a line per source: what it is, how many frames of which size, its share of the samples."""
     total = sum(section.weight for section in sections)
     lines = []
@@ -239,7 +242,7 @@ def split_name(section: SourceSection, name: str) -> str:
     return f"{name} {section.split}" if section.name and section.split else name.replace("/", " ")
 
 
-def _what(section: SourceSection, frames: Source) -> str:
+def _what(section: SourceSection, frames: PictureSource) -> str:
     if section.synth is None:
         return split_name(section, frames.name)
     synth = section.synth
@@ -258,7 +261,7 @@ def _ranges(numbers: Sequence[int]) -> str:
     return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
 
 
-def _size(frames: Source) -> str:
+def _size(frames: PictureSource) -> str:
     """Width x height, as the papers write it."""
     sizes = {(int(h), int(w)) for h, w in frames.sizes}
     if len(sizes) > 1:
@@ -267,7 +270,7 @@ def _size(frames: Source) -> str:
     return f"{width}x{height}"
 
 
-def _protocol(recipe: Recipe, val: Sequence[Source], space: LabelSpace) -> str:
+def _protocol(recipe: Recipe, val: Sequence[PictureSource], space: LabelSpace) -> str:
     if not val:
         return "not measured"
     first = recipe.data.val[0]

@@ -14,7 +14,8 @@ import yaml
 from rt_seg_ros.documents import NO_YAML
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.files import write_aside
-from rt_seg_ros.training.recipe import Recipe, parse_recipe
+from rt_seg_ros.training.recipe import Recipe
+from rt_seg_ros.training.recipe_files import parse_recipe
 
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
 _FORMAT = 1

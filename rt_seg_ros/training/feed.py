@@ -22,7 +22,7 @@ from rt_seg_ros.overlap import reading_threads
 from rt_seg_ros.training.distributed import World
 from rt_seg_ros.training.mixture import Group, Mixture
 from rt_seg_ros.training.signals import signals_blocked
-from rt_seg_ros.training.sources import Files
+from rt_seg_ros.training.sources import PicturesOnDisk
 
 #: What is to be read for a step: of each group, by source, the indices.
 _Wanted = list[dict[int, NDArray[np.int64]]]
@@ -59,7 +59,7 @@ class Feed:
         self._world = world
         self._share = world.share_of(batch)
         self._workers = reading_threads() if workers is None else workers
-        self._files = {k: source for k, source in enumerate(mixture.sources) if isinstance(source, Files)}
+        self._files = {k: source for k, source in enumerate(mixture.sources) if isinstance(source, PicturesOnDisk)}
         self._ahead: Iterator[Any] | None = None
         self._next = -1
         self._at_hand: dict[int, list[Portion]] = {}
@@ -148,7 +148,7 @@ class Feed:
 class _Reader(TorchDataset[Any]):
     """Reads what a step wants; a refusal comes back as its text, for an exception would bring a traceback along."""
 
-    def __init__(self, files: dict[int, Files]) -> None:
+    def __init__(self, files: dict[int, PicturesOnDisk]) -> None:
         self._files = files
 
     def __getitem__(self, wanted: _Wanted) -> _Read | str:

@@ -41,7 +41,7 @@ from rt_seg_ros.training.recipe import Recipe
 from rt_seg_ros.training.run_folder import RunFolder, label_space_of, read_about
 from rt_seg_ros.training.schedules import rate_factor
 from rt_seg_ros.training.signals import stop_on_signals
-from rt_seg_ros.training.sources import OpenSource, Source, load_sources, open_sources
+from rt_seg_ros.training.sources import OpenSource, PictureSource, load_sources, open_sources
 from rt_seg_ros.training.start import describe_start, make_networks, start_remarks
 from rt_seg_ros.training.validation import validate
 from rt_seg_ros.training.watcher import Progress, Watcher
@@ -90,7 +90,7 @@ class Trainer:
         try:
             self.world.together(lambda: self._prepare(root, out, checkpoint))
             sources = load_sources(self._opened[0], recipe.data.mean, self.world, self.watcher.on_preparing)
-            self.validation: list[Source] = []
+            self.validation: list[PictureSource] = []
             self.world.together(self._load_validation)
             self._set_up(sources)
             if checkpoint is not None:
@@ -130,7 +130,7 @@ class Trainer:
             alone = World(self.device)
             self.validation = load_sources(self._opened[1], self.recipe.data.mean, alone, self.watcher.on_preparing)
 
-    def _set_up(self, sources: Sequence[Source]) -> None:
+    def _set_up(self, sources: Sequence[PictureSource]) -> None:
         recipe, data = self.recipe, self.recipe.data
         losses = create_losses(recipe, sources, self.space.num_classes, self.world)
         learnt, resized = frame_size(recipe, sources), data.size is not None
@@ -152,7 +152,7 @@ class Trainer:
         self._unread: UnreadError | None = None
         self._asked_to_stop = False
 
-    def _begin_folder(self, root: Path | None, sources: Sequence[Source]) -> None:
+    def _begin_folder(self, root: Path | None, sources: Sequence[PictureSource]) -> None:
         if self.folder is not None:
             remove_leftovers(self.folder.path)
             start = self._start or read_about(self.folder.path).get("start")

@@ -22,7 +22,7 @@ from torch import Tensor
 from rt_seg_ros.labels import UNLABELLED
 from rt_seg_ros.training.distributed import World
 from rt_seg_ros.training.recipe import Recipe
-from rt_seg_ros.training.sources import Source
+from rt_seg_ros.training.sources import PictureSource
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Average = Callable[[Tensor], Tensor]
@@ -173,14 +173,15 @@ class HeadLosses:
         return total
 
 
-def create_losses(recipe: Recipe, sources: Sequence[Source], num_classes: int, world: World) -> HeadLosses:
+def create_losses(recipe: Recipe, sources: Sequence[PictureSource], num_classes: int, world: World) -> HeadLosses:
     """Return a recipe's losses of a network's heads.
 
     :param sources: the training sources, in the recipe's order, from which class weights may be computed
     """
     section = recipe.loss
     weights = _weights_of(recipe, sources, num_classes, world.device)
-    options = section.model_dump(include={"threshold", "min_share", "gamma", "alpha", "label_smoothing"})
+    # All that is not named is an option of make_loss(): one that it does not know is an error.
+    options = section.model_dump(exclude={"kind", "class_weights", "auxiliary_kind", "auxiliary_weights"})
     return HeadLosses(
         make_loss(section.kind, weights, **options, average=world.mean),
         make_loss(section.auxiliary_kind or section.kind, weights, **options, average=world.mean),
@@ -188,7 +189,9 @@ def create_losses(recipe: Recipe, sources: Sequence[Source], num_classes: int, w
     )
 
 
-def _weights_of(recipe: Recipe, sources: Sequence[Source], num_classes: int, device: torch.device) -> Tensor | None:
+def _weights_of(
+    recipe: Recipe, sources: Sequence[PictureSource], num_classes: int, device: torch.device
+) -> Tensor | None:
     """Return the weights of the classes, float32 (C,); none: they count alike."""
     given = recipe.loss.class_weights
     if given == "none":

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt_seg_ros.data.augment import generator
-from rt_seg_ros.training.sources import Source
+from rt_seg_ros.training.sources import PictureSource
 from rt_seg_ros.working_size import Size
 
 _EPOCHS_KEPT = 2  # what is read ahead may be in the next one already
@@ -43,7 +43,7 @@ class Mixture:
     source is shuffled anew for each of its passes; the samples of an epoch are shuffled among each other.
     """
 
-    def __init__(self, sources: Sequence[Source], weights: Sequence[float], seed: int) -> None:
+    def __init__(self, sources: Sequence[PictureSource], weights: Sequence[float], seed: int) -> None:
         self.sources = list(sources)
         self.seed = seed
         first = len(sources[0])

@@ -32,7 +32,7 @@ Index = NDArray[np.int64]
 _BYTES_PER_PIXEL = 4  # three of colour, one of label
 
 
-class Source(ABC):
+class PictureSource(ABC):
     """Pictures with labels, by index.
 
     ``sizes`` int64 (N, 2): each picture's own height and width; ``names`` of the files, for messages. All are given
@@ -54,7 +54,7 @@ class Source(ABC):
         height, width = self.sizes.max(axis=0)
         return int(height), int(width)
 
-    def to(self, device: torch.device) -> Source:
+    def to(self, device: torch.device) -> PictureSource:
         """Return the source with what it holds in memory on a device."""
         return self
 
@@ -84,8 +84,8 @@ class Source(ABC):
         return torch.from_numpy(images), torch.from_numpy(truth)
 
 
-class Frames(Source):
-    """A source in memory: ``images`` and ``labels`` are what :meth:`Source.gather` gives of all pictures."""
+class HeldPictures(PictureSource):
+    """A source in memory: ``images`` and ``labels`` are what :meth:`PictureSource.gather` gives of all pictures."""
 
     def __init__(
         self,
@@ -101,13 +101,13 @@ class Frames(Source):
         labels.reverse()
         self.images, self.labels = self._padded(len(names), lambda _: (pictures.pop(), labels.pop()))
 
-    def to(self, device: torch.device) -> Frames:
-        """See :meth:`Source.to`; what was elsewhere is given up."""
+    def to(self, device: torch.device) -> HeldPictures:
+        """See :meth:`PictureSource.to`; what was elsewhere is given up."""
         self.images, self.labels = self.images.to(device), self.labels.to(device)
         return self
 
     def gather(self, index: Index) -> tuple[Tensor, Tensor]:
-        """See :meth:`Source.gather`; on the device that holds them."""
+        """See :meth:`PictureSource.gather`; on the device that holds them."""
         chosen = torch.from_numpy(index)
         if self.images.is_cuda:  # from pageable memory the host would wait for all that is queued before it
             chosen = chosen.pin_memory().to(self.images.device, non_blocking=True)
@@ -115,14 +115,14 @@ class Frames(Source):
         return self.images.index_select(0, chosen), self.labels.index_select(0, chosen)
 
     def class_pixels(self, num_classes: int) -> NDArray[np.float64]:
-        """See :meth:`Source.class_pixels`."""
+        """See :meth:`PictureSource.class_pixels`."""
         counts = np.zeros(256, np.int64)
         for labels in self.labels.cpu().numpy():
             counts += np.bincount(labels.reshape(-1), minlength=256)
         return counts[:num_classes] / len(self)
 
 
-class Files(Source):
+class PicturesOnDisk(PictureSource):
     """A source that is read when it is due."""
 
     def __init__(self, opened: OpenSource, sizes: Index, pixels: Index, fill: Triple) -> None:
@@ -132,7 +132,7 @@ class Files(Source):
         self._pixels = pixels
 
     def gather(self, index: Index) -> tuple[Tensor, Tensor]:
-        """See :meth:`Source.gather`; on the CPU.
+        """See :meth:`PictureSource.gather`; on the CPU.
 
         :raises UserError: a file that is no longer what it was
         """
@@ -145,7 +145,7 @@ class Files(Source):
         return image, labels
 
     def class_pixels(self, num_classes: int) -> NDArray[np.float64]:
-        """See :meth:`Source.class_pixels`."""
+        """See :meth:`PictureSource.class_pixels`."""
         return self._pixels[:num_classes] / len(self)
 
 
@@ -303,13 +303,13 @@ def _open(section: SourceSection, root: Path | None, space: LabelSpace, size: Si
 
 def load_sources(
     opened: Sequence[OpenSource], fill: Triple, world: World, report: Report | None = None
-) -> list[Source]:
+) -> list[PictureSource]:
     """Read what is held in memory, and look through the rest once, each process through its share.
 
     :param fill: RGB, beyond a smaller picture's edge
     :raises UserError: pairs that would spoil a run, by name
     """
-    held: dict[int, Frames] = {}
+    held: dict[int, HeldPictures] = {}
 
     def read() -> list[_Survey | None]:
         surveys: list[_Survey | None] = []
@@ -326,7 +326,7 @@ def load_sources(
         return surveys
 
     surveys = world.together(read)
-    sources: list[Source] = []
+    sources: list[PictureSource] = []
     for k, source in enumerate(opened):
         if source.held:
             sources.append(held[k])
@@ -338,7 +338,7 @@ def load_sources(
             assert part is not None
             sizes[rank :: world.size] = part.sizes
             pixels += part.pixels
-        sources.append(Files(source, sizes, pixels, fill))
+        sources.append(PicturesOnDisk(source, sizes, pixels, fill))
     return sources
 
 
@@ -346,7 +346,7 @@ class _LargerThanThought(Exception):
     """Pictures do not fit the memory that they were to be held in."""
 
 
-def _hold(source: OpenSource, fill: Triple, report: Report | None) -> Frames:
+def _hold(source: OpenSource, fill: Triple, report: Report | None) -> HeldPictures:
     pictures: list[NDArray[np.uint8]] = []
     truth: list[NDArray[np.uint8]] = []
     doing = "reading" if isinstance(source.pictures, Dataset) else "rendering"
@@ -364,7 +364,7 @@ def _hold(source: OpenSource, fill: Triple, report: Report | None) -> Frames:
             report(f"{doing} {source.name}", len(pictures), len(source))
 
     source.visit_all(range(len(source)), keep)
-    return Frames(source.name, source.names, pictures, truth, fill)
+    return HeldPictures(source.name, source.names, pictures, truth, fill)
 
 
 def _survey(source: OpenSource, world: World, report: Report | None) -> _Survey:

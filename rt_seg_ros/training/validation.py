@@ -15,7 +15,7 @@ from rt_seg_ros.evaluation.confusion import ConfusionMatrix
 from rt_seg_ros.networks import SegmentationNetwork
 from rt_seg_ros.overlap import map_ahead, reading_threads
 from rt_seg_ros.resampling import resize_pixels
-from rt_seg_ros.training.sources import Frames, Source
+from rt_seg_ros.training.sources import HeldPictures, PictureSource
 from rt_seg_ros.working_size import Size, working_size
 
 _BATCH = 4
@@ -47,7 +47,7 @@ class SplitScore:
 @torch.inference_mode()
 def validate(
     network: SegmentationNetwork,
-    source: Source,
+    source: PictureSource,
     num_classes: int,
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
@@ -86,13 +86,13 @@ def validate(
     return score
 
 
-def _gathered(source: Source, runs: list[list[int]]) -> Iterable[tuple[Tensor, Tensor]]:
+def _gathered(source: PictureSource, runs: list[list[int]]) -> Iterable[tuple[Tensor, Tensor]]:
     """Yield the frames of each run and their labels; those of files are read ahead."""
 
     def gather(index: list[int]) -> tuple[Tensor, Tensor]:
         return source.gather(np.array(index))
 
-    return map(gather, runs) if isinstance(source, Frames) else map_ahead(gather, runs, min(4, reading_threads()))
+    return map(gather, runs) if isinstance(source, HeldPictures) else map_ahead(gather, runs, min(4, reading_threads()))
 
 
 def _runs_of_one_size(sizes: NDArray[np.int64]) -> Iterator[list[int]]:

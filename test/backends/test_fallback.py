@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import threading
 from dataclasses import replace
@@ -14,6 +15,7 @@ from breaking import break_backend
 
 from rt_seg_ros.backends import fallback, other_backends
 from rt_seg_ros.backends.base import Backend, BatchResult
+from rt_seg_ros.backends.fallback import FallbackBackend
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.images import Frame, ImageRejected
 from rt_seg_ros.pipeline import Segmenter, SegmenterConfig
@@ -40,7 +42,7 @@ class Still(Backend):
     broken = False
 
     def __init__(self, name: str, batches: bool = False, warm_up_calls: int = 1) -> None:
-        self.name, self.batches, self.warm_up_calls = name, batches, warm_up_calls
+        self.name, self.faster_in_batches, self.warm_up_calls = name, batches, warm_up_calls
         self.seen_live: list[bool] = []
 
     def run(self, frames, working, sizes, confidence):
@@ -210,7 +212,7 @@ def test_who_takes_over_is_told_that_frames_wait_and_says_how_it_wants_them():
     one.live = first.broken = True
     one.run([Frame(cut(*SIZE))], SIZE, [SIZE], False)
     assert second.seen_live == [True], "it must not build what takes long now"
-    assert (one.name, one.batches, one.warm_up_calls) == ("openvino", True, 3)
+    assert (one.name, one.faster_in_batches, one.warm_up_calls) == ("openvino", True, 3)
 
 
 def test_each_that_failed_is_passed_over_and_a_success_ends_the_waiting():
@@ -240,3 +242,9 @@ def test_each_that_failed_is_passed_over_and_a_success_ends_the_waiting():
 def test_a_users_error_of_a_named_backend_is_still_one():
     with pytest.raises(UserError):
         Segmenter(SegmenterConfig(backend="openvino", device="cuda", allow_random_weights=True), fall_back=True)
+
+
+def test_it_says_all_that_who_serves_says():
+    own = {"live", "trouble"}  # not those of whoever serves
+    shown = inspect.getsource(FallbackBackend._show)
+    assert [name for name in Backend.__annotations__ if name not in own and f"self.{name}" not in shown] == []

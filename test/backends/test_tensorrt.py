@@ -289,12 +289,12 @@ def test_a_live_backend_serves_by_another_until_the_engine_is_there(backend, cap
     with caplog.at_level("INFO"):
         run_at(backend, (64, 64))
         assert (backend.name, backend.device, backend.precision) == ("torch", "cpu", "fp32") and not built
-        assert not backend.batches  # as the CPU has it
+        assert not backend.faster_in_batches  # as the CPU has it
         deadline = time.monotonic() + 30
         while backend.name != "tensorrt" and time.monotonic() < deadline:
             result = run_at(backend, (64, 64))
     assert (result.labels[0] == 7).all() and built == [EngineSpec((64, 64), None, precision="fp16")]
-    assert backend.batches
+    assert backend.faster_in_batches
     assert "building the engine (64x64, fp16): 50 %" in caplog.text and "is ready" in caplog.text
 
 
@@ -461,7 +461,7 @@ def test_more_sizes_in_turn_than_stay_loaded_are_not_loaded_for_each_frame(backe
     backend, built = backend
     backend.live = live
     stand_in = Loaded(None, EngineSpec(None, None), b"engine")
-    stand_in.name, stand_in.device, stand_in.precision, stand_in.batches = "torch", "cpu", "fp32", False
+    stand_in.name, stand_in.device, stand_in.precision, stand_in.faster_in_batches = "torch", "cpu", "fp32", False
     stand_in.run = lambda frames, *_: BatchResult([np.zeros((1, 1), np.uint8)] * len(frames), None)
     monkeypatch.setattr(tensorrt_backend, "_make_stand_in", lambda *_: stand_in)
     sizes = [(side, 64) for side in range(128, 208, 8)]

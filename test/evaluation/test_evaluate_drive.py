@@ -20,7 +20,7 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 
 from rt_seg_ros.bags import BagWriter, open_bag
 from rt_seg_ros.bags.types import CLASS_MASKS, LABEL_INFO, STATS, typestore
-from rt_seg_ros.cli import main
+from rt_seg_ros.cli import evaluation_job, main
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.evaluation.frames import open_frames
 from rt_seg_ros.evaluation.scores import Scores
@@ -576,18 +576,16 @@ def test_a_page_that_cannot_be_written_costs_neither_the_figures_nor_the_former_
 
 
 def test_of_a_live_run_that_fails_the_log_stays_that_is_named():
-    from rt_seg_ros.cli.evaluate import _passing_folder
-
-    with pytest.raises(UserError), _passing_folder() as named:
+    with pytest.raises(UserError), evaluation_job._passing_folder() as named:
         (named / "bag").mkdir()
         (named / "bag" / "part.mcap").write_bytes(b"large")
         (named / "node.log").write_text("why")
         raise UserError(f"the whole log is {named / 'node.log'}")
     assert [path.name for path in named.iterdir()] == ["node.log"]
     shutil.rmtree(named)
-    with pytest.raises(UserError), _passing_folder() as other:
+    with pytest.raises(UserError), evaluation_job._passing_folder() as other:
         raise UserError("something else")
-    with _passing_folder() as third:
+    with evaluation_job._passing_folder() as third:
         (third / "node.log").write_text("all is well")
     assert not other.exists() and not third.exists()
 
@@ -599,16 +597,14 @@ def test_an_option_that_would_do_nothing_is_refused(option, reason, weights, str
 
 
 def test_a_model_that_fails_leaves_the_others_report(tmp_path, street, write_drive, monkeypatch, capsys):
-    from rt_seg_ros.cli import evaluate as command_module
-
-    real = command_module.evaluate
+    real = evaluation_job.evaluate
 
     def fails_for_the_second(name, *arguments):
         if name == "frfnet_slim":
             raise UserError("the moon is in the wrong house")
         return real(name, *arguments)
 
-    monkeypatch.setattr(command_module, "evaluate", fails_for_the_second)
+    monkeypatch.setattr(evaluation_job, "evaluate", fails_for_the_second)
     report = tmp_path / "report"
     command = ["evaluate", str(write_drive(street[:2])), "--model", "cgnet,frfnet_slim", "--allow-random-weights"]
     assert main([*command, *TORCH, "--report", str(report)]) == 1

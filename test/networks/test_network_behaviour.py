@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from rt_seg_ros.errors import UserError
-from rt_seg_ros.networks import SegmentationNetwork, create_network, list_networks
+from rt_seg_ros.networks import SegmentationNetwork, create_network, list_networks, network_info
 from rt_seg_ros.networks.frfnet import cosine_basis
 from rt_seg_ros.networks.layers import ConvNormAct, fold_split_norm, pool_by_matrices
 
@@ -64,7 +64,7 @@ def test_output_size_is_input_size(name: str, size: tuple[int, int]) -> None:
         net = create_network(name, 11, aux=True)
         outputs = net.forward_train(torch.empty(2, 3, *size))
         low = net.logits(torch.empty(2, 3, *size))
-    assert [tuple(y.shape) for y in outputs] == [(2, 11, *size)] * HEADS[name.split("_")[0]]
+    assert [tuple(y.shape) for y in outputs] == [(2, 11, *size)] * HEADS[network_info(name).family]
     stride = net.output_stride
     assert tuple(low.shape) == (2, 11, -(-size[0] // stride), -(-size[1] // stride))
 

@@ -16,27 +16,26 @@ import cv2
 import numpy as np
 from builtin_interfaces.msg import Time as TimeMsg
 from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from ros_harness import HEIGHT, WIDTH, HangingNode, at_rate, picture, stamp_of
 from rt_seg_ros.images import frame_from_ros
 from rt_seg_ros.labels import load_label_space
 from rt_seg_ros.masks import decode_runs
-from rt_seg_ros.msg import ClassMasks, SegmentationStats
+from rt_seg_ros.msg import SegmentationStats
 from rt_seg_ros.pipeline import Segmenter, SegmenterConfig
-from rt_seg_ros.ros import messages, qos
+from rt_seg_ros.ros import messages, outputs, qos
 
 pytestmark = pytest.mark.ros
 
-OUTPUTS = {
-    "label": Image,
-    "label/compressed": CompressedImage,
-    "confidence": Image,
-    "overlay": Image,
-    "class_masks": ClassMasks,
-    "stats": SegmentationStats,
-}
+#: All that is published of every frame; camera_info goes with output_resolution:=network alone.
+OUTPUTS = {**{name: kind for name, kind in outputs._TYPES.items() if name != "camera_info"}, "stats": SegmentationStats}
+
+
+def test_readme_has_every_output(root):
+    table = (root / "README.md").read_text()
+    assert [name for name in outputs._TYPES if f"| `~/{name}` |" not in table] == []
 
 
 def pixels(message: Image) -> np.ndarray:

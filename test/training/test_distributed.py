@@ -20,7 +20,7 @@ from rt_seg_ros.errors import UserError
 from rt_seg_ros.training.checkpoint import read_checkpoint
 from rt_seg_ros.training.distributed import Team, World, join_world
 from rt_seg_ros.training.loop import Trainer
-from rt_seg_ros.training.recipe import load_recipe
+from rt_seg_ros.training.recipe_files import load_recipe
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 # Two sizes, void and class weights: each would show where a share of the batch, or of the loss, is not the right one.

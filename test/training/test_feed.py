@@ -21,8 +21,9 @@ from rt_seg_ros.labels import load_label_space
 from rt_seg_ros.training.checkpoint import read_checkpoint
 from rt_seg_ros.training.distributed import World
 from rt_seg_ros.training.loop import Trainer
-from rt_seg_ros.training.recipe import Recipe, load_recipe
-from rt_seg_ros.training.sources import Files, Frames, load_sources, open_sources
+from rt_seg_ros.training.recipe import Recipe
+from rt_seg_ros.training.recipe_files import load_recipe
+from rt_seg_ros.training.sources import HeldPictures, PicturesOnDisk, load_sources, open_sources
 
 RECIPE = [
     "network={name: cgnet, options: {m: 2, n: 2, dropout: 0.2}}",
@@ -50,10 +51,10 @@ def trainer(streets: Path, out: Path, *overrides: str) -> Trainer:
 def test_files_and_memory_give_the_same_batches(streets, tmp_path, size):
     resize = f"data.size={size}"
     held = trainer(streets, tmp_path / "held", resize)
-    assert all(isinstance(source, Frames) for source in [*held.mixture.sources, *held.validation])
+    assert all(isinstance(source, HeldPictures) for source in [*held.mixture.sources, *held.validation])
     for k, overrides in enumerate((FILES, WORKERS) if size == "null" else (FILES,)):
         read = trainer(streets, tmp_path / str(k), resize, *overrides)
-        assert all(isinstance(source, Files) for source in [*read.mixture.sources, *read.validation])
+        assert all(isinstance(source, PicturesOnDisk) for source in [*read.mixture.sources, *read.validation])
         for step in (0, 1, 2, 7, 8, 3):  # on, far ahead, and back
             for mine, theirs in zip(read.batch(step), held.batch(step), strict=True):
                 assert torch.equal(mine, theirs)
@@ -114,7 +115,7 @@ def test_what_turns_out_larger_than_its_first_picture_is_not_held(tmp_path, camv
         opened = open_sources(data.train, root, load_label_space("camvid11"), data, None)
         assert opened[0].held
         (source,) = load_sources(opened, (0, 0, 0), World(torch.device("cpu")))
-        assert isinstance(source, Frames) == enough and source.size == (480, 560) and len(source) == 6
+        assert isinstance(source, HeldPictures) == enough and source.size == (480, 560) and len(source) == 6
 
 
 def test_what_one_source_takes_more_is_not_there_for_the_next(tmp_path, camvid_writer):
@@ -132,7 +133,7 @@ def test_what_one_source_takes_more_is_not_there_for_the_next(tmp_path, camvid_w
         opened = open_sources(data.train, root, load_label_space("camvid11"), data, None)
         assert all(source.held for source in opened)
         sources = load_sources(opened, (0, 0, 0), World(torch.device("cpu")))
-        assert sum(isinstance(source, Frames) for source in sources) == enough
+        assert sum(isinstance(source, HeldPictures) for source in sources) == enough
 
 
 def test_drives_are_not_learnt_in_classes_that_only_have_their_name(streets):

@@ -111,7 +111,7 @@ def test_class_weights_scale_what_each_pixel_counts(batch, kind):
     torch.testing.assert_close(value, (each * factor).sum() / factor.sum())
 
 
-def test_class_weights_are_the_sheets():
+def test_class_weights_are_enets():
     shares = np.array([0.5, 0.3, 0.0, 0.2])
     np.testing.assert_allclose(class_weights(shares * 1000), 1 / np.log(1.1 + shares), rtol=1e-6)
 

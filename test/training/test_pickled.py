@@ -19,7 +19,7 @@ from rt_seg_ros.labels import load_label_space
 from rt_seg_ros.networks import create_network
 from rt_seg_ros.training.loop import Trainer
 from rt_seg_ros.training.pickled import weights_from_pickle
-from rt_seg_ros.training.recipe import load_recipe
+from rt_seg_ros.training.recipe_files import load_recipe
 from rt_seg_ros.training.start import make_networks
 from rt_seg_ros.training.weights import export_weights
 

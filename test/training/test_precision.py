@@ -10,7 +10,7 @@ from torch import nn
 from rt_seg_ros.networks import create_network
 from rt_seg_ros.training.optimiser import create_optimiser
 from rt_seg_ros.training.precision import prepare_for_cpu
-from rt_seg_ros.training.recipe import load_recipe
+from rt_seg_ros.training.recipe_files import load_recipe
 
 
 def gradients(net: nn.Module, x: torch.Tensor, dtype: torch.dtype) -> list[torch.Tensor]:

@@ -9,7 +9,8 @@ from rt_seg_ros.errors import UserError
 from rt_seg_ros.labels import load_label_space
 from rt_seg_ros.networks import create_network, list_networks
 from rt_seg_ros.training.about import licence, repeat_command
-from rt_seg_ros.training.recipe import Recipe, list_recipes, load_recipe
+from rt_seg_ros.training.recipe import Recipe
+from rt_seg_ros.training.recipe_files import list_recipes, load_recipe
 
 
 @pytest.mark.parametrize("name", list_recipes())

@@ -14,7 +14,8 @@ import torch
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.training.checkpoint import BEST, LAST, PREVIOUS, read_checkpoint, write_checkpoint
 from rt_seg_ros.training.loop import Trainer, TrainingError
-from rt_seg_ros.training.recipe import Recipe, load_recipe
+from rt_seg_ros.training.recipe import Recipe
+from rt_seg_ros.training.recipe_files import load_recipe
 from rt_seg_ros.training.run_folder import ABOUT, METRICS, read_about, read_metrics
 from rt_seg_ros.training.weights import export_weights
 

@@ -27,7 +27,8 @@ from rt_seg_ros.training import loop
 from rt_seg_ros.training.checkpoint import BEST, LAST, read_checkpoint, write_checkpoint
 from rt_seg_ros.training.loop import Trainer
 from rt_seg_ros.training.losses import class_weights
-from rt_seg_ros.training.recipe import Recipe, load_recipe
+from rt_seg_ros.training.recipe import Recipe
+from rt_seg_ros.training.recipe_files import load_recipe
 from rt_seg_ros.training.run_folder import read_about, read_metrics
 from rt_seg_ros.training.validation import SplitScore
 from rt_seg_ros.training.watcher import Watcher

@@ -19,7 +19,7 @@ from rt_seg_ros.cli import ablate, main, models, train
 from rt_seg_ros.files import remove_leftovers, write_aside
 from rt_seg_ros.training.checkpoint import LAST, read_checkpoint
 from rt_seg_ros.training.loop import Trainer
-from rt_seg_ros.training.recipe import load_recipe
+from rt_seg_ros.training.recipe_files import load_recipe
 from rt_seg_ros.training.signals import stop_on_signals
 from rt_seg_ros.training.watcher import Progress, Watcher
 

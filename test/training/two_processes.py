@@ -16,7 +16,8 @@ from rt_seg_ros.training.distributed import FailedElsewhere, World, join_world
 from rt_seg_ros.training.learner import Heads
 from rt_seg_ros.training.loop import Trainer
 from rt_seg_ros.training.losses import make_loss
-from rt_seg_ros.training.recipe import Recipe, load_recipe
+from rt_seg_ros.training.recipe import Recipe
+from rt_seg_ros.training.recipe_files import load_recipe
 from rt_seg_ros.training.start import make_networks
 
 
