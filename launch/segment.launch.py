@@ -174,6 +174,13 @@ def setup(context):
         additional_env=middleware(value("fastdds_profile")),
     )
     actions = [node]
+    pushed, own = (around.get("ros_namespace") or "").strip("/"), value("namespace")
+    if own and not own.startswith("/") and f"/{pushed}".endswith(f"/{own.strip('/')}"):
+        words = (
+            f"namespace:={own} within the namespace /{pushed}: the node is {full_name}. If '{own}' is an argument of "
+            "the launch file around this one, pass namespace:='' here"
+        )
+        actions.insert(0, LogInfo(msg=words))
     if params_file and not from_file:
         words = f"params_file:={params_file} has no parameters for {full_name}: its key must be the node's name, or /**"
         actions.insert(0, LogInfo(msg=words))

@@ -167,9 +167,11 @@ class ImageSubscription:
     def _on_incompatible_qos(self, number: int, event: Any) -> None:
         if number != self._number:
             return
+        self._on_publishers()
+        if number != self._number:  # subscribed anew, as that publisher offers
+            return
         policy = qos_policy_name_from_kind(event.last_policy_kind)
         self._log.warning(
             f"camera '{self._camera}': {self._topic.name}: a publisher's QoS ({policy}) does not match this "
             f"{qos.word(self.reliability)} subscription; nothing arrives from it"
         )
-        self._on_publishers()

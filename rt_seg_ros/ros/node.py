@@ -32,6 +32,7 @@ from rt_seg_ros.ros.camera import Camera, Serving
 from rt_seg_ros.ros.outputs import Drawing, Outputs
 from rt_seg_ros.ros.parameters import TABLE, Values
 from rt_seg_ros.ros.preparation import Preparation
+from rt_seg_ros.ros.watchdog import watchdog
 from rt_seg_ros.ros.worker import MOST_TOGETHER, Worker
 from rt_seg_ros.zoo import find_model
 
@@ -62,7 +63,7 @@ def _in_turn(
     def waiting(self: SegmentationNode, *args: _P.args, **kwargs: _P.kwargs) -> _R:
         this = threading.current_thread()
         try:
-            with self._turn, logs.working_for(self.get_logger()):
+            with watchdog.paused(), self._turn, logs.working_for(self.get_logger()):
                 former, self._at_turn = self._at_turn, this
                 try:
                     return method(self, *args, **kwargs)
@@ -291,6 +292,7 @@ class SegmentationNode(LifecycleNode):
         )
 
     def _create_cameras(self, layout: _Layout) -> None:
+        qos.check_overrides(self, [])  # their values, before rclpy meets them, which names no topic
         self._close_cameras()
         transport, cameras = layout
         for name, topic in cameras:

@@ -15,6 +15,7 @@ from rclpy.utilities import remove_ros_args
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.ros.graph import spin
 from rt_seg_ros.ros.installation import check_one_ros
+from rt_seg_ros.ros.watchdog import watchdog
 
 if TYPE_CHECKING:
     from rclpy.node import Node
@@ -62,8 +63,9 @@ def run(program: str, make_node: Callable[[], Node], args: Sequence[str] | None 
             print(f"{program}: {error}", file=sys.stderr)
             return 2
         executor.add_node(node)
-        spin(executor, node, _LOOK_UP)
+        spin(executor, node, _LOOK_UP, watchdog.look)
     finally:
+        watchdog.stop()
         if node is not None:
             node.destroy_node()
         if executor is not None:

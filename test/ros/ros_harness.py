@@ -356,6 +356,12 @@ class BreakableNode(NodeProcess):
         self.graph.wait(lambda: self.log().count(said) > before or self._ended(), f"'{said}' in the log")
 
 
+class StandingNode(NodeProcess):
+    """A node that is slow to configure, and stands still for good on SIGUSR1."""
+
+    program = (str(Path(__file__).with_name("standing_node.py")),)
+
+
 class HangingNode(NodeProcess):
     """The node, whose network never returns once SIGUSR1 has come."""
 

@@ -220,3 +220,25 @@ def test_qos_overrides_win_and_are_checked(start_node, graph, tmp_path):
         "the end of the remark on a camera that is gone",
     )
     assert node.stop() == 0
+
+
+def test_an_override_that_a_policy_does_not_have_is_told_with_its_topic(start_node, tmp_path):
+    file = tmp_path / "qos.yaml"
+    file.write_text(
+        "/**: {ros__parameters: {qos_overrides: {/odd/label/compressed: {publisher: {reliability: relable}}}}}"
+    )
+    node = start_node("odd", arguments=("--params-file", str(file)))
+    node.wait_log("label/compressed.publisher.reliability is 'relable'; expected reliable or best_effort")
+
+
+def test_a_publisher_that_is_subscribed_to_anew_is_not_warned_of(start_node, graph):
+    node = start_node("mended", camera_topics="['/back/image_raw']")
+    labels = graph.collect(Image, "/mended/label")
+    for reliability in (qos.RELIABLE, qos.BEST_EFFORT):
+        labels.clear()
+        camera = graph.camera("/back/image_raw", reliability=reliability)
+        graph.feed(camera, lambda: labels, "a label")
+        node.wait_log(f"subscribed to /back/image_raw, {qos.word(reliability)}")
+        camera.close()
+    assert "nothing arrives from it" not in node.log()
+    assert node.stop() == 0

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sensor_msgs.msg import Image
 
-from ros_harness import stamp_of
+from ros_harness import StandingNode, stamp_of
 from rt_seg_ros.pipeline import Segmenter, SegmenterConfig
 from rt_seg_ros.ros import qos
 from rt_seg_ros.zoo import list_models
@@ -21,6 +21,17 @@ from rt_seg_ros.zoo import list_models
 pytestmark = pytest.mark.ros
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_a_node_that_stands_still_ends_and_says_where_and_one_that_is_slow_does_not(graph):
+    node = StandingNode(graph, "standing")
+    try:
+        node.wait_state("active")  # though it takes twice its patience to configure
+        node.process.send_signal(signal.SIGUSR1)
+        assert node.process.wait(30) == 1
+        assert "Timeout (0:00:03)!" in node.log() and "standing_node.py" in node.log()
+    finally:
+        node.kill()
 
 
 def test_a_node_that_was_killed_and_started_again_serves_who_was_there_before(start_node, graph, monkeypatch):

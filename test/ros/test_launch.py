@@ -194,6 +194,18 @@ def test_what_is_around_it_counts(launched, tmp_path):
     assert "--clock" not in launched(around, bag=str(tmp_path), use_sim_time="false")["playback"]["cmd"]
 
 
+@pytest.mark.parametrize(
+    ("pushed", "own", "told"),
+    [("/robot1", "robot1", True), ("/fleet/robot1", "robot1", True), ("/robot1", "", False), ("/robot1", "arm", False),
+     ("/robot1", "/robot1", False)],
+)  # fmt: skip
+def test_a_namespace_that_is_there_twice_is_told(launched, launch_file, monkeypatch, pushed, own, told):
+    said = []
+    monkeypatch.setattr(launch_file, "LogInfo", lambda msg: said.append(msg))
+    launched({"ros_namespace": pushed}, namespace=own)
+    assert bool(said) == told and all("pass namespace:='' here" in one for one in said)
+
+
 def test_what_cannot_be_is_told_by_the_argument_s_name(launched, tmp_path):
     for arguments, said in (
         ({"camera_topics": "[/a, /b"}, r"camera_topics:=\[/a, /b: expected a YAML list"),
