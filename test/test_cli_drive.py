@@ -10,9 +10,10 @@ import pytest
 
 from rt_seg_ros.bags import open_bag
 from rt_seg_ros.cli import main
-from rt_seg_ros.data.drives import CAMERA_INFO_TOPIC, IMAGE_TOPIC, LABEL_TOPIC, START_SECONDS
+from rt_seg_ros.data.drives import CAMERA_INFO_TOPIC, IMAGE_TOPIC, LABEL_INFO_TOPIC, LABEL_TOPIC, START_SECONDS
 from rt_seg_ros.data.synth import SyntheticDrive
 from rt_seg_ros.evaluation.frames import open_frames
+from rt_seg_ros.evaluation.stored import told_classes
 from rt_seg_ros.labels import load_label_space
 
 
@@ -34,7 +35,9 @@ def test_a_rendered_drive(tmp_path: Path, capsys: pytest.CaptureFixture[str], st
     said = made(capsys, "synth", out, "--frames", 3, "--size", "60x80", "--seed", 9, "--rate", 5, "--storage", storage)
     assert "3 frames of 60x80" in said and f"rt-seg play {out}" in said
     bag = open_bag(out)
-    assert set(bag.topics) == {IMAGE_TOPIC, CAMERA_INFO_TOPIC, LABEL_TOPIC}
+    assert set(bag.topics) == {IMAGE_TOPIC, CAMERA_INFO_TOPIC, LABEL_TOPIC, LABEL_INFO_TOPIC}
+    assert bag.is_latched(LABEL_INFO_TOPIC) and bag.topics[LABEL_INFO_TOPIC].count == 1
+    assert told_classes(bag, LABEL_TOPIC) == load_label_space("camvid11").names
     drive = SyntheticDrive(9, 60, 80, rate=5)
     for i, (image, (stamp, frame_id, labels)) in enumerate(zip(bag.images(), bag.labels(), strict=True)):
         expected_image, expected_labels = drive.render(i)
@@ -122,6 +125,7 @@ def test_a_drive_of_classes_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFi
     assert "kind11 0.1 %" in said and "sky" not in said and "--weights FILE" in said
     ((_, _, labels),) = open_bag(tmp_path / "out").labels()
     assert labels[0, :3].tolist() == [3, 11, 0]
+    assert told_classes(open_bag(tmp_path / "out"), LABEL_TOPIC) == tuple(f"kind{i}" for i in range(12))
     made(capsys, "from-camvid", folder, tmp_path / "camvid")
     ((_, _, labels),) = open_bag(tmp_path / "camvid").labels()
     assert labels[0, :3].tolist() == [3, 255, 0]

@@ -84,7 +84,7 @@ class ResultTopics:
         """Write the names of the classes, the first time that this is called."""
         if not self._begun:
             self._begun = True
-            info = self._label_info(stamp_ns, frame_id)
+            info = label_info(self._writer, self._space, stamp_ns, frame_id, self._threshold)
             self._writer.write(f"{DEFAULT_NAMESPACE}/label_info", info, recorded_ns, latched=True)
 
     def _mask(self, mask: ClassMask) -> Any:
@@ -101,12 +101,13 @@ class ResultTopics:
             runs=mask.runs,
         )
 
-    def _label_info(self, stamp_ns: int, frame_id: str) -> Any:
-        writer = self._writer
-        names = [(entry.id, entry.name) for entry in self._space.classes]
-        classes = [
-            writer.message("vision_msgs/msg/VisionClass", class_id=number, class_name=name)
-            for number, name in [*names, (UNLABELLED, "unlabelled")]
-        ]
-        header = writer.header(stamp_ns, frame_id)
-        return writer.message(LABEL_INFO, header=header, class_map=classes, threshold=self._threshold)
+
+def label_info(writer: BagWriter, space: LabelSpace, stamp_ns: int, frame_id: str, threshold: float = 0.0) -> Any:
+    """Return the message that tells the names of the classes."""
+    names = [(entry.id, entry.name) for entry in space.classes]
+    classes = [
+        writer.message("vision_msgs/msg/VisionClass", class_id=number, class_name=name)
+        for number, name in [*names, (UNLABELLED, "unlabelled")]
+    ]
+    header = writer.header(stamp_ns, frame_id)
+    return writer.message(LABEL_INFO, header=header, class_map=classes, threshold=threshold)

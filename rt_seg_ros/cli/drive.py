@@ -13,6 +13,7 @@ from rt_seg_ros.data.drives import (
     CAMERA_INFO_TOPIC,
     DEFAULT_SPLIT,
     IMAGE_TOPIC,
+    LABEL_INFO_TOPIC,
     LABEL_TOPIC,
     Drive,
     write_camvid_drive,
@@ -23,10 +24,11 @@ from rt_seg_ros.zoo import DEFAULT_LABEL_SPACE
 
 SUMMARY = "make a drive to replay, with ground truth: rendered, or of CamVid frames"
 EPILOG = f"""\
-A drive is a rosbag2 (mcap) with three topics, which share their stamps:
+A drive is a rosbag2 (mcap) with these topics; the first three share their stamps:
   {IMAGE_TOPIC:<22} sensor_msgs/Image, bgr8
   {CAMERA_INFO_TOPIC:<22} sensor_msgs/CameraInfo
   {LABEL_TOPIC:<22} sensor_msgs/Image, mono8: the true class id of every pixel, 255 = unlabelled
+  {LABEL_INFO_TOPIC:<22} vision_msgs/LabelInfo, once, latched: the names of the ids
 
 examples:
   rt-seg drive synth town                                 20 seconds of a rendered street, 360x480

@@ -19,6 +19,7 @@ from rt_seg_ros.evaluation.frames import NO_TRUTH, Frames, open_frames
 from rt_seg_ros.evaluation.matching import DEFAULT_TOLERANCE, SPELLINGS
 from rt_seg_ros.evaluation.report import metrics
 from rt_seg_ros.files import write_json
+from rt_seg_ros.labels import LabelSpace, load_label_space
 from rt_seg_ros.pipeline import SegmenterConfig
 from rt_seg_ros.recordings import is_recording
 from rt_seg_ros.zoo import ModelCard, find_model, list_models
@@ -107,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
         need_ros("to evaluate live", "without --live the drive is segmented here")
     models = choose_models(args)
     space = next(iter(models.values()))[1].load_label_space()
-    _check_data(args)
+    _check_data(args, space)
     tolerance = DEFAULT_TOLERANCE if args.tolerance is None else args.tolerance
     frames = open_frames(args.data, space, args.split, args.topic, args.truth, tolerance)
     for option in ("live", "bag"):
@@ -127,6 +128,8 @@ def run(args: argparse.Namespace) -> int:
             "name them (--truth TOPIC)",
             file=sys.stderr,
         )
+    if frames.remark:
+        print(f"{frames.path}: {frames.remark}", file=sys.stderr)
 
     evaluations, written = evaluate_models(job)
     # Before anything is printed: who ceases to read has the file.
@@ -160,8 +163,8 @@ def _print(job: Job, evaluations: list[Evaluation], written: list[Path], figures
             print(f"recording: {path}")
 
 
-def _check_data(args: argparse.Namespace) -> None:
-    """Refuse a file that is no recording, and a tolerance that has nothing to do."""
+def _check_data(args: argparse.Namespace, space: LabelSpace) -> None:
+    """Refuse a file that is no recording, a tolerance that has nothing to do, and a data set of other classes."""
     path = args.data.expanduser()
     if path.is_file() and not is_recording(path):
         raise UserError(
@@ -172,6 +175,18 @@ def _check_data(args: argparse.Namespace) -> None:
         raise UserError(
             f"--tolerance is for recorded drives, whose truth is found by its stamps; {path} is a data set, where it "
             "is found by name: leave it out"
+        )
+    beside = path / "labels.yaml"
+    if args.label_space or is_recording(path) or not beside.is_file():
+        return
+    try:
+        told = load_label_space(beside)
+    except UserError:
+        return  # another program's, for all that is known
+    if [name.casefold() for name in told.names] != [name.casefold() for name in space.names]:
+        raise UserError(
+            f"{beside} has other classes ({told.name}) than the model ({space.name}): give --weights of those classes, "
+            "or say what the ids are with --label-space"
         )
 
 

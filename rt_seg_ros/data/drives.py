@@ -1,7 +1,7 @@
 """Making drives: recordings of a camera with exact labels, rendered, or of a data set's frames.
 
 A drive is a rosbag2 with the topics :data:`IMAGE_TOPIC` (bgr8), :data:`CAMERA_INFO_TOPIC` and :data:`LABEL_TOPIC`
-(mono8 class ids, 255 = unlabelled), equal stamps on all three.
+(mono8 class ids, 255 = unlabelled), equal stamps on all three; :data:`LABEL_INFO_TOPIC` names the classes once.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from rt_seg_ros.bags.results import label_info
 from rt_seg_ros.bags.writer import BagWriter, Storage
 from rt_seg_ros.data.datasets import dataset_splits, open_dataset
 from rt_seg_ros.data.synth import Intrinsics, SyntheticDrive
@@ -22,6 +23,8 @@ from rt_seg_ros.labels import LabelSpace, load_label_space
 IMAGE_TOPIC = "/camera/image_raw"
 CAMERA_INFO_TOPIC = "/camera/camera_info"
 LABEL_TOPIC = "/camera/label"
+#: Below the labels and not beside them, where it would mark them as a node's: see :mod:`rt_seg_ros.evaluation.frames`.
+LABEL_INFO_TOPIC = f"{LABEL_TOPIC}/info"
 FRAME_ID = "camera_optical_frame"
 DEFAULT_SPLIT = "val"
 
@@ -126,6 +129,8 @@ def _write(
         for index in watch(indices, doing, len(indices)) if watch else indices:
             image, labels = frame(index)
             stamp = START_SECONDS * 10**9 + round(index * 1e9 / rate)
+            if index == indices[0]:
+                writer.write(LABEL_INFO_TOPIC, label_info(writer, space, stamp, FRAME_ID), stamp, latched=True)
             writer.add_image(IMAGE_TOPIC, stamp, FRAME_ID, image)
             writer.add_camera_info(CAMERA_INFO_TOPIC, stamp, FRAME_ID, camera)
             writer.add_label(LABEL_TOPIC, stamp, FRAME_ID, labels)

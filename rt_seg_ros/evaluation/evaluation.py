@@ -119,6 +119,8 @@ class Evaluation:
         if truths:
             what = f"{truths} label image{'s' if truths > 1 else ''} of the truth cannot be used"
             self.problems.append(f"{what}; the first: {self.matching.first_rejected}")
+        if self.matching.none_near:
+            self.problems.append(self.matching.none_near)
         self.problems += problems
 
     @property

@@ -70,7 +70,8 @@ class Item:
         """Decode the truth, uint8 (H, W), 255 = void; None where there is none, or it cannot be used.
 
         :param size: of the frame; a drive's truth of another size is resized to it
-        :raises UserError: no label image, ids outside the label space, or a data set's of another size
+        :raises UserError: of a data set, where it cannot be used; of a drive, ids outside the label space before any
+            truth was accepted
         """
         return self._truth(size)
 
@@ -90,7 +91,8 @@ class Frames(ABC):
 
     ``name`` says what they are, ``path`` where; ``truth_name`` what truth is looked for, empty: none; ``matching`` how
     it came together with the frames in the last iteration; ``damage`` what is missing of a recording that was cut off;
-    ``results`` are topics of labels that were taken for a node's instead of truth, where there is no other.
+    ``results`` are topics of labels that were taken for a node's instead of truth, where there is no other; ``remark``
+    says what is assumed of truth that does not tell it.
     """
 
     name: str
@@ -100,6 +102,7 @@ class Frames(ABC):
     damage: str = ""
     truth_name: str = ""
     results: Collection[str] = ()
+    remark: str = ""
     matching: Matching
 
     def check(self) -> None:  # noqa: B027 - of a drive that takes as long as evaluating it
@@ -155,6 +158,8 @@ def open_frames(
     :raises UserError: nothing there, no known layout, no such split or topic, or an option of the other kind
     """
     root = Path(path).expanduser()
+    if not root.exists():
+        raise UserError(f"there is nothing at {root}")
     if is_recording(root):
         if split is not None:
             raise UserError(f"--split is for data sets; {root} is a recorded drive: leave it out")
@@ -224,8 +229,10 @@ class _Drive(Frames):
         every = np.arange(256, dtype=np.uint8)
         self._canonical = space.from_raw(every)
         self._strange = np.isin(every, ids_outside(every, space)).astype(np.uint8)
+        self._accepted = False  # over all iterations: what the first one took shows that the label space is right
         self._tolerance = tolerance_ns
         self._truths: TopicTruth | FolderTruth | None = None
+        self._told: tuple[str, ...] = ()
         with open_bag(path) as bag:
             self.damage = self._opening_damage = bag.damage
             self.topic = bag.image_topic(topic or None)
@@ -239,6 +246,8 @@ class _Drive(Frames):
             self._check_overlap(self._truths)
         elif self._truths is not None:
             self.truth_name = f"topic {self._truths.topic} ({self._truths.count} label images)"
+        if self._truths is not None and not self._told:
+            self.remark = f"truth is taken as ids of {space.name}: it names no classes"
 
     @property
     def total(self) -> int:
@@ -272,11 +281,11 @@ class _Drive(Frames):
 
     def _topic_truth(self, bag: BagReader, topic: str) -> TopicTruth:
         names = self._space.names
-        told = told_classes(bag, topic)
+        told = self._told = told_classes(bag, topic)
         # What comes after the classes may be void, as in the label space itself.
         if told and [name.casefold() for name in told[: len(names)]] != [name.casefold() for name in names]:
             raise UserError(
-                f"the label info beside {topic} of {bag.path} tells other classes ({in_short(told)}) than label space "
+                f"the label info of {topic} in {bag.path} tells other classes ({in_short(told)}) than label space "
                 f"'{self._space.name}' has ({in_short(names)}): give the truth's with --label-space"
             )
         return TopicTruth(bag.path, topic)
@@ -387,18 +396,34 @@ class _Drive(Frames):
         try:
             raw = truth.load()
         except ImageRejected as error:
-            self.matching.truth_rejected += 1
-            told = str(error) if truth.name in str(error) else f"{truth.name}: {error}"
-            self.matching.first_rejected = self.matching.first_rejected or told
-            return None
+            return self._rejected(str(error) if truth.name in str(error) else f"{truth.name}: {error}")
         if cv2.countNonZero(cv2.LUT(raw, self._strange)):
             ids = ", ".join(str(v) for v in ids_outside(raw, self._space)[:10])
-            raise UserError(f"{truth.name}: labels hold ids outside label space '{self._space.name}': {ids}")
+            problem = f"{truth.name}: labels hold ids outside label space '{self._space.name}': {ids}"
+            if not self._accepted:  # a wrong label space, in all likelihood: told at once
+                raise UserError(problem)
+            return self._rejected(problem)
+        if not _same_proportions(raw.shape, size):
+            own, wanted = (f"{width}x{height}" for height, width in (raw.shape, size))
+            return self._rejected(f"{truth.name}: {own} does not have the image's proportions ({wanted})")
+        self._accepted = True
         labels: Labels = cv2.LUT(raw, self._canonical)  # type: ignore[assignment]
         if labels.shape != size:
             self.matching.truth_resized += 1
             labels = resize_labels(labels, size)
         return labels
+
+    def _rejected(self, problem: str) -> Labels | None:
+        """Count truth that cannot be used, and return what stands for it: none."""
+        self.matching.truth_rejected += 1
+        self.matching.first_rejected = self.matching.first_rejected or problem
+        return None
+
+
+def _same_proportions(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    """Return whether, but for a pixel of the smaller one's sides, two sizes are one another's multiples."""
+    (height, width), (large_height, large_width) = sorted((one, other), key=lambda size: size[0] * size[1])
+    return abs(height * large_width - width * large_height) <= large_height + large_width
 
 
 def _is_a_result(bag: BagReader, topic: str) -> bool:

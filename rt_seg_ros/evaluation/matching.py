@@ -173,8 +173,8 @@ class Matching:
     """How truth and frames came together.
 
     ``frames_without_truth`` and ``truth_without_frame`` found no partner; ``truth_rejected`` label images could not
-    be read, the first of them, and why, is ``first_rejected``; ``truth_resized`` had another size than their frame;
-    ``largest_offset_ns`` lay between two partners.
+    be used, the first of them, and why, is ``first_rejected``; ``truth_resized`` had another size than their frame;
+    ``largest_offset_ns`` lay between two partners; ``none_near`` says so where all truth lies too far from all frames.
     """
 
     frames_without_truth: int = 0
@@ -183,6 +183,7 @@ class Matching:
     truth_resized: int = 0
     largest_offset_ns: int = 0
     first_rejected: str = ""
+    none_near: str = ""
 
 
 class Matcher:
@@ -202,6 +203,7 @@ class Matcher:
         self._matching = matching
         self._last = 0
         self._left = len(stamps)
+        self._least: int | None = None  # distance between any frame and any truth
 
     def pair(self, stamp_ns: int, next_stamp_ns: int | None) -> Truth | None:
         """Return the truth of a frame, or None.
@@ -229,6 +231,11 @@ class Matcher:
     def finish(self) -> None:
         """Count the truth that is left over."""
         self._matching.truth_without_frame += self._left
+        if self._least is not None and self._least > self._tolerance:
+            self._matching.none_near = (
+                f"none of the {self._left} label images lies within {self._tolerance / _NANO:.10g} s of an image (the "
+                f"nearest {self._least / _NANO:.10g} s): --tolerance, or another clock"
+            )
         self._left = 0
 
     def _nearest(self, stamp_ns: int) -> int | None:
@@ -237,7 +244,10 @@ class Matcher:
         around = [int(np.searchsorted(self._stamps, self._stamps[right - 1]))] if right else []
         around += [right] if right < len(self._stamps) else []
         distances = {first: abs(int(self._stamps[first]) - stamp_ns) for first in around}
-        least = min(distances.values(), default=self._tolerance + 1)
+        if not distances:
+            return None
+        least = min(distances.values())
+        self._least = least if self._least is None else min(self._least, least)
         if least > self._tolerance:
             return None
         for first in around:

@@ -467,7 +467,7 @@ def _accounts(evaluation: Evaluation) -> str:
         if matching.truth_resized:
             frames.append(("truth of another size, resized", f"{matching.truth_resized:,}"))
         if matching.truth_rejected:
-            frames.append(("truth that cannot be read", f"{matching.truth_rejected:,}"))
+            frames.append(("truth that cannot be used", f"{matching.truth_rejected:,}"))
         if matching.largest_offset_ns:
             frames.append(("farthest from its frame", f"{matching.largest_offset_ns / 1e6:.1f} ms"))
     process = "the node's process" if evaluation.mode == "live" else "this process, scoring and drawing included"

@@ -123,13 +123,13 @@ class StoredLabels:
 
 
 def told_classes(bag: BagReader, topic: str) -> tuple[str, ...]:
-    """Return the names of classes by id, as the label info beside a topic of label images has them last.
+    """Return the names of classes by id, as the label info below a topic of label images, or beside it, has them last.
 
     Empty where there is none; an id between others that has no name is called by its number.
     """
-    beside = f"{topic.removesuffix('/compressed').rpartition('/')[0]}/"
-    infos = [t for t, info in bag.topics.items() if info.type == LABEL_INFO and info.count]
-    infos = [t for t in infos if t.startswith(beside) and "/" not in t.removeprefix(beside)]
+    plain = topic.removesuffix("/compressed")
+    every = [t for t, info in bag.topics.items() if info.type == LABEL_INFO and info.count]
+    infos = [t for place in (plain, plain.rpartition("/")[0]) for t in every if t.rpartition("/")[0] == place]
     names: dict[int, str] = {}
     for _, _, message in bag.messages(infos[:1]) if infos else ():
         names = {c.class_id: c.class_name for c in message.class_map if c.class_id < UNLABELLED}

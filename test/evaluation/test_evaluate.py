@@ -15,6 +15,7 @@ from sklearn.metrics import accuracy_score, jaccard_score, recall_score
 from rt_seg_ros import zoo
 from rt_seg_ros.cli import main
 from rt_seg_ros.cli.evaluation_tables import _Grid
+from rt_seg_ros.labels import load_label_space
 from rt_seg_ros.pipeline import Segmenter, SegmenterConfig
 
 SIZES = [(96, 128), (80, 120), (96, 128)]
@@ -103,8 +104,9 @@ def test_what_cannot_be_scored(weights, frames, tmp_path, capsys, monkeypatch):
     for option in ("--live", "--bag=x.mcap"):
         assert main([*command, option]) == 2
         assert "needs a recorded drive" in capsys.readouterr().err
-    assert main(["evaluate", str(tmp_path / "none"), "--weights", str(weights)]) == 2
-    assert "does not exist" in capsys.readouterr().err
+    for name, options in (("none", []), ("none", ["--topic", "/image"]), ("none.mcap", ["--split", "val"])):
+        assert main(["evaluate", str(tmp_path / name), "--weights", str(weights), *options]) == 2
+        assert f"there is nothing at {tmp_path / name}\n" in capsys.readouterr().err
 
 
 def test_what_cannot_be_written_is_refused_before_anything_is_done(weights, frames, tmp_path, capsys, monkeypatch):
@@ -134,6 +136,23 @@ def as_pairs(folder: Path, frames: list[tuple[np.ndarray, np.ndarray]]) -> Path:
             (folder / name).mkdir(exist_ok=True, parents=True)
             cv2.imwrite(str(folder / name / f"{i}.png"), pixels)
     return folder
+
+
+def test_a_data_set_that_names_other_classes_is_refused(weights, frames, tmp_path, capsys):
+    data = as_pairs(tmp_path / "yard", frames[:1])
+    names = [f"kind{i}" for i in range(11)]
+
+    def evaluated(*options: str, name: str = "garden", names: list[str] = names) -> int:
+        classes = "".join(f"- {{name: {entry}, color: [{i}, 0, 0]}}\n" for i, entry in enumerate(names))
+        (data / "labels.yaml").write_text(f"name: {name}\nvoid_ids: [11]\nclasses:\n{classes}")
+        return main(["evaluate", str(data), "--weights", str(weights), "--backend", "torch", *options])
+
+    assert evaluated() == 2
+    assert f"{data / 'labels.yaml'} has other classes (garden) than the model (camvid11): " in capsys.readouterr().err
+    assert evaluated("--label-space", "camvid11") == 0
+    assert evaluated(names=[name.upper() for name in load_label_space("camvid11").names]) == 0
+    (data / "labels.yaml").write_text("nc: 3\n")  # another program's
+    assert main(["evaluate", str(data), "--weights", str(weights), "--backend", "torch"]) == 0
 
 
 def content(folder: Path) -> dict[str, bytes]:

@@ -144,8 +144,28 @@ def test_truth_at_another_rate_and_size(tmp_path, weights, street, write_drive, 
     assert truth["largest_offset_ms"] == 4.0
     out = capsys.readouterr().out
     assert "5 images without truth, 1 label images without an image" in out and "4.0 ms apart" in out
-    strict = evaluated(tmp_path, weights, large, "--truth", str(folder), "--tolerance", "0.003")
+    strict = evaluated(tmp_path, weights, large, "--truth", str(folder), "--tolerance", "0.003", status=1)
     assert strict["frames_scored"] == 0 and strict["miou"] is None
+    assert strict["problems"] == [
+        "none of the 4 label images lies within 0.003 s of an image (the nearest 0.004 s): --tolerance, or another "
+        "clock"
+    ]
+
+
+def test_truth_by_another_clock_is_told(tmp_path, weights, street, write_drive, capsys):
+    with BagWriter(tmp_path / "late.mcap") as bag:
+        for i, (image, labels) in enumerate(street[:3]):
+            bag.add_image(IMAGE, START + i * STEP, "camera", image)
+            bag.add_label(LABEL, START + i * STEP + 5_000_000_000, "camera", labels, START + i * STEP)
+    found = evaluated(tmp_path, weights, tmp_path / "late.mcap", status=1)
+    (problem,) = found["problems"]
+    assert problem == (
+        "none of the 3 label images lies within 0.01 s of an image (the nearest 4.8 s): --tolerance, or another clock"
+    )
+    assert problem in capsys.readouterr().err and found["frames"] == 3 and found["miou"] is None
+    one = write_drive(street[:3], "one.mcap", keep=lambda i: i == 2)
+    assert evaluated(tmp_path, weights, one)["problems"] == []  # a single partner will do
+    assert evaluated(tmp_path, weights, write_drive(street[:3], "none.mcap", labels=False))["problems"] == []
 
 
 def test_a_first_image_with_a_wrong_stamp_does_not_cost_a_folder_of_truth(tmp_path, weights, street):
@@ -174,7 +194,34 @@ def test_truth_of_other_classes_is_refused(tmp_path, weights, street, capsys):
     assert main(command("road", "car", "person")) == 2
     said = capsys.readouterr().err
     assert "tells other classes (road, car, person) than label space 'camvid11' has (sky, building," in said
+    capsys.readouterr()
     assert main(command(*(name.upper() for name in load_label_space("camvid11").names), "void")) == 0
+    assert "names no classes" not in capsys.readouterr().err
+
+
+def test_truth_that_names_no_classes_is_remarked(tmp_path, weights, street, write_drive, capsys):
+    folder = tmp_path / "truth"
+    folder.mkdir()
+    cv2.imwrite(str(folder / f"{START}.png"), street[0][1])
+    drive = write_drive(street[:1])
+    for arguments, times in (([], 1), (["--truth", str(folder)], 1), (["--truth", "none"], 0)):
+        evaluated(tmp_path, weights, drive, *arguments)
+        said = capsys.readouterr().err
+        assert said.count(f"{drive}: truth is taken as ids of camvid11: it names no classes\n") == times
+
+
+def test_a_drive_that_was_made_here_names_its_classes(tmp_path, weights, capsys):
+    drive, result = tmp_path / "town.mcap", tmp_path / "result.mcap"
+    assert main(["drive", "synth", str(drive), "--frames", "2", "--size", "96x128"]) == 0
+    capsys.readouterr()
+    found = evaluated(tmp_path, weights, drive, "--bag", str(result))
+    assert found["truth"]["source"] == f"topic {LABEL} (2 label images)" and found["frames_scored"] == 2
+    assert "names no classes" not in capsys.readouterr().err
+    command = ["--model", "cgnet", "--label-space", "cityscapes19", "--allow-random-weights"]
+    for path in (drive, result):
+        assert main(["evaluate", str(path), "--topic", IMAGE, *command]) == 2
+        said = capsys.readouterr().err
+        assert f"the label info of {LABEL} in {path} tells other classes (sky, building, pole, road, ...)" in said
 
 
 def test_truth_that_cannot_be_this_drives(tmp_path, weights, street, write_drive, capsys):
@@ -207,6 +254,42 @@ def test_ids_outside_the_label_space_are_told_with_the_frame(tmp_path, weights, 
     assert main(["evaluate", str(write_drive(wrong)), "--weights", str(weights), "--report", str(report)]) == 2
     assert "ids outside label space 'camvid11': 42" in capsys.readouterr().err
     assert not list(report.iterdir())
+
+
+def test_a_single_label_image_with_strange_ids_costs_its_own_frame(tmp_path, weights, street, write_drive):
+    pairs = [(image, np.full_like(labels, 42) if i in (2, 3) else labels) for i, (image, labels) in enumerate(street)]
+    report = tmp_path / "report"
+    found = evaluated(tmp_path, weights, write_drive(pairs), "--report", str(report), status=1)
+    assert (found["frames"], found["frames_scored"], found["truth"]["rejected"]) == (8, 6, 2)
+    (problem,) = found["problems"]
+    assert problem.startswith("2 label images of the truth cannot be used; the first: ")
+    assert problem.endswith("stamp 1700000000.200: labels hold ids outside label space 'camvid11': 42")
+    assert "truth that cannot be used" in (report / "report.html").read_text()
+
+
+@pytest.mark.parametrize("place", [0, 2])
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        (lambda labels: labels[:, :100], "100x96 does not have the image's proportions (128x96)"),
+        (lambda labels: labels.T, "96x128 does not have the image's proportions (128x96)"),
+        (lambda labels: np.kron(labels[:-4], np.ones((2, 2), np.uint8)), "256x184 does not have the image's"),
+    ],
+)
+def test_truth_of_other_proportions_is_not_stretched(tmp_path, weights, street, write_drive, other, told, place):
+    pairs = [(image, other(truth) if i == place else truth) for i, (image, truth) in enumerate(street[:4])]
+    pairs = [(image, np.ascontiguousarray(truth)) for image, truth in pairs]
+    found = evaluated(tmp_path, weights, write_drive(pairs), status=1)
+    assert (found["frames_scored"], found["truth"]["rejected"], found["truth"]["resized"]) == (3, 1, 0)
+    (problem,) = found["problems"]
+    assert "1 label image of the truth cannot be used; the first: " in problem and f"{told}" in problem
+
+
+@pytest.mark.parametrize("size", [(48, 64), (32, 43), (31, 42), (192, 256), (193, 256), (7, 9)])
+def test_truth_whose_size_was_rounded_is_resized(tmp_path, weights, street, write_drive, size):
+    pairs = [(image, cv2.resize(labels, size[::-1], interpolation=cv2.INTER_NEAREST)) for image, labels in street[:2]]
+    found = evaluated(tmp_path, weights, write_drive(pairs))
+    assert (found["frames_scored"], found["truth"]["rejected"], found["truth"]["resized"]) == (2, 0, 2)
 
 
 def test_mixed_sizes_encodings_and_images_that_cannot_be_used(tmp_path, weights, street):
