@@ -1,7 +1,8 @@
 """Label images: class ids out of coded images as they are stored, not as they are shown, and into PNG.
 
 Viewers show a palette's colours, and few bits as brightness; here its indices and their values are the ids. What has
-no such values, or hides them behind a table of colours, is refused.
+no such values, or hides them behind a table of colours, is refused. Of files those of 16 bits and of three equal
+channels are read as well, as some tools write ids so: nothing is lost.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ _PNG_PALETTE = 3  # kind of its pixels, as its header has it
 
 
 def read_label_image(path: Path) -> NDArray[np.uint8]:
-    """Read a file's class ids, uint8 (H, W), as :func:`label_pixels` does.
+    """Read a file's class ids, uint8 (H, W), as :func:`label_pixels` does; also 16 bits, and three equal channels.
 
     :raises ImageRejected: missing, damaged or of an unknown format
     :raises UserError: an image of another kind
     """
     try:
-        return label_pixels(path.read_bytes())
+        return _ids_of_file(_decoded(path.read_bytes()))
     except (OSError, ImageRejected):
         raise ImageRejected(
             "corrupt", f"{path} cannot be read as an image: it is missing, damaged or of another format"
@@ -47,6 +48,11 @@ def label_pixels(data: bytes) -> NDArray[np.uint8]:
     :raises ImageRejected: data that do not decode
     :raises UserError: an image of another kind
     """
+    return _bytes_of_one_channel(_decoded(data))
+
+
+def _decoded(data: bytes) -> NDArray[Any]:
+    """Decode an image whose values are those stored, of any shape and type."""
     if data[:2] == JPEG_MAGIC:
         raise UserError("JPEG changes values, which are class ids here: take PNG")
     if data[:2] == _BMP and _bmp_shows_other_values(data):
@@ -59,6 +65,27 @@ def label_pixels(data: bytes) -> NDArray[np.uint8]:
         labels = None
     if labels is None:
         raise ImageRejected("corrupt", f"{len(data)} bytes that do not decode")
+    return labels
+
+
+def _ids_of_file(labels: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return decoded labels as ids, uint8 (H, W), where nothing is lost by that."""
+    if labels.ndim == 3 and labels.shape[2] == 3:
+        first = labels[:, :, 0]
+        if (labels != first[:, :, None]).any():
+            raise UserError(
+                "it has colours; one grey channel, or a PNG's palette, is needed, whose values are class ids: "
+                "docs/training.md shows how to make ids of colours"
+            )
+        labels = np.ascontiguousarray(first)
+    if labels.dtype == np.uint16 and labels.size:
+        if (largest := int(labels.max())) > 255:
+            raise UserError(f"it has 16 bits and values up to {largest}; class ids are 0 to 255: renumber them")
+        labels = labels.astype(np.uint8)
+    return _bytes_of_one_channel(labels)
+
+
+def _bytes_of_one_channel(labels: NDArray[Any]) -> NDArray[np.uint8]:
     if labels.ndim != 2 or labels.dtype != np.uint8:
         raise UserError(
             f"it has shape {labels.shape} and type {labels.dtype}; "

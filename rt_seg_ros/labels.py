@@ -32,6 +32,7 @@ UNLABELLED = 255
 MAX_CLASSES = 255  # ids are bytes, and 255 says "unlabelled"
 _KEYS = ("name", "description", "void_ids", "classes")
 _CLASS_KEYS = ("id", "name", "color")
+_FROM_0 = "ids of classes start at 0: where 0 is void in your label images, renumber them as docs/training.md shows"
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,7 @@ def parse_label_space(document: Any, where: str, name: str = "") -> LabelSpace:
         classes.append(LabelClass(ids[i], entry["name"], (color[0], color[1], color[2])))
     void = document.get("void_ids", [])
     if not isinstance(void, list) or not all(isinstance(v, int) and len(classes) <= v <= 255 for v in void):
-        raise bad(f"void_ids is {void!r}; expected a list of ids from {len(classes)} to 255")
+        raise bad(f"void_ids is {void!r}; expected a list of ids from {len(classes)} to 255; {_FROM_0}")
     name = str(document.get("name", name))
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
         raise bad(f"its name is {name!r}; give it one (name: ...) of letters, digits, - and _: weights are named by it")
@@ -220,5 +221,5 @@ def _ids(entries: list[Any], bad: Callable[[str], UserError]) -> list[int]:
     if len(given) < len(entries):
         raise bad(f"{len(given)} of {len(entries)} classes have an id; give it to all, or to none")
     if any(type(i) is not int for i in given) or sorted(given) != list(range(len(entries))):
-        raise bad(f"the ids of its classes are {given}; expected 0 to {len(entries) - 1}, each once")
+        raise bad(f"the ids of its classes are {given}; expected 0 to {len(entries) - 1}, each once; {_FROM_0}")
     return given

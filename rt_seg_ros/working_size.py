@@ -31,7 +31,7 @@ def working_size(frame: Size, ratio: float = 0.0, learnt: Size | None = None, re
 
     :param frame: (height, width)
     :param ratio: working size over the frame's; 0: such that the network sees things about as large as it learnt them,
-        and none enlarged
+        and none enlarged, but where they were ``resized``
     :param learnt: (height, width) of the frames that it learnt from, where that is known
     :param resized: it learnt from frames of whatever size, brought to ``learnt``
     """

@@ -5,16 +5,24 @@ import re
 import shlex
 import shutil
 import subprocess
+import textwrap
 from pathlib import Path
+from typing import Any
 
 import cv2
+import numpy as np
 import pytest
 import yaml
 from doc_commands import DOCUMENTS, ROOT, Command, anchors, commands_in, documented, links, mentioned
 
 from rt_seg_ros.cli import COMMANDS, command_parser, main
 from rt_seg_ros.data.synth import SyntheticDrive
+from rt_seg_ros.errors import UserError
+from rt_seg_ros.images import Frame
+from rt_seg_ros.label_images import read_label_image
+from rt_seg_ros.labels import load_label_space
 from rt_seg_ros.networks.names import NETWORK_NAMES
+from rt_seg_ros.pipeline import Segmenter, SegmenterConfig
 from rt_seg_ros.training.ablation import find_tables
 from rt_seg_ros.training.recipe_files import load_recipe
 from rt_seg_ros.zoo import list_models
@@ -174,3 +182,43 @@ def test_the_cheap_ones_do_what_is_said(tmp_path, monkeypatch, capsys):
         if "result" in words:
             shutil.copytree("result", "result_a")
             shutil.copytree("result", "result_b")
+
+
+def snippet(document: str, word: str) -> str:
+    """Return the one block of Python in a document that has this word."""
+    text = (ROOT / document).read_text()
+    (found,) = (b for b in re.findall(r"^ *```python\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL) if word in b)
+    return textwrap.dedent(found)
+
+
+def test_networks_as_a_library_give_the_labels_of_segment(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    picture = SyntheticDrive(3, 96, 128).render(0)[0]
+    cv2.imwrite("photo.png", picture)
+    names: dict[str, Any] = {}
+    exec(snippet("models/README.md", "create_network"), names)
+    segmenter = Segmenter(SegmenterConfig(model="cgnet", downsampling_ratio=1.0))
+    assert np.count_nonzero(names["labels"] != segmenter.segment(Frame(picture)).labels) <= 2  # rounding, at a border
+
+
+def test_labels_with_void_as_0_are_renumbered_as_is_said(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("labels/train").mkdir(parents=True)
+    for name, kind in (("grey", np.uint8), ("deep", np.uint16)):
+        cv2.imwrite(f"labels/train/{name}.png", np.array([[0, 1], [11, 255]], kind))
+    exec(snippet("docs/training.md", "a == 0"), {})
+    for name in ("grey", "deep"):
+        assert read_label_image(Path(f"labels/train/{name}.png")).tolist() == [[255, 0], [10, 255]]
+
+
+def test_coloured_masks_become_ids_as_is_said(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / "config/labels/camvid11.yaml", "labels.yaml")
+    Path("labels/train").mkdir(parents=True)
+    ids = np.array([[*range(11), 255]], np.uint8)
+    colours = load_label_space("camvid11").palette[ids]  # of void black, which no class has
+    cv2.imwrite("labels/train/1.png", np.ascontiguousarray(colours[:, :, ::-1]))
+    with pytest.raises(UserError, match="it has colours"):
+        read_label_image(Path("labels/train/1.png"))
+    exec(snippet("docs/training.md", "c.color"), {})
+    assert np.array_equal(read_label_image(Path("labels/train/1.png")), ids)

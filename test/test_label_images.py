@@ -93,6 +93,35 @@ def test_a_tiff_is_a_label_image_where_it_is_seen_as_it_is_stored(tmp_path, orde
             read_label_image(path)
 
 
+@pytest.mark.parametrize("ending", [".png", ".tif"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_files_of_16_bits_and_of_three_equal_channels_are_ids_and_topics_are_not(tmp_path, ending, dtype, channels):
+    ids = RNG.integers(0, 11, (5, 13), np.uint8)
+    ids[0, 0] = 255
+    path = tmp_path / f"labels{ending}"
+    cv2.imwrite(str(path), ids.astype(dtype) if channels == 1 else np.repeat(ids.astype(dtype)[:, :, None], 3, 2))
+    read = read_label_image(path)
+    assert read.dtype == np.uint8 and np.array_equal(read, ids)
+    if (dtype, channels) != (np.uint8, 1):
+        with pytest.raises(UserError, match="one grey channel of up to 8 bits"):
+            label_pixels(path.read_bytes())
+
+
+def test_files_whose_values_are_no_ids_are_refused_by_what_they_have(tmp_path):
+    path = tmp_path / "labels.png"
+    refused = {
+        "labels.png is no label image: it has 16 bits and values up to 256": np.full((5, 6), 256, np.uint16),
+        r"labels.png is no label image: it has colours; .*docs/training\.md": RNG.integers(0, 9, (5, 6, 3), np.uint8),
+        "one grey channel": np.zeros((5, 6, 4), np.uint8),
+    }
+    for said, pixels in refused.items():
+        cv2.imwrite(str(path), pixels)
+        with pytest.raises(UserError, match=said) as raised:
+            read_label_image(path)
+        assert "\n" not in str(raised.value)
+
+
 def test_a_bmp_of_opencv_is_a_label_image_and_one_of_colours_is_none():
     ids = RNG.integers(0, 11, (5, 13), np.uint8)
     assert np.array_equal(label_pixels(cv2.imencode(".bmp", ids)[1].tobytes()), ids)

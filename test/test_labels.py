@@ -56,6 +56,15 @@ def test_a_file_that_breaks_the_format_is_refused_by_what_is_wrong(tmp_path, doc
         load_label_space(path)
 
 
+@pytest.mark.parametrize("given", [{"void_ids": [0]}, {"ids": (1, 2)}])
+def test_who_has_void_as_0_is_told_to_renumber(given):
+    first, second = given.pop("ids", (0, 1))
+    classes = [{"id": first, "name": "a", "color": [0, 0, 0]}, {"id": second, "name": "b", "color": [1, 1, 1]}]
+    with pytest.raises(UserError, match=r"ids of classes start at 0: .*renumber them as docs/training\.md") as raised:
+        parse_label_space({"name": "mine", "classes": classes, **given}, "mine.yaml")
+    assert "\n" not in str(raised.value)
+
+
 def test_unknown_names_are_refused_with_a_hint():
     assert "camvid11" in list_label_spaces()
     with pytest.raises(UserError, match="did you mean 'camvid11'"):

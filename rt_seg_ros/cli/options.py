@@ -80,7 +80,8 @@ def add_model_options(parser: argparse.ArgumentParser, several_models: bool = Fa
         default=default.downsampling_ratio,
         metavar="G",
         help="let the network work at this fraction of the image's size, up to 1; 0: at which it sees things about as "
-        "large as it learnt them, and never enlarged (default: %(default)s)",
+        "large as it learnt them, and never enlarged; with weights trained with data.size that size, always "
+        "(default: %(default)s)",
     )
     group.add_argument(
         "--size",

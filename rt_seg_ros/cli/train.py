@@ -64,7 +64,7 @@ a terminal that closes counts as Ctrl-C; where only what is printed finds no rea
 to score what came out: rt-seg evaluate
 """
 _USAGE = """rt-seg train RECIPE [KEY=VALUE ...] [--data DIR] [--out DIR] [--weights NAME|FILE [--partial]]
-       rt-seg train --resume RUN [KEY=VALUE ...] [--export-weights FILE]
+       rt-seg train --resume RUN [KEY=VALUE ...] [--data DIR] [--export-weights FILE]
        rt-seg train --list"""
 _LINE_SECONDS = 30.0
 
@@ -181,7 +181,23 @@ def _continue(run_path: Path, data: Path | None, overrides: list[str], export: P
         override_document(document, override)
     resolve_label_space(document, Path.cwd())
     recipe = parse_recipe(document, f"recipe of {run_path}")
-    return _train(recipe, data or remembered_data(folder), folder, checkpoint, export)
+    if data is None:
+        data = remembered_data(folder)
+        _check_in_its_place(recipe, data)
+    return _train(recipe, data, folder, checkpoint, export)
+
+
+def _check_in_its_place(recipe: Recipe, data: Path | None) -> None:
+    """Refuse to continue where the data set was moved since: only the user knows where to.
+
+    :raises UserError: naming the folder that is gone
+    """
+    for section in (*recipe.data.train, *recipe.data.val) if data is not None else ():
+        # One of a full path is not under --data, and what is rendered has none.
+        if data is None or section.path is None or Path(section.path).expanduser().is_absolute():
+            continue
+        if not (data / Path(section.path).expanduser()).exists():
+            raise UserError(f"data set folder {data / section.path} does not exist: give its new place by --data")
 
 
 def _train(recipe: Recipe, data: Path | None, out: Path, checkpoint: dict[str, Any] | None, export: Path | None) -> int:

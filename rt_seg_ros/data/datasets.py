@@ -5,7 +5,8 @@ Known layouts, found by looking:
 * **CamVid** (SegNet's copy): ``<split>/x.png`` with ``<split>annot/x.png``, ids as grey values.
 * **Cityscapes**: ``leftImg8bit/<split>/<city>/x_leftImg8bit.png`` with
   ``gtFine/<split>/<city>/x_gtFine_labelTrainIds.png``, or ``..._labelIds.png``, which are mapped.
-* **Pairs**: ``images/`` with ``labels/``, each with a folder per split or without, names equal up to the ending.
+* **Pairs**: ``images/`` with ``labels/``, each with a folder per split or without, names equal up to the ending. A
+  split may have subfolders: then the paths from the split's folder are equal.
 
 A picture is uint8 (height, width, 3) in BGR; its labels are uint8 (height, width), 255 where there is no label.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -275,21 +276,35 @@ def _known_split(root: Path, split: str | None, there: list[str]) -> str:
     return split
 
 
-def _files(folder: Path, endings: tuple[str, ...]) -> dict[str, Path]:
-    found: dict[str, Path] = {}
+def _with_ending(folder: Path, endings: tuple[str, ...], deep: bool) -> Iterator[Path]:
+    """Yield a folder's files that end so; ``deep``: its subfolders' as well, links to folders among them."""
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in endings and not _is_hidden(path):
-            stem = unicodedata.normalize("NFC", path.stem)  # macOS writes an umlaut as two characters, others as one
-            if stem in found:
-                raise UserError(f"{found[stem]} and {path} have one name: keep one of them")
-            found[stem] = path
+        if _is_hidden(path):
+            continue
+        if path.suffix.lower() in endings:
+            yield path
+        elif deep and path.is_dir() and not folder.resolve().is_relative_to(path.resolve()):  # a link back would loop
+            yield from _with_ending(path, endings, deep)
+
+
+def _files(folder: Path, endings: tuple[str, ...], deep: bool) -> dict[str, Path]:
+    """Return files by their paths from the folder without ending."""
+    found: dict[str, Path] = {}
+    for path in _with_ending(folder, endings, deep):
+        key = path.relative_to(folder).with_suffix("").as_posix()
+        key = unicodedata.normalize("NFC", key)  # macOS writes an umlaut as two characters, others as one
+        if key in found:
+            raise UserError(f"{found[key]} and {path} have one name: keep one of them")
+        found[key] = path
     return found
 
 
-def _matched(root: Path, split: str, image_folder: Path, label_folder: Path, space: LabelSpace) -> Dataset:
-    images, labels = _files(image_folder, IMAGE_ENDINGS), _files(label_folder, LABEL_ENDINGS)
+def _matched(
+    root: Path, split: str, image_folder: Path, label_folder: Path, space: LabelSpace, deep: bool = False
+) -> Dataset:
+    images, labels = _files(image_folder, IMAGE_ENDINGS, deep), _files(label_folder, LABEL_ENDINGS, deep)
     problems = [f"{images[stem]} has no labels in {label_folder}" for stem in images if stem not in labels]
-    if problems and any(path.suffix.lower() in (".jpg", ".jpeg") for path in label_folder.iterdir()):
+    if problems and any(_with_ending(label_folder, (".jpg", ".jpeg"), deep)):
         problems.insert(0, f"{label_folder} has JPEG files, which do not keep class ids: take PNG")
     problems += [f"{labels[stem]} has no picture in {image_folder}" for stem in labels if stem not in images]
     if problems:
@@ -308,9 +323,9 @@ def _pair_folder(root: Path, split: str | None, space: LabelSpace) -> Dataset:
     if not splits:
         if split is not None:
             raise UserError(f"data set {root} has no splits (images/ and labels/ hold files): leave the split out")
-        return _matched(root, "", images, labels, space)
+        return _matched(root, "", images, labels, space)  # subfolders of both would be splits
     split = _known_split(root, split, splits)
-    return _matched(root, split, images / split, labels / split, space)
+    return _matched(root, split, images / split, labels / split, space, deep=True)
 
 
 def _cityscapes(root: Path, split: str, space: LabelSpace) -> Dataset:

@@ -51,7 +51,7 @@ class SegmentationNetwork(nn.Module):
         return self.maps(x)[0]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Class scores for every pixel: :meth:`logits`, resized bilinearly.
+        """Class scores for every pixel, of the main head alone, whatever the mode: :meth:`logits`, resized bilinearly.
 
         :param x: (N, 3, H, W) float, normalised RGB
         :return: (N, num_classes, H, W)
@@ -59,7 +59,10 @@ class SegmentationNetwork(nn.Module):
         return resize(self.logits(x), x.shape[-2:])
 
     def forward_train(self, x: Tensor) -> list[Tensor]:
-        """Class scores for every pixel, of the main head and of each auxiliary head there is.
+        """Class scores for every pixel, of the main head and of each auxiliary head there is, whatever the mode.
+
+        There are auxiliary heads where the network was built with ``aux=True`` and its architecture has any; else the
+        list has the main head's scores alone.
 
         :param x: (N, 3, H, W) float, normalised RGB
         :return: main, auxiliary 1, ... each (N, num_classes, H, W)

@@ -20,7 +20,8 @@ def create_network(name: str, num_classes: int = 19, **options: Any) -> Segmenta
     :param name: one of :func:`rt_seg_ros.networks.list_networks`
     :param num_classes: output channels, 1 to 255
     :param options: the network's own options over those of its row in the table; ``aux=True`` adds
-        the heads that only training uses
+        the heads that only training uses (``forward`` gives the main head alone, ``forward_train`` all), and is
+        accepted by networks without such heads as well
     :raises UserError: unknown name or option, or a value that the network does not have
     """
     info = network_info(name)

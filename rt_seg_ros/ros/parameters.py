@@ -164,7 +164,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "downsampling_ratio", "float", _CONFIG.downsampling_ratio, "prepared",
         "Working size over image size, where input_height and input_width are 0; 0: such that the network sees things "
-        "about as large as it learnt them, and never enlarged.",
+        "about as large as it learnt them, and never enlarged; with weights trained with data.size that size, always.",
         limits=(0.0, 1.0),
     ),
     Parameter(

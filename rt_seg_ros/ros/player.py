@@ -21,6 +21,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from rclpy.duration import Duration
+from rclpy.exceptions import InvalidTopicNameException
 
 from rt_seg_ros.bags.cdr import restamped, stamp_of
 from rt_seg_ros.bags.reader import BagReader
@@ -105,7 +106,11 @@ class Player:
             return
         durability = qos.TRANSIENT_LOCAL if self._bag.is_latched(topic) else qos.VOLATILE
         profile = qos.keep_last(_DEPTH, durability=durability)
-        self._publishers[topic] = self._node.create_publisher(message_type, topic, profile)
+        try:
+            self._publishers[topic] = self._node.create_publisher(message_type, topic, profile)
+        except InvalidTopicNameException as error:  # other writers of recordings allow it
+            self.left_out[topic] = f"ROS 2 does not allow its name: {str(error).splitlines()[0].rstrip(':')}"
+            return
         if begins_with_header(message_type):
             self._stamped.add(topic)
 

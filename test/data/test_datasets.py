@@ -84,6 +84,34 @@ def test_pairs(tmp_path, splits):
             open_dataset(tmp_path, "train")
 
 
+def test_pairs_in_subfolders_match_by_their_paths(tmp_path):
+    images, labelled = (tmp_path / kind / "train" for kind in ("images", "labels"))
+    for i, name in enumerate(("b/1", "a/deep/1", "1")):
+        write(images / f"{name}.jpg", picture(i))
+        write(labelled / f"{name}.png", labels(i))
+    for folder in (images, labelled):
+        (folder / "a" / "back").symlink_to(folder)  # no end, if it were followed
+        (folder / ".thumbnails").mkdir()
+        (folder / ".thumbnails" / "x.png").touch()
+    data = open_dataset(tmp_path, "train")
+    check_dataset(data)
+    assert [Path(name).relative_to(images).as_posix() for name, _ in map(data.file_names, range(len(data)))] == [
+        "1.jpg", "a/deep/1.jpg", "b/1.jpg",
+    ]  # fmt: skip
+    assert [int(data[i][1][0, 0]) for i in range(len(data))] == [2, 1, 0]
+    (labelled / "b/1.png").rename(labelled / "b/1.jpg")
+    with pytest.raises(UserError, match=r"(?s)has JPEG files.*b/1\.jpg has no labels"):
+        open_dataset(tmp_path, "train")
+
+
+def test_subfolders_that_are_links_are_read(tmp_path):
+    for kind, pixels in (("images", picture(7)), ("labels", labels(3))):
+        write(tmp_path / "drive" / kind / "1.png", pixels)
+        (tmp_path / "set" / kind / "train").mkdir(parents=True)
+        (tmp_path / "set" / kind / "train" / "first").symlink_to(tmp_path / "drive" / kind)
+    assert open_dataset(tmp_path / "set", "train")[0][1][0, 0] == 3
+
+
 @pytest.mark.parametrize(("kind", "ids"), [("labelTrainIds", (0, 18, 255)), ("labelIds", (7, 33, 0))])
 def test_cityscapes_layout(tmp_path, kind, ids):
     write(tmp_path / "leftImg8bit/val/town/town_1_leftImg8bit.png", picture(7))

@@ -159,7 +159,7 @@ def test_folders_that_hold_no_truth(tmp_path):
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((4, 5), np.uint8))
     with pytest.raises(UserError, match=r"no file is named by a stamp \(a.png, ...\).*1700000000123456789"):
         FolderTruth(tmp_path)
-    cv2.imwrite(str(tmp_path / "7.png"), np.zeros((4, 5, 3), np.uint8))
+    cv2.imwrite(str(tmp_path / "7.png"), np.full((4, 5, 3), (1, 2, 3), np.uint8))
     colours = FolderTruth(tmp_path).reader()
     with pytest.raises(UserError, match="one grey channel"):
         colours(0).load()

@@ -134,6 +134,15 @@ def test_a_type_that_is_not_installed_is_left_out(graph, tmp_path):
                 Player(graph.node, bag, ["/label_info"])
 
 
+def test_a_name_that_ros_does_not_allow_is_left_out(graph_domain, tmp_path):
+    with BagWriter(tmp_path / "bag") as bag:
+        for topic in ("/lidar/2d-scan", "/text"):
+            bag.write(topic, bag.message("std_msgs/msg/String", data="hello"), START)
+    output, _ = (process := play(tmp_path / "bag", "--wait", "0.2")).communicate(timeout=30)
+    assert process.returncode == 0 and "Traceback" not in output and "/text: 1 messages" in output, output
+    assert "not published: /lidar/2d-scan (ROS 2 does not allow its name: Invalid topic name: " in output, output
+
+
 def test_stop_ends_a_wait(graph, drive):
     stop = threading.Event()
     with open_bag(drive) as bag:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -163,6 +164,22 @@ def test_errors_come_before_any_step(data, recipe, tmp_path, capsys):
     assert (tmp_path / "mine" / "recipe.yaml").read_text().startswith("# mine")
     write_checkpoint(tmp_path / "best.pt", {"step": 1, "weights": {}, "recipe": "{}"})
     assert "holds the best weights alone" in refused("--resume", str(tmp_path / "best.pt"))
+
+
+def test_a_run_whose_data_were_moved_goes_on_with_their_new_place(data, recipe, tmp_path, capsys):
+    moved, run = tmp_path / "moved", str(tmp_path / "run")
+    shutil.copytree(data, tmp_path / "here")
+    words = ["--data", str(tmp_path / "here"), "--out", run, "schedule.max_steps=1"]
+    assert main(["train", str(recipe), *words, NO_DRIVES]) == 0
+    (tmp_path / "here").rename(moved)
+    go_on = ["train", "--resume", run, "schedule.max_steps=2"]
+    capsys.readouterr()
+    assert main(go_on) == 2
+    said = capsys.readouterr().err.strip()
+    assert said.endswith(f"data set folder {tmp_path / 'here'} does not exist: give its new place by --data")
+    assert "\n" not in said
+    assert main([*go_on, "--data", str(moved)]) == 0
+    assert main(go_on) == 0  # the new place is kept
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate"])
