@@ -192,12 +192,12 @@ def _check_in_its_place(recipe: Recipe, data: Path | None) -> None:
 
     :raises UserError: naming the folder that is gone
     """
-    for section in (*recipe.data.train, *recipe.data.val) if data is not None else ():
-        # One of a full path is not under --data, and what is rendered has none.
-        if data is None or section.path is None or Path(section.path).expanduser().is_absolute():
-            continue
-        if not (data / Path(section.path).expanduser()).exists():
-            raise UserError(f"data set folder {data / section.path} does not exist: give its new place by --data")
+    if data is None:
+        return
+    paths = [Path(s.path).expanduser() for s in (*recipe.data.train, *recipe.data.val) if s.path is not None]
+    for path in paths:
+        if not path.is_absolute() and not (data / path).exists():  # of full paths --data decides nothing
+            raise UserError(f"data set folder {data / path} does not exist: give its new place by --data")
 
 
 def _train(recipe: Recipe, data: Path | None, out: Path, checkpoint: dict[str, Any] | None, export: Path | None) -> int:

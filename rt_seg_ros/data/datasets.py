@@ -46,10 +46,11 @@ _CITYSCAPES_TRAIN_IDS = {
 
 @dataclass(frozen=True)
 class Pair:
-    """One picture and the file of its labels."""
+    """One picture and the file of its labels; ``name``: the picture's path within its split, without ending."""
 
     image: Path
     label: Path
+    name: str
 
 
 class Dataset:
@@ -312,7 +313,11 @@ def _matched(
     if not images:
         raise UserError(f"{image_folder} holds no pictures ({', '.join(IMAGE_ENDINGS)})")
     name = f"{folder_name(root)}/{split}" if split else folder_name(root)
-    return Dataset(name, space, [Pair(images[stem], labels[stem]) for stem in images])
+    pairs = [
+        Pair(image, labels[stem], image.relative_to(image_folder).with_suffix("").as_posix())
+        for stem, image in images.items()
+    ]
+    return Dataset(name, space, pairs)
 
 
 def _pair_folder(root: Path, split: str | None, space: LabelSpace) -> Dataset:
@@ -340,10 +345,10 @@ def _cityscapes(root: Path, split: str, space: LabelSpace) -> Dataset:
         stem = label_root / image.parent.name / image.name.replace("_leftImg8bit.png", "_gtFine")
         train_ids, label_ids = Path(f"{stem}_labelTrainIds.png"), Path(f"{stem}_labelIds.png")
         if train_ids.is_file() and not mapped:
-            pairs.append(Pair(image, train_ids))
+            pairs.append(Pair(image, train_ids, image.stem))
         elif label_ids.is_file() and (mapped or not pairs):
             mapped = True
-            pairs.append(Pair(image, label_ids))
+            pairs.append(Pair(image, label_ids, image.stem))
         else:
             problems.append(f"{image} has no {label_ids if mapped else train_ids}")
     if problems:

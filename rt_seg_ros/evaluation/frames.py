@@ -198,10 +198,9 @@ class _DatasetFrames(Frames):
         return (self._item(i) for i in sorted(indices))
 
     def _item(self, i: int) -> Item:
-        image = Path(self._dataset.file_names(i)[0])
         return Item(
             index=i,
-            name=image.stem,
+            name=self._dataset.pairs[i].name,
             stamp_ns=0,
             recorded_ns=0,
             frame_id="",

@@ -76,7 +76,7 @@ class LabelFolder:
     @staticmethod
     def wrote(path: Path) -> bool:
         """Return whether everything in a folder was written by this class."""
-        return path.is_dir() and all(is_marked(file, _MARK) for file in path.iterdir())
+        return path.is_dir() and all(is_marked(file, _MARK) for file in path.rglob("*") if not file.is_dir())
 
     def __enter__(self) -> LabelFolder:
         if self.path.exists() and not self.wrote(self.path):
@@ -104,7 +104,9 @@ class LabelFolder:
         """
         del stamp_ns, recorded_ns, frame_id
         try:
-            (self._made / f"{name}.png").write_bytes(marked(label_png(labels).tobytes(), _MARK))
+            path = self._made / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)  # pictures of a data set may lie in subfolders
+            path.write_bytes(marked(label_png(labels).tobytes(), _MARK))
         except OSError as error:
             raise UserError(f"{self.path} cannot be written: {error.strerror}") from error
 

@@ -278,3 +278,16 @@ def test_a_drive_of_camvid_frames_scores_what_the_data_set_does(camvid, tmp_path
     assert figures["drive"]["frames_scored"] == 9
     for score in ("miou", "pixel_accuracy", "class_accuracy", "boundary_f", "confusion", "classes"):
         assert figures["drive"][score] == figures["few"][score], score
+
+
+def test_labels_of_pictures_in_subfolders_do_not_replace_one_another(weights, frames, tmp_path):
+    for i, (image, labels) in enumerate(frames):
+        for kind, pixels in (("images", image), ("labels", labels)):
+            (tmp_path / "set" / kind / "val" / f"drive{i}").mkdir(parents=True)
+            cv2.imwrite(str(tmp_path / "set" / kind / "val" / f"drive{i}" / "1.png"), pixels)
+    report = tmp_path / "report"
+    command = ["evaluate", str(tmp_path / "set"), "--weights", str(weights), "--backend", "torch", "--no-video"]
+    for _ in range(2):  # the second replaces the first
+        assert main([*command, "--report", str(report)]) == 0
+        found = sorted(path.relative_to(report).as_posix() for path in report.rglob("1.png"))
+        assert [name.split("/")[-2] for name in found] == ["drive0", "drive1", "drive2"]
