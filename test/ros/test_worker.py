@@ -65,7 +65,7 @@ def serve(segmenter, messages, batches, monkeypatch):
         return run(frames, *others)
 
     monkeypatch.setattr(segmenter.backend, "run", counted)
-    monkeypatch.setattr(segmenter.backend, "batches", batches)
+    monkeypatch.setattr(segmenter.backend, "faster_in_batches", batches)
     for camera, message in zip(cameras, messages, strict=True):
         camera.mailbox.put(message)
     worker = Worker(cameras, condition, lambda: Serving(segmenter))
