@@ -127,8 +127,9 @@ class TorchCudaBackend(Backend):
 
     def is_ready(self, working: Size) -> bool:
         """See :meth:`Backend.is_ready`: there is a graph of the size, or nothing is tried out for it any more."""
-        tried = {call.working for call in tuple(self._programs)}
-        return len(tried) >= _SEARCHED or self._graphs.given_up or self._graphs.has((working[0], working[1]))
+        if self._graphs.has((working[0], working[1])) or self._graphs.given_up:
+            return True
+        return len({call.working for call in tuple(self._programs)}) >= _SEARCHED
 
     def _make_ready(self, call: Call) -> bool:
         """Do what takes seconds when a kind of call is new, while other threads' calls go their way.
