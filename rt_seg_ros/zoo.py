@@ -105,18 +105,23 @@ class CardScore:
     of_start: bool = False
     per_class_iou: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def on_validation_split(self) -> bool:
+        """Whether the data are a data set's validation split, and not a drive, say."""
+        return self.data.endswith("val")
+
 
 def card_score(card: ModelCard) -> CardScore | None:
     """Return the score on a validation split, else the first there is; None where nothing was measured.
 
     Weights that went on with the validation split as well have none of their own: theirs is that of the weights
-    they went on from.
+    they went on from, where these were of the whole network; what began with parts of another one was never measured.
     """
     before: Any = card.details.get("start")
     found = _scores_in(card.scores, False)
-    if isinstance(before, Mapping):
+    if isinstance(before, Mapping) and not before.get("begun_anew"):
         found += _scores_in(before.get("scores"), True)
-    on_split = [score for score in found if score.data.endswith("val")]
+    on_split = [score for score in found if score.on_validation_split]
     return next(iter([*on_split, *found]), None)
 
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+import yaml
 
 from rt_seg_ros import zoo
 from rt_seg_ros.cli import main
@@ -80,6 +81,19 @@ def test_weights_are_shown_with_size_score_and_licence(capsys, shelf):
     table = listed(capsys)
     assert "51.2 %" in table and "MB" in table and "CC BY-NC 4.0" in table and "none yet" in table
     assert "CamVid val, 480x360" in table
+
+
+def test_a_score_that_is_not_on_val_does_not_stand_under_val(capsys, shelf):
+    card = shelf / "cgnet_camvid11.yaml"
+    document = yaml.safe_load(card.read_text())
+    document["scores"] = {f"rendered drive {seed}": {"miou": miou} for seed, miou in ((1, 72.0), (2, 76.1), (3, 73.5))}
+    card.write_text(yaml.safe_dump(document))
+    entry = next(e for e in json.loads(listed(capsys, "--json")) if e["model"] == "cgnet_camvid11")
+    assert (entry["score"], entry["score_on"]) == (72.0, "rendered drive 1")
+    assert not entry["score_on_validation_split"]
+    header, _, line, *_ = listed(capsys, "cgnet*").splitlines()
+    assert line[header.index("weights") :].split()[2:7] == ["-", "72.0", "to", "76.1", "%"]
+    assert "| - | 72.0 to 76.1 % |" in listed(capsys, "cgnet*", "--markdown")
 
 
 def test_a_card_without_its_file_counts_as_none(capsys, shelf):

@@ -220,3 +220,15 @@ def test_cards_are_plain_yaml_and_the_header_plain_json(saved):
     raw = path.read_bytes()
     header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
     assert {tensor["dtype"] for key, tensor in header.items() if key != "__metadata__"} == {"F16"}
+
+
+def test_a_headline_is_never_that_of_another_network(saved):
+    card = replace(saved[2], scores={"rendered drive 7": {"miou": 61.0}})
+    whole = {"start": {"scores": {"camvid val": {"miou": 70.0}}}}
+    found = zoo.card_score(replace(card, details=whole))
+    assert (found.miou, found.data, found.of_start, found.on_validation_split) == (70.0, "camvid val", True, True)
+    # What went on from parts of another network was not measured before val's frames came in.
+    whole["start"]["begun_anew"] = ["stages.0.1.pointwise.conv"]
+    found = zoo.card_score(replace(card, details=whole))
+    assert (found.miou, found.data) == (61.0, "rendered drive 7")
+    assert not found.of_start and not found.on_validation_split

@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -276,12 +277,26 @@ def check_picture(path: Path, plan: Plan) -> None:
 
 
 def undrawn(result: Result) -> list[str]:
-    """Say what is not in the picture for want of a score, and why."""
+    """Say what is not in the picture for want of a score, or of one that compares with the others, and why."""
     reasons: dict[str, list[str]] = {}
-    for row in result.rows:
-        if not row.error and row.miou is None and row.case.mode != "network":
+    on = _scored_on(result)
+    for row in _of_frames(result):
+        if row.miou is None:
             reasons.setdefault(row.unscored, []).append(row.case.model)
+        elif row.miou_on != on:
+            reasons.setdefault(f"the score in its card is on {row.miou_on}, not {on}", []).append(row.case.model)
     return [f"not in the picture: {said}" for said in _by_reason(reasons)]
+
+
+def _of_frames(result: Result) -> list[Row]:
+    """Return the rows that a picture could show: measured, and of all that a frame takes."""
+    return [row for row in result.rows if not row.error and row.case.mode != "network"]
+
+
+def _scored_on(result: Result) -> str:
+    """Return the data that most models' scores are of: scores on other data do not compare."""
+    models = {row.case.model: row.miou_on for row in _of_frames(result) if row.miou is not None}
+    return Counter(models.values()).most_common(1)[0][0] if models else ""
 
 
 def _by_reason(reasons: Mapping[str, Sequence[str]]) -> list[str]:
@@ -296,7 +311,8 @@ def save_picture(path: Path, result: Result) -> None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    rows = [row for row in result.rows if not row.error and row.miou is not None and row.case.mode != "network"]
+    on = _scored_on(result)
+    rows = [row for row in _of_frames(result) if row.miou is not None and row.miou_on == on]
     missing = undrawn(result)
     if not rows:
         said = "; ".join(["nothing that has a score could be measured", *missing])
@@ -329,7 +345,6 @@ def save_picture(path: Path, result: Result) -> None:
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))  # decades alone would be a label or two
     axes.xaxis.set_minor_formatter(NullFormatter() if wide else plain)
     axes.grid(color="0.92", zorder=0)
-    on = ", ".join(dict.fromkeys(row.miou_on for row in rows))
     of = "" if "size" in varying else f", frames of {_size(rows[0].case.size)}"
     axes.set(xlabel="milliseconds a frame", ylabel=f"mean IoU on {on}, percent", title=f"accuracy against speed{of}")
     axes.margins(0.12)

@@ -23,7 +23,9 @@ columns:
   MACs         multiply-adds of one frame of 480x360 pixels, in billions
   weights      size of the file that comes with the package; 'none yet': train it (rt-seg train), or give a
                file of your own with --weights
-  score        mean intersection over union on validation frames; the protocol is told below the table
+  val          mean intersection over union on validation frames; the protocol is told below the table. '-': the
+               weights saw these frames, or began with some that had
+  drives       the same on rendered drives that no training used: the least and the most of those measured
 
 examples:
   rt-seg models                      everything
@@ -121,6 +123,7 @@ def _describe(row: _Row) -> dict[str, Any]:
             "resized": card.resized,
             "score": score.miou if score else None,
             "score_on": score.data if score else None,
+            "score_on_validation_split": bool(score and score.on_validation_split),
             "score_before_the_last_part": score.of_start if score else None,
             "protocol": (card.details["start"] if score and score.of_start else card.details).get("protocol"),
             "licence": card.details.get("licence"),
@@ -143,7 +146,7 @@ def _cost(network: str, num_classes: int, options: str) -> tuple[int, int]:
 
 
 def _table(entries: list[dict[str, Any]]) -> str:
-    header = ("model", "family", "parameters", "MACs", "label space", "weights", "score", "licence of the data")
+    header = ("model", "family", "parameters", "MACs", "label space", "weights", "val", "drives", "licence of the data")
     rows = [
         (
             entry["model"],
@@ -152,13 +155,14 @@ def _table(entries: list[dict[str, Any]]) -> str:
             f"{entry['macs'] / 1e9:.2f} G",
             entry["label_space"] or "any",
             _size(entry["weights_bytes"]),
-            f"{entry['score']:.1f} %" if entry["score"] is not None else "-",
+            _on_val(entry),
+            _on_drives(entry),
             entry["licence"] or "-",
         )
         for entry in entries
     ]
     widths = [max(len(str(row[i])) for row in [header, *rows]) for i in range(len(header))]
-    numbers = {2, 3, 5, 6}
+    numbers = {2, 3, 5, 6, 7}
 
     def line(cells: tuple[Any, ...]) -> str:
         padded = (
@@ -173,8 +177,9 @@ def _table(entries: list[dict[str, Any]]) -> str:
 def _markdown(entries: list[dict[str, Any]]) -> str:
     """Write what there are weights for, as a table and the commands that repeat each training."""
     lines = [
-        "| model | recipe | trained on | crops | pre-training | val mIoU | parameters | MACs | file | SHA-256 |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| model | recipe | trained on | crops | pre-training | val mIoU | unseen drives | parameters | MACs | file "
+        "| SHA-256 |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     commands = []
     for entry in entries:
@@ -189,7 +194,8 @@ def _markdown(entries: list[dict[str, Any]]) -> str:
             "; ".join(re.split(r", | \(", str(text))[0] for text in details.get("data", [])),
             f"{crop[1]}x{crop[0]}" if crop else "",
             details.get("pretraining", "none"),
-            f"{entry['score']:.1f} %{' (1)' if entry['score_before_the_last_part'] else ''}" if entry["score"] else "",
+            _on_val(entry) + (" (1)" if entry["score_before_the_last_part"] else ""),
+            _on_drives(entry),
             f"{entry['parameters'] / 1e6:.2f} M",
             f"{entry['macs'] / 1e9:.2f} G",
             _size(entry["weights_bytes"]),
@@ -198,6 +204,19 @@ def _markdown(entries: list[dict[str, Any]]) -> str:
         lines.append(f"| {' | '.join(cells)} |")
         commands += [f"# {entry['model']}", *(str(part.get("command", "")) for part in parts)]
     return "\n".join([*lines, "", "```bash", *commands, "```"])
+
+
+def _on_val(entry: Mapping[str, Any]) -> str:
+    return f"{entry['score']:.1f} %" if entry.get("score_on_validation_split") else "-"
+
+
+def _on_drives(entry: Mapping[str, Any]) -> str:
+    """Tell the range of the scores on rendered drives."""
+    drives = [score["miou"] for data, score in entry.get("scores", {}).items() if data.startswith("rendered drive")]
+    if not drives:
+        return "-"
+    least, most = (f"{value + 1e-9:.1f}" for value in (min(drives), max(drives)))  # cards have hundredths: half goes up
+    return f"{least} %" if least == most else f"{least} to {most} %"
 
 
 def _parts(details: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -212,11 +231,11 @@ def _notes(entries: list[dict[str, Any]]) -> list[str]:
     """Say what the table's figures stand for, and what to do where there are none."""
     protocols: dict[str, list[str]] = {}
     for entry in entries:
-        if entry["score"] is not None and entry["protocol"]:
+        if entry.get("score_on_validation_split") and entry["protocol"]:
             before = " by the weights before these frames were added" if entry["score_before_the_last_part"] else ""
             about = f"on {entry['score_on']}{before}: {str(entry['protocol']).strip()}"
             protocols.setdefault(about, []).append(entry["model"])
-    notes = [f"score of {', '.join(models)} {protocol}" for protocol, models in protocols.items()]
+    notes = [f"val of {', '.join(models)} {protocol}" for protocol, models in protocols.items()]
     if not all(entry["weights"] for entry in entries):
         notes.append("none yet: rt-seg train makes weights; --weights FILE takes a file of your own")
     return notes

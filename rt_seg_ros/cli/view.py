@@ -203,7 +203,7 @@ def _models(random_ones_too: bool) -> list[dict[str, str]]:
         default = cards.pop(f"{network}_{DEFAULT_LABEL_SPACE}", None)
         if default is not None:
             score = card_score(default)
-            scored = f", {score.miou:.1f} % mIoU" if score else ""
+            scored = f", {score.miou:.1f} % mIoU" if score and score.on_validation_split else ""
             listed.append({"name": network, "label": f"{network}{scored}", "card": default.name})
         elif random_ones_too:
             listed.append({"name": network, "label": f"{network}, random weights", "card": network})

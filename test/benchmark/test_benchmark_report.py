@@ -121,6 +121,17 @@ def test_only_what_has_a_score_is_drawn_and_the_rest_is_named(tmp_path):
     assert not undrawn(result(rows[0]))
 
 
+def test_scores_on_other_data_are_not_drawn_beside_each_other(tmp_path):
+    other = row(replace(CASE, model="csrnet_heavy"), miou=73.0, miou_on="rendered drive 1001")
+    rows = [row(), row(replace(CASE, model="frfnet")), other]
+    assert undrawn(result(*rows)) == [
+        "not in the picture: csrnet_heavy: the score in its card is on rendered drive 1001, not camvid val"
+    ]
+    shown = texts(tmp_path / "b.svg", *rows)
+    assert {"cgnet", "frfnet"} <= set(shown) and "csrnet_heavy" not in shown
+    assert not undrawn(result(other)), "alone, it compares with nothing"
+
+
 def test_a_picture_of_nothing_is_told_and_not_drawn(tmp_path):
     path = tmp_path / "b.png"
     with pytest.raises(UserError, match=r"not drawn.*cgnet: works at 720x960"):
