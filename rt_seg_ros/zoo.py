@@ -97,13 +97,15 @@ class ModelCard:
 class CardScore:
     """A card's headline: mean IoU in percent, the data, and the figures by class (percent; empty: not told).
 
-    ``of_start``: measured before the last part of the training, which took these data in as well.
+    ``of_start``: measured before the last parts of the training, which took these data in as well. ``protocol`` says
+    how it was measured ("": not told).
     """
 
     miou: float
     data: str
     of_start: bool = False
     per_class_iou: Mapping[str, float] = field(default_factory=dict)
+    protocol: str = ""
 
     @property
     def on_validation_split(self) -> bool:
@@ -117,20 +119,24 @@ def card_score(card: ModelCard) -> CardScore | None:
     Weights that went on with the validation split as well have none of their own: theirs is that of the weights
     they went on from, where these were of the whole network; what began with parts of another one was never measured.
     """
+    found = _scores_in({**card.details, "scores": card.scores}, False)
     before: Any = card.details.get("start")
-    found = _scores_in(card.scores, False)
-    if isinstance(before, Mapping) and not before.get("begun_anew"):
-        found += _scores_in(before.get("scores"), True)
+    while isinstance(before, Mapping) and not before.get("begun_anew"):
+        found += _scores_in(before, True)
+        before = before.get("start")
     on_split = [score for score in found if score.on_validation_split]
     return next(iter([*on_split, *found]), None)
 
 
-def _scores_in(scores: Any, of_start: bool) -> list[CardScore]:
+def _scores_in(part: Mapping[str, Any], of_start: bool) -> list[CardScore]:
+    """Return the scores that a card tells of one part of the training."""
     found = []
+    scores, protocol = part.get("scores"), str(part.get("protocol") or "")
     for data, figures in scores.items() if isinstance(scores, Mapping) else ():
         value = figures.get("miou") if isinstance(figures, Mapping) else None
         if isinstance(value, (int, float)):
-            found.append(CardScore(float(value), str(data), of_start, dict(figures.get("per_class_iou") or {})))
+            by_class = dict(figures.get("per_class_iou") or {})
+            found.append(CardScore(float(value), str(data), of_start, by_class, protocol))
     return found
 
 

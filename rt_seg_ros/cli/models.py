@@ -125,7 +125,7 @@ def _describe(row: _Row) -> dict[str, Any]:
             "score_on": score.data if score else None,
             "score_on_validation_split": bool(score and score.on_validation_split),
             "score_before_the_last_part": score.of_start if score else None,
-            "protocol": (card.details["start"] if score and score.of_start else card.details).get("protocol"),
+            "protocol": (score.protocol if score else card.details.get("protocol")) or None,
             "licence": card.details.get("licence"),
             "scores": dict(card.scores),
             "details": dict(card.details),
