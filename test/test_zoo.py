@@ -229,6 +229,10 @@ def test_a_headline_is_never_that_of_another_network(saved):
         found = zoo.card_score(replace(card, details=details))
         assert (found.miou, found.data, found.protocol) == (70.0, "camvid val", "single scale")
         assert found.of_start and found.on_validation_split
+    # Nor is a score on what an earlier part had learnt from, whatever was measured on it since.
+    again = {"start": {"data": ["camvid train, 367 frames", "camvid val, 101 frames"], **whole}}
+    found = zoo.card_score(replace(card, scores={"camvid val": {"miou": 83.0}}, details=again))
+    assert (found.miou, found.of_start) == (70.0, True)
     # What went on from parts of another network was not measured before val's frames came in.
     whole["start"]["begun_anew"] = ["stages.0.1.pointwise.conv"]
     found = zoo.card_score(replace(card, details=whole))

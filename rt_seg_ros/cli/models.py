@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -13,7 +13,7 @@ from typing import Any
 
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.networks import list_networks, network_info
-from rt_seg_ros.zoo import DEFAULT_LABEL_SPACE, ModelCard, card_score, list_models, load_label_space
+from rt_seg_ros.zoo import DEFAULT_LABEL_SPACE, ModelCard, card_score, list_models, load_label_space, training_parts
 
 SUMMARY = "list the networks, their cost, their weights and scores"
 EPILOG = """\
@@ -186,7 +186,7 @@ def _markdown(entries: list[dict[str, Any]]) -> str:
         if not entry["weights"]:
             continue
         details = entry["details"]
-        parts = list(_parts(details))[::-1]
+        parts = list(training_parts(details))[::-1]
         crop = details.get("training", {}).get("crop")
         cells = (
             f"`{entry['model']}`",
@@ -217,14 +217,6 @@ def _on_drives(entry: Mapping[str, Any]) -> str:
         return "-"
     least, most = (f"{value + 1e-9:.1f}" for value in (min(drives), max(drives)))  # cards have hundredths: half goes up
     return f"{least} %" if least == most else f"{least} to {most} %"
-
-
-def _parts(details: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Yield what a card says, then what it says of the weights that these went on from, and so on."""
-    part: Any = details
-    while isinstance(part, Mapping) and part:
-        yield part
-        part = part.get("start")
 
 
 def _notes(entries: list[dict[str, Any]]) -> list[str]:

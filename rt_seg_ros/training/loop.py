@@ -165,7 +165,8 @@ class Trainer:
                 more = f" and {len(anew) - 4} more" if len(anew) > 4 else ""
                 self.watcher.on_message(f"nothing in network.weights fits {', '.join(anew[:4])}{more}: begun anew")
             if self._start:
-                for remark in start_remarks(self.recipe, self.space, frame_size(self.recipe, sources)):
+                frames = frame_size(self.recipe, sources)
+                for remark in start_remarks(self.recipe, self.space, frames, about["validation"]):
                     self.watcher.on_message(remark)
             if self.device.type == "cpu" and self.recipe.run.precision == "bf16" and not cpu_has_bf16():
                 self.watcher.on_message("this CPU has no instructions for bf16: run.precision=fp32 is faster here")

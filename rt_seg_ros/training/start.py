@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from rt_seg_ros.pickles import is_pickle
 from rt_seg_ros.training.pickled import class_tensors, weights_from_pickle
 from rt_seg_ros.training.recipe import Recipe
 from rt_seg_ros.working_size import Size
-from rt_seg_ros.zoo import ModelCard, build_network, find_model, read_weights_header
+from rt_seg_ros.zoo import ModelCard, build_network, find_model, learnt_from, read_weights_header
 
 _MUCH_LARGER = 2.0  # times as many pixels
 _LEAST_SHARE = 0.2  # of a network's values: less than this is chance
@@ -85,10 +85,11 @@ def describe_start(
     return told
 
 
-def start_remarks(recipe: Recipe, space: LabelSpace, frames: Size) -> list[str]:
+def start_remarks(recipe: Recipe, space: LabelSpace, frames: Size, measured_on: Sequence[str] = ()) -> list[str]:
     """Return what is likely to surprise where a run goes on from weights.
 
     :param frames: (height, width) of the frames to learn from
+    :param measured_on: what the run's own card says of the data that it is measured on
     :raises UserError: as :func:`start_card`
     """
     if not recipe.network.weights:
@@ -105,6 +106,9 @@ def start_remarks(recipe: Recipe, space: LabelSpace, frames: Size) -> list[str]:
             f"network.weights learnt with data.mean={list(card.mean)} data.std={list(card.std)}, and see other colours "
             "with the recipe's"
         )
+    for data in (line.partition(", ")[0] for line in measured_on):
+        if learnt_from(card.details, data):
+            remarks.append(f"network.weights learnt from {data}: scores on it will flatter, and measure nothing")
     known = card.frame_size
     if known is not None and frames[0] * frames[1] > _MUCH_LARGER * known[0] * known[1]:
         remarks.append(

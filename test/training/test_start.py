@@ -30,6 +30,7 @@ from rt_seg_ros.training.losses import class_weights
 from rt_seg_ros.training.recipe import Recipe
 from rt_seg_ros.training.recipe_files import load_recipe
 from rt_seg_ros.training.run_folder import read_about, read_metrics
+from rt_seg_ros.training.start import start_remarks
 from rt_seg_ros.training.validation import SplitScore
 from rt_seg_ros.training.watcher import Watcher
 from rt_seg_ros.training.weights import export_weights
@@ -502,3 +503,14 @@ def test_auxiliary_heads_begin_anew_on_given_weights(tmp_path):
     network, deployed = make_networks(recipe, load_label_space("camvid11"))
     alone = create_network("crosscbam_m", 11)
     assert set(deployed.state_dict()) == set(alone.state_dict()) < set(network.state_dict())
+
+
+def test_weights_that_learnt_from_what_they_are_measured_on_are_told():
+    space, val = load_label_space("camvid11"), "camvid val, 101 frames of 480x360"
+
+    def remarks(weights: str, measured_on: str) -> str:
+        return "\n".join(start_remarks(small(f"network.weights={weights}"), space, (360, 480), [measured_on]))
+
+    assert "network.weights learnt from camvid val: scores on it will flatter" in remarks("cgnet", val)
+    assert "learnt from" not in remarks("cgnet_camvid11_train", val)
+    assert "learnt from" not in remarks("cgnet", "mine val, 101 frames of 480x360")
