@@ -155,6 +155,11 @@ def is_label_file(name_or_path: str | Path) -> bool:
     return Path(name_or_path).suffix in (".yaml", ".yml")
 
 
+def comes_with_the_package(space: LabelSpace) -> bool:
+    """Return whether a label space is one of the package's own, in all that it says."""
+    return space.name in list_label_spaces() and space == load_label_space(space.name)
+
+
 def parse_label_space(document: Any, where: str, name: str = "") -> LabelSpace:
     """Return the label space that a document describes, as a label space file does.
 

@@ -48,7 +48,7 @@ def test_a_pattern_that_matches_nothing_is_the_users_error(capsys):
 @pytest.fixture(name="shelf")
 def _shelf(tmp_path, monkeypatch):
     """A folder of models with one in it, in place of the package's own."""
-    monkeypatch.setattr(zoo, "models_dir", lambda: tmp_path)
+    monkeypatch.setattr("rt_seg_ros.zoo.finding.models_dir", lambda: tmp_path)
     torch.manual_seed(0)
     zoo.save_weights(
         tmp_path / "cgnet_camvid11.safetensors",

@@ -183,6 +183,10 @@ def test_a_label_space_of_ones_own_travels_with_the_weights(saved, tmp_path):
             (tmp_path / "my11.yaml").unlink()
         assert card.label_space == "my11" and card.load_label_space() == space
         assert zoo.find_model("cgnet", weights=path).load_label_space() == space
+    short = yaml.safe_load(path.with_suffix(".yaml").read_text())
+    assert short.pop("space")
+    path.with_suffix(".yaml").write_text(yaml.safe_dump(short))  # only named in a card that somebody shortened
+    assert zoo.find_model("cgnet", weights=path).load_label_space() == space
     path.with_suffix(".yaml").unlink()
     assert zoo.find_model("cgnet", weights=path).load_label_space() == space
     assert zoo.find_model("cgnet", "my11", weights=path).load_label_space() == space  # by the name that they bring

@@ -12,8 +12,9 @@ from functools import lru_cache
 from typing import Any
 
 from rt_seg_ros.errors import UserError
+from rt_seg_ros.labels import load_label_space
 from rt_seg_ros.networks import list_networks, network_info
-from rt_seg_ros.zoo import DEFAULT_LABEL_SPACE, ModelCard, card_score, list_models, load_label_space, training_parts
+from rt_seg_ros.zoo import DEFAULT_LABEL_SPACE, ModelCard, card_score, list_models, training_parts
 
 SUMMARY = "list the networks, their cost, their weights and scores"
 EPILOG = """\

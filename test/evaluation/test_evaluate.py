@@ -203,7 +203,7 @@ def test_what_has_nothing_to_do_or_is_of_another_kind_is_told(weights, frames, t
     assert "--tolerance is for recorded drives" in capsys.readouterr().err
     assert main(["evaluate", str(data), "--model", "all", "--label-space", "cityscapes19"]) == 2
     assert "no weights for label space 'cityscapes19', only for camvid11" in capsys.readouterr().err
-    monkeypatch.setattr(zoo, "models_dir", lambda: tmp_path)
+    monkeypatch.setattr("rt_seg_ros.zoo.finding.models_dir", lambda: tmp_path)
     assert main(["evaluate", str(data), "--model", "all", "--label-space", "cityscapes19"]) == 2
     assert "there are no weights yet" in capsys.readouterr().err
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import pytest
 
-from rt_seg_ros import cli, zoo
+from rt_seg_ros import cli
 from rt_seg_ros.bags import open_bag
 from rt_seg_ros.video import VideoReader
 
@@ -89,7 +89,7 @@ def _target(link):
 
 
 def test_a_model_without_weights_is_refused_before_anything_is_rendered(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(zoo, "models_dir", lambda: tmp_path)
+    monkeypatch.setattr("rt_seg_ros.zoo.finding.models_dir", lambda: tmp_path)
     assert cli.main(["demo", "--out", str(tmp_path / "demo"), "--model", "crosscbam_l"]) == 2
     assert "no weights" in capsys.readouterr().err
     assert not (tmp_path / "demo").exists()
