@@ -20,7 +20,7 @@ from launch_ros.actions import LifecycleNode, Node
 from launch_ros.utilities import make_namespace_absolute, prefix_namespace
 
 from rt_seg_ros.cache import Cache
-from rt_seg_ros.ros.names import camera_names, topic_token
+from rt_seg_ros.ros.names import camera_names, expanded, topic_token
 from rt_seg_ros.ros.rviz import CameraTopics, for_cameras
 
 PACKAGE = "rt_seg_ros"
@@ -260,19 +260,28 @@ def rviz(prefix, known):
         get_package_prefix("rviz2")
     except PackageNotFoundError:
         return LogInfo(msg="rviz:=true, but rviz2 is not installed (apt install ros-$ROS_DISTRO-rviz2)")
-    start = prefix.rpartition("/")[0] + "/"
-    topics = [topic if topic.startswith("/") else start + topic for topic in texts(known, "camera_topics")]
+    topics = [expanded(topic, prefix) for topic in texts(known, "camera_topics")]
+    # RViz goes by the name in its layout when it chooses a transport, whatever that is remapped to.
+    ending = "/compressed" if known.get("image_transport") == "compressed" else ""
     mask = topic_token((texts(known, "mask_classes") or ["road"])[0])
     folder = os.path.join(get_package_share_directory(PACKAGE), "rviz")
     layout = os.path.join(folder, "segment.rviz")
     remappings = []
     if len(topics) > 1:
-        names = texts(known, "camera_names")
-        layout = several_cameras(os.path.join(folder, "segment_cameras.rviz"), topics, prefix, mask, names)
+        names = camera_names(topics, texts(known, "camera_names"))
+        cameras = [
+            CameraTopics(name, topic + ending, f"{prefix}/{name}", mask)
+            for name, topic in zip(names, topics, strict=True)
+        ]
+        layout = kept_layout(for_cameras(read(os.path.join(folder, "segment_cameras.rviz")), cameras))
     else:
         remappings += [(f"/segmentation/{output}", f"{prefix}/{output}") for output in ("label", "overlay")]
         remappings.append(("/segmentation/mask/road", f"{prefix}/mask/{mask}"))
-        remappings += [("/camera/image_raw", topic) for topic in topics]
+        if ending:
+            (topic,) = topics or ["/camera/image_raw"]
+            layout = kept_layout(read(layout).replace("Value: /camera/image_raw", f"Value: {topic}{ending}"))
+        else:
+            remappings += [("/camera/image_raw", topic) for topic in topics]
     return Node(
         package="rviz2",
         executable="rviz2",
@@ -290,14 +299,15 @@ def texts(known, name):
     return [entry for entry in (str(entry).strip() for entry in entries) if entry]
 
 
-def several_cameras(template, topics, prefix, mask, names=()):
-    """Return the path of RViz's configuration for these cameras: in the cache, the same file at every launch."""
-    cameras = [
-        CameraTopics(name, topic, f"{prefix}/{name}", mask)
-        for name, topic in zip(camera_names(topics, names), topics, strict=True)
-    ]
-    with open(template, encoding="utf-8") as file:
-        content = for_cameras(file.read(), cameras).encode()
+def read(path):
+    """Return the text of a file."""
+    with open(path, encoding="utf-8") as file:
+        return file.read()
+
+
+def kept_layout(text):
+    """Return the path of a layout of RViz: in the cache, the same file at every launch."""
+    content = text.encode()
     cache, key, name = Cache("rviz", keep=16), {"sha256": hashlib.sha256(content).hexdigest()}, "cameras.rviz"
     if cache.load("segment", key) or cache.save("segment", key, {name: content}):
         return os.path.join(cache.path("segment", key), name)

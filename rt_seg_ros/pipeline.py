@@ -230,15 +230,19 @@ class Segmenter:
             for _ in range(self.backend.warm_up_calls):
                 run([frame] * count, working, [size] * count, self._needs_confidence(confidence))
 
-    def warm_up_for(self, frame: Frame, confidence: bool = False) -> None:
+    def warm_up_for(self, frame: Frame, confidence: bool = False) -> bool:
         """Warm up for a frame whose working size is one of the first few that come.
 
         For runs that are timed: a runtime makes itself ready for each of them, and then for all others at once.
+
+        :return: whether there was anything to do
         """
         working = self.working_size(frame.height, frame.width)
-        if working not in self._warmed and len(self._warmed) < _SIZES_WARMED:
-            self._warmed.add(working)
-            self.warm_up(frame.height, frame.width, frame.order, confidence)
+        if working in self._warmed or len(self._warmed) == _SIZES_WARMED:
+            return False
+        self._warmed.add(working)
+        self.warm_up(frame.height, frame.width, frame.order, confidence)
+        return True
 
     def segment(self, image: Frame | NDArray[np.uint8], confidence: bool = False) -> Segmentation:
         """Segment one frame.

@@ -155,3 +155,20 @@ def test_map_ahead_hands_on_errors_and_drops_the_rest():
     with pytest.raises(OSError, match="gone"):
         next(results)
     assert len(begun) < 20 and not names()
+
+
+def test_what_is_not_begun_when_a_call_fails_is_dropped():
+    begun, go = [], threading.Event()
+
+    def call(number):
+        begun.append(number)
+        if number == 0:
+            raise ValueError("the first")
+        go.wait(5)
+
+    stream = map_ahead(call, range(10), workers=1)
+    threading.Timer(0.3, go.set).start()
+    with pytest.raises(ValueError, match="the first"):
+        next(stream)
+    assert begun in ([0], [0, 1])  # three were handed in
+    assert not names()

@@ -107,6 +107,7 @@ def _metadata(content: bytes, at: int) -> dict[str, str]:
 
 def _records(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
     """Yield (kind, content); the last chunk may come incomplete, other records not."""
+    size = os.fstat(file.fileno()).st_size
     while True:
         head = file.read(9)
         if len(head) < 9:
@@ -114,7 +115,7 @@ def _records(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
         kind, length = struct.unpack("<BQ", head)
         if kind == 0 or length > _LARGEST:
             return
-        content = file.read(length)
+        content = file.read(min(length, size))  # by a damaged length there may not be the memory
         if len(content) < length:
             if kind == _CHUNK:
                 yield kind, content

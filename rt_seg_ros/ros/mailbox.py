@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -191,17 +191,21 @@ class RoundRobin:
         """
         with self._condition:
             while not self._stopped:
-                taken = self._take_next()
+                taken = self._take_next(self._held)
                 if taken is not None:
                     return taken
                 self._condition.wait()
             return None
 
-    def take_waiting(self, limit: int) -> list[tuple[int, Letter]]:
-        """Take what waits now, at most ``limit`` frames, without waiting for more; as :meth:`take` gives them."""
+    def take_waiting(self, limit: int, besides: int) -> list[tuple[int, Letter]]:
+        """Take what waits now, at most ``limit`` frames, without waiting for more; as :meth:`take` gives them.
+
+        :param besides: place of a mailbox whose frame is in hand: its next waits
+        """
         with self._condition:
+            held = self._held | {besides}
             taken: list[tuple[int, Letter]] = []
-            while len(taken) < limit and not self._stopped and (one := self._take_next()) is not None:
+            while len(taken) < limit and not self._stopped and (one := self._take_next(held)) is not None:
                 taken.append(one)
             return taken
 
@@ -216,11 +220,11 @@ class RoundRobin:
             self._held.remove(place)
             self._condition.notify_all()
 
-    def _take_next(self) -> tuple[int, Letter] | None:
+    def _take_next(self, held: Set[int]) -> tuple[int, Letter] | None:
         count = len(self._mailboxes)
         for step in range(count):
             place = (self._next + step) % count
-            letter = None if place in self._held else self._mailboxes[place].take()
+            letter = None if place in held else self._mailboxes[place].take()
             if letter is not None:
                 self._next = (place + 1) % count
                 return place, letter

@@ -109,6 +109,7 @@ class SegmentationNode(LifecycleNode):
         self._error = ""
         self._failed_change = ""
         self._reverting = False
+        self._masks_before: list[str] = []  # the masks that go with what is served, while another is prepared
         # What is due waits for an executor, which need not be there yet, and is no task of its: those are run beside
         # the node's callbacks by one that has several threads.
         self._apply_is_due = False
@@ -442,7 +443,9 @@ class SegmentationNode(LifecycleNode):
         try:
             back_to = [RosParameter(name, value=value) for name, value in changed.items()]
             # Masks of classes that came with the failed change go with it.
-            masks = [n for n in parameters.read(self)["mask_classes"] if n in self._segmenter.label_space.names]
+            masks = parameters.read(self)["mask_classes"]
+            if not set(masks) <= set(self._segmenter.label_space.names):
+                masks = changed["mask_classes"] = self._masks_before
             back_to.append(RosParameter("mask_classes", RosParameter.Type.STRING_ARRAY, masks))
             self.set_parameters_atomically(back_to)
         finally:
@@ -523,6 +526,7 @@ class SegmentationNode(LifecycleNode):
         self._apply_is_due = False
         if self._segmenter is None or self._target is None:
             return
+        before = self._applied
         values = self._applied = parameters.read(self)
         config = self._config_of(values)
         if bool(values["input_height"]) != bool(values["input_width"]):
@@ -539,6 +543,8 @@ class SegmentationNode(LifecycleNode):
         if config == served.config:
             self._preparation.cancel()
         elif not config.same_but_threshold(former):
+            if before is not None and former.same_but_threshold(served.config):  # no other change is under way
+                self._masks_before = before["mask_classes"]
             self._preparation.request(config)
 
     # --- diagnostics ----------------------------------------------------------------------------------------------

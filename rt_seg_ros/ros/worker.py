@@ -51,7 +51,7 @@ class Worker:
         serving = self._serving()
         letters = [taken]
         if serving.segmenter.backend.faster_in_batches:
-            letters += self._robin.take_waiting(MOST_TOGETHER - 1)
+            letters += self._robin.take_waiting(MOST_TOGETHER - 1, taken[0])
         ready = []
         for place, letter in letters:
             camera = self._cameras[place]

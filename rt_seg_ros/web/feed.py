@@ -112,7 +112,6 @@ class SegmentingFeed(Feed):
         self._preparing = False
         self._last: SourceFrame | None = None
         self._last_position = -1
-        self._warm = (0, 0, 0)
         self._problem, self._problem_time = "", 0.0
         self._received = self._rejected = self._processed = self._dropped = 0
         self._closed = threading.Event()
@@ -187,10 +186,8 @@ class SegmentingFeed(Feed):
     def _segment(self, arrival: Arrival, item: SourceFrame, frame: Frame) -> None:
         with self._lock:
             segmenter = self._segmenter
-        if self._warm != (id(segmenter), frame.height, frame.width):
+        if segmenter.warm_up_for(frame):
             # The first run at a size may take seconds; it is no frame's latency.
-            segmenter.warm_up(frame.height, frame.width, frame.order)
-            self._warm = (id(segmenter), frame.height, frame.width)
             arrival = replace(arrival, time=time.monotonic())
         begin = time.monotonic()
         result = segmenter.segment(frame)
@@ -259,7 +256,7 @@ class SegmentingFeed(Feed):
         segmenter = Segmenter(self._choices[name])
         last = self._last
         if last is not None and last.frame is not None:
-            segmenter.warm_up(last.frame.height, last.frame.width, last.frame.order)
+            segmenter.warm_up_for(last.frame)
         return segmenter
 
     def _show_again(self, item: SourceFrame) -> None:

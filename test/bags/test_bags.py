@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shutil
@@ -20,7 +21,7 @@ import yaml
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from rt_seg_ros.bags import BagWriter, open_bag, torn_sqlite
+from rt_seg_ros.bags import BagWriter, open_bag, torn_mcap, torn_sqlite
 from rt_seg_ros.bags.cdr import restamped
 from rt_seg_ros.bags.results import ResultTopics
 from rt_seg_ros.bags.torn_mcap import MAGIC
@@ -422,6 +423,30 @@ def test_cut_off_anywhere_reads_as_far_as_it_goes(tmp_path: Path, compressed: bo
         assert last <= len(images) and len(images) >= int(count * share) - 14  # a chunk holds a dozen
         last = len(images)
     assert last == count
+
+
+def test_a_damaged_length_asks_for_no_more_than_the_file_has(tmp_path: Path) -> None:
+    asked = []
+
+    class Watched(io.FileIO):
+        def read(self, size: int = -1) -> bytes:
+            asked.append(size)
+            return super().read(size)
+
+    (tmp_path / "torn.mcap").write_bytes(struct.pack("<BQ", 0x06, 3_900_000_000) + b"the chunk")
+    with Watched(tmp_path / "torn.mcap") as file:
+        assert list(torn_mcap._records(file)) == [(0x06, b"the chunk")]
+    assert max(asked) < 100
+
+
+def test_a_file_beside_its_unfinished_compressed_self_is_read_once(tmp_path: Path) -> None:
+    with BagWriter(tmp_path / "drive") as bag:
+        for i in range(5):
+            bag.add_image(IMAGE_TOPIC, START + i, "c", large(i))
+    (tmp_path / "drive" / "metadata.yaml").unlink()
+    (file,) = (tmp_path / "drive").iterdir()
+    file.with_name(f"{file.name}.zstd").write_bytes(zstd.compress(file.read_bytes()))
+    assert len(list(open_bag(tmp_path / "drive").images())) == 5
 
 
 def without_index(path: Path, source: Path, profile: str = "ros2", json: bool = False) -> Path:

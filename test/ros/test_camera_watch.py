@@ -9,6 +9,7 @@ pytest.importorskip("rclpy", reason="needs ROS 2 (rclpy)")
 pytest.importorskip("rt_seg_ros.msg", reason="needs this package's messages built")
 
 import cv2
+from rclpy.clock import ClockType
 from sensor_msgs.msg import CompressedImage, Image
 
 from ros_harness import picture
@@ -100,12 +101,13 @@ def test_slow_images_of_a_camera_are_no_silence(monkeypatch):
     looks, takes, told = [], [], []
     publisher = SimpleNamespace(topic_type="sensor_msgs/msg/Image", qos_profile=qos.sensor_data())
     node = SimpleNamespace(
-        create_timer=lambda _, look: looks.append(look),
+        create_timer=lambda _, look, clock: looks.append((look, clock.clock_type)),
         create_subscription=lambda _kind, _topic, take, _profile: takes.append(take),
         get_publishers_info_by_topic=lambda topic: [publisher],
     )
     CameraWatch(SimpleNamespace(node=node), "/camera", lambda *_: None, lambda *of: told.append(of[0]), lambda: True)
-    (look,) = looks
+    ((look, clock_type),) = looks
+    assert clock_type == ClockType.STEADY_TIME  # it goes on when the wall clock is set back
     for _ in range(4):
         look()
         (take,) = takes

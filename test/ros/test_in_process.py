@@ -101,6 +101,19 @@ def test_labels_of_a_space_that_gave_way_are_not_published(graph):
         outputs.close()
 
 
+def test_a_mask_that_is_gone_when_its_frame_is_done_is_left_out(graph):
+    outputs, space = Outputs(graph.node, "in_process"), load_label_space("camvid11")
+    try:
+        outputs.announce(space, 0.0, {3: "road"})
+        wanted = Wanted(frozenset(), dict(outputs._masks))
+        assert list(wanted.masks) == [3]
+        outputs.announce(space, 0.0, {})
+        result = Segmentation(np.zeros(SIZE, np.uint8), None, SIZE, {})
+        assert outputs.publish(wanted, Header(), blank_frame(*SIZE), result, space, Drawing())
+    finally:
+        outputs.close()
+
+
 def test_the_overlay_at_the_working_size_is_of_the_picture(graph):
     outputs = Outputs(graph.node, "in_process")
     try:
@@ -406,9 +419,31 @@ def test_cameras_change_while_a_label_space_of_other_masks_is_prepared(alone):
     assert masks_of(node) == ["/road", "/terrain"]
 
 
+def test_a_mask_goes_with_its_class_and_not_with_the_id(alone):
+    one = alone(camera_topics=["/in_process/one"], mask_classes=["sky"])
+    node = one.node
+    assert node.trigger_configure() and masks_of(node) == ["/sky"]
+    assert one.set(label_space="cityscapes19", mask_classes=["road"])  # 0 as well, in that label space
+    one.spin(lambda: node._serving.segmenter.label_space.name == "cityscapes19")
+    assert masks_of(node) == ["/road"]
+
+
 def masks_of(node):
     (camera,) = node._cameras
     return sorted(topic.rpartition("mask")[2] for topic in camera.outputs.topics() if "/mask/" in topic)
+
+
+def test_a_pause_is_no_silence_of_the_camera(alone):
+    one = alone(camera_topics=["/in_process/image"], input_timeout=0.2)
+    node, reports = one.node, []
+    assert node.trigger_configure() and node.trigger_activate()
+    node._cameras[0]._on_image(Image(height=48, width=64, encoding="bgr8", step=192, data=bytes(48 * 192)))
+    assert node.trigger_deactivate()
+    time.sleep(0.4)
+    assert node.trigger_activate()
+    node._diagnostics = SimpleNamespace(publish=reports.append)
+    node._on_timer()
+    assert "waiting for an image" in [status.message for status in reports[-1].status]
 
 
 def test_what_is_told_of_a_change_is_of_the_last(alone, graph):

@@ -115,20 +115,22 @@ def test_rvizs_configuration_is_written_once_and_not_at_every_launch(launch_file
     monkeypatch.setenv("RT_SEG_CACHE", str(tmp_path / "cache"))
     template = ROOT / "rviz" / "segment_cameras.rviz"
 
-    def written(*topics):
-        return Path(launch_file.several_cameras(str(template), list(topics), "/segmentation", "road"))
+    def written(*names):
+        cameras = [rviz.CameraTopics(n, f"/{n}/image_raw", f"/segmentation/{n}") for n in names]
+        text = rviz.for_cameras(template.read_text(), cameras)
+        path = Path(launch_file.kept_layout(text))
+        assert path.read_text() == text
+        return path
 
-    path = written("/front/image_raw", "/rear/image_raw")
-    assert written("/front/image_raw", "/rear/image_raw") == path and path.is_relative_to(tmp_path / "cache")
-    cameras = [rviz.CameraTopics(n, f"/{n}/image_raw", f"/segmentation/{n}") for n in ("front", "rear")]
-    assert path.read_text() == rviz.for_cameras(template.read_text(), cameras)
-    assert written("/front/image_raw", "/left/image_raw") != path
+    path = written("front", "rear")
+    assert written("front", "rear") == path and path.is_relative_to(tmp_path / "cache")
+    assert written("front", "left") != path
     assert not list(shared.iterdir())
 
     monkeypatch.setenv("RT_SEG_CACHE", "/dev/null/nowhere")
     at_the_end = []
     monkeypatch.setattr(launch_file.atexit, "register", lambda *call: at_the_end.append(call))
-    again = written("/front/image_raw", "/rear/image_raw")
+    again = written("front", "rear")
     assert again.read_text() == path.read_text() and list(shared.iterdir()) == [again]
     for call, *arguments in at_the_end:
         call(*arguments)
@@ -275,6 +277,21 @@ def test_rviz_shows_what_the_parameter_file_says(launched, tmp_path):
     assert ("/segmentation/mask/road", "/robot/other/mask/sky") in made["rviz"]["remappings"]
     made = launched(rviz="true", params_file=str(ROOT / "config" / "segment.yaml"))["rviz"]
     assert ("/camera/image_raw", "/camera/image_raw") in made["remappings"] and made["parameters"] == []
+    made = launched(rviz="true", name="eye", namespace="robot", camera_topics="~/image_raw")["rviz"]
+    assert ("/camera/image_raw", "/robot/eye/image_raw") in made["remappings"]
+
+
+def test_rviz_shows_what_a_camera_publishes_compressed(launched, monkeypatch, tmp_path):
+    monkeypatch.setenv("RT_SEG_CACHE", str(tmp_path))
+    made = launched(rviz="true", camera_topics="/a/image_raw", image_transport="compressed")["rviz"]
+    displays = yaml.safe_load(Path(made["arguments"][1]).read_text())["Visualization Manager"]["Displays"]
+    topics = [display["Topic"]["Value"] for display in displays if "Topic" in display]
+    assert "/a/image_raw/compressed" in topics and "/camera/image_raw" not in topics  # RViz chooses by this name
+    assert ("/segmentation/overlay", "/segmentation/overlay") in made["remappings"]
+    made = launched(rviz="true", camera_topics="/a/image,/b/image", image_transport="compressed")["rviz"]
+    groups = yaml.safe_load(Path(made["arguments"][1]).read_text())["Visualization Manager"]["Displays"]
+    images = [d["Topic"]["Value"] for group in groups for d in group["Displays"] if d["Name"].endswith(" image")]
+    assert images == ["/a/image/compressed", "/b/image/compressed"]
 
 
 @pytest.mark.parametrize("name", ["fastdds.xml", "fastdds_localhost.xml", "cyclonedds.xml"])

@@ -108,6 +108,7 @@ def test_a_bad_value_is_refused_with_the_reason_and_nothing_changes(graph, node,
 
 def test_a_preparation_that_fails_is_taken_back(graph, node, camera, stats, tmp_path):
     graph.feed(camera, lambda: stats, "statistics")
+    assert node.set(mask_classes=["road"])[0]
     # The values are good, the file is what it says; that it is damaged shows when it is loaded.
     (card,) = (c for c in list_models() if c.name == "cgnet_camvid11")
     damaged = bytearray(card.weights.read_bytes())
@@ -125,11 +126,11 @@ def test_a_preparation_that_fails_is_taken_back(graph, node, camera, stats, tmp_
     assert done, told
     graph.wait(lambda: node.get("weights") == "", "the old value")
     assert node.get("label_space") == ""
-    assert list(node.get("mask_classes")) == []
+    assert list(node.get("mask_classes")) == ["road"]
     assert node.get("downsampling_ratio") == 0.0
     _, text, facts = node.wait_status(lambda level, text, facts: level == b"\x01")
     assert "a change failed" in text and facts["last error"]
-    assert "the change failed" in node.log()
+    assert "the change failed" in node.log() and "mask_classes: ['road']" in node.log()
     del stats[:]
     graph.feed(camera, lambda: stats[-1].device == "cpu" and stats[-1].working_height == HEIGHT, "the old model")
     assert node.set(downsampling_ratio=0.75)[0]

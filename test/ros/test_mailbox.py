@@ -100,11 +100,12 @@ def test_what_waits_is_taken_together_one_of_each_in_turn_and_no_more_than_asked
             box.put(place)
     first = robin.take()
     assert first is not None and first[0] == 0
-    assert [(place, letter.message) for place, letter in robin.take_waiting(7)] == [(1, 1), (3, 3)]
-    assert robin.take_waiting(7) == []
+    boxes[0].put("its next")
+    assert [(place, letter.message) for place, letter in robin.take_waiting(7, 0)] == [(1, 1), (3, 3)]
+    assert robin.take_waiting(7, 0) == []
     boxes[1].put("one")
     boxes[3].put("three")
-    assert [place for place, _ in robin.take_waiting(1)] == [1]
+    assert [place for place, _ in robin.take_waiting(1, 0)] == [1]
     assert [box.counts().in_hand for box in boxes] == [1, 2, 0, 1]
 
 

@@ -196,7 +196,7 @@ class MadeUp:
         made_up = SimpleNamespace(
             create_subscription=self.subscribe,
             destroy_subscription=self.heard.pop,
-            create_timer=lambda _, look: setattr(self, "timer", look),
+            create_timer=lambda _, look, clock: setattr(self, "timer", look),
             create_client=lambda *_: SimpleNamespace(wait_for_service=lambda _: True, call_async=self.call),
             get_publishers_info_by_topic=self.publishers,
             get_topic_names_and_types=lambda: [],

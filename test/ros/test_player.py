@@ -322,3 +322,14 @@ def test_which_messages_begin_with_a_header():
     assert player.begins_with_header(Image)
     assert not player.begins_with_header(String)
     assert not player.begins_with_header(Header)
+
+
+def test_stamps_by_a_clock_that_drifts_stay_with_it_and_garbage_is_not_kept():
+    line = player._Timeline(first=START, begin=0.0, now=0, rate=1.0, clocks=[])
+    for n in range(1000):  # 10 % faster: further from the recording's clock at the end than clocks of their own are
+        recorded, old = START + n * 10**9, n * 11 * 10**8 + 1
+        assert line.stamp(old, recorded) == n * 11 * 10**8
+    assert len(line.clocks) == 1
+    for n in range(1000):
+        line.stamp(n * 10**15 + 7, START)
+    assert len(line.clocks) == player._CLOCKS

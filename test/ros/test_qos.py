@@ -29,3 +29,5 @@ def test_what_was_published_before_is_asked_for_where_all_publishers_keep_it():
     assert qos.match_durability(publishers(kept, kept)) == qos.TRANSIENT_LOCAL
     assert qos.match_durability(publishers(kept, RELIABLE)) == qos.VOLATILE  # it would send nothing to the other
     assert qos.match_durability([]) == qos.VOLATILE
+    weak = qos.sensor_data(qos.BEST_EFFORT, qos.TRANSIENT_LOCAL)  # a subscription that is reliable would not match it
+    assert qos.match_durability(publishers(weak)) == qos.VOLATILE

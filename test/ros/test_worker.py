@@ -116,7 +116,14 @@ def test_a_new_size_holds_up_its_own_camera_alone(segmenter, frames, monkeypatch
 
     monkeypatch.setattr(segmenter.backend, "run", slow_at_first)
     monkeypatch.setattr(segmenter.backend, "is_ready", ready.__contains__)
-    worker = Worker(cameras, condition, lambda: Serving(segmenter))
+    coming = []
+
+    def serving():
+        while coming:
+            new.mailbox.put(coming.pop())
+        return Serving(segmenter)
+
+    worker = Worker(cameras, condition, serving)
 
     def wait_for(what):
         deadline = time.monotonic() + 20
@@ -135,9 +142,19 @@ def test_a_new_size_holds_up_its_own_camera_alone(segmenter, frames, monkeypatch
     wait_for(lambda: len(new.results) == 2)
     assert np.array_equal(new.results[0].labels, segmenter.segment(frames[2]).labels)
 
+    # One that comes while another of its camera is in hand waits, also where those that wait are one batch.
+    begun.clear(), go.clear(), ready.remove(segmenter.working_size(80, 64))
+    monkeypatch.setattr(segmenter.backend, "faster_in_batches", True)
+    coming.append(frames[2])
+    new.mailbox.put(frames[2])
+    assert begun.wait(20)
+    assert not coming and new.mailbox.counts().waiting == new.mailbox.counts().in_hand == 1
+    go.set()
+    wait_for(lambda: len(new.results) == 4)
+
     begun.clear(), go.clear(), ready.remove(segmenter.working_size(80, 64))
     new.mailbox.put(frames[2])
     assert begun.wait(20)
     threading.Timer(0.2, go.set).start()
     worker.stop()
-    assert len(new.results) == 3 and new.mailbox.counts().in_hand == 0
+    assert len(new.results) == 5 and new.mailbox.counts().in_hand == 0

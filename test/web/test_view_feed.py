@@ -3,6 +3,7 @@
 import threading
 import time
 import zlib
+from dataclasses import replace
 from types import SimpleNamespace
 
 import cv2
@@ -12,10 +13,11 @@ import pytest
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.images import Frame
 from rt_seg_ros.labels import load_label_space
+from rt_seg_ros.pipeline import Segmenter
 from rt_seg_ros.sources import SourceFrame
 from rt_seg_ros.web import board as boards
 from rt_seg_ros.web.board import Board, Seen, State
-from rt_seg_ros.web.feed import FileFeed, SegmentingFeed, model_choices
+from rt_seg_ros.web.feed import Arrival, FileFeed, SegmentingFeed, model_choices
 from rt_seg_ros.web.picture import MAX_WIDTH, Picture
 from rt_seg_ros.web.relay import RelayFeed
 from view_harness import CONFIG, FRAMES, HEIGHT, WIDTH, wait
@@ -40,8 +42,8 @@ class Fake:
     backend_name = device = precision = "none"
     broken = False
 
-    def warm_up(self, *_):
-        pass
+    def warm_up_for(self, *_):
+        return False
 
     def segment(self, frame, *_):
         if self.broken:
@@ -493,3 +495,23 @@ def test_a_frames_place_is_told_by_its_turn_not_by_its_name(make_feed, tmp_path)
     feed._show_again(feed._last)
     wait(lambda: feed._waiting is None, "the last once more")
     assert feed._last_position == 2
+
+
+def test_stamps_that_jump_are_not_waited_for():
+    feed = object.__new__(FileFeed)
+    feed._source = SimpleNamespace(fps=10.0)
+    hour = 3600 * 10**9
+    assert feed._distance(hour, 2 * hour) == feed._distance(2 * hour, hour) == 0.1
+    assert feed._distance(hour, hour + 2 * 10**8) == pytest.approx(0.2)
+
+
+def test_frames_of_two_sizes_in_turn_are_each_segmented_once(monkeypatch):
+    runs = []
+    segmenter = Segmenter(replace(CONFIG, backend="torch"))
+    run = segmenter.backend.run
+    monkeypatch.setattr(segmenter.backend, "run", lambda frames, *rest: runs.append(1) or run(frames, *rest))
+    feed = SegmentingFeed(Board(State("a folder")), segmenter, {"cgnet": CONFIG}, "cgnet")
+    frames = [SourceFrame(str(n), Frame(np.zeros((64, 96 + 32 * (n % 2), 3), np.uint8))) for n in range(8)]
+    for item in frames:
+        feed._segment(Arrival(item.frame, 0.0), item, item.frame)
+    assert len(runs) == len(frames) + 2 * segmenter.backend.warm_up_calls

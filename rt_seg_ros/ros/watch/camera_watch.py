@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from rclpy.clock import Clock, ClockType
+
 from rt_seg_ros.images import Read
 from rt_seg_ros.ros import conversions
 from rt_seg_ros.ros.graph import GraphThread
@@ -34,7 +36,7 @@ class CameraWatch:
         self._tell = Teller(tell)
         self._wanted = wanted
         self._images = FollowedImages(self._node, topic, self._on_image)
-        self._node.create_timer(LOOK_PERIOD, self._look)
+        self._node.create_timer(LOOK_PERIOD, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _on_image(self, message: Any, read: Read) -> None:
         self._hand_on(conversions.stamp_nanoseconds(message.header), message.header.frame_id, read)

@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from rcl_interfaces.msg import ParameterEvent
+from rclpy.clock import Clock, ClockType
 from sensor_msgs.msg import CompressedImage
 
 from rt_seg_ros.images import Frame, ImageRejected, Read
@@ -65,7 +66,7 @@ class NodeWatch:
         self._relay = relay
         self._tell = Teller(relay.tell)
         self._node.create_subscription(ParameterEvent, "/parameter_events", self._on_parameters, 10)
-        self._node.create_timer(LOOK_PERIOD, self._look)
+        self._node.create_timer(LOOK_PERIOD, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def set_model(self, name: str, card: str) -> None:
         """Change the node over: see :meth:`ModelChange.ask`."""
