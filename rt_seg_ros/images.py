@@ -358,12 +358,12 @@ def frame_from_compressed(
             raise ImageRejected("corrupt", f"a JPEG of {scans} scans; the limit is {_MOST_SCANS}")
     try:
         pixels: Any = cv2.imdecode(buffer, flags)
-        if pixels is not None and pixels.dtype not in (np.uint8, np.uint16):
-            pixels = cv2.imdecode(buffer, flags & ~cv2.IMREAD_ANYDEPTH)
     except cv2.error as error:
         raise ImageRejected("corrupt", f"the data do not decode: {error.err or 'OpenCV gave up'}") from error
     if pixels is None:
         raise ImageRejected("corrupt", f"{buffer.size} bytes that are no image OpenCV can decode")
+    if pixels.dtype not in (np.uint8, np.uint16):
+        raise ImageRejected("encoding", f"samples of {pixels.dtype}: 8 or 16 bits without sign are needed")
     if bayer is not None and pixels.ndim == 2:
         return _demosaiced(pixels, bayer, sample_bits)
     if pixels.dtype == np.uint8:

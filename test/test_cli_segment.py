@@ -519,3 +519,11 @@ def test_a_recording_that_is_damaged_in_its_midst_is_segmented_so_far(here, caps
     with open_bag("out.mcap") as bag:
         assert 20 < bag.topics["/segmentation/label"].count < 120
     assert (here / "o" / "drive_overlay.mp4").stat().st_size > 1000
+
+
+def test_the_overlay_is_as_strong_as_asked_for_and_without_a_legend_where_none_is_wanted(here, expected):
+    cv2.imwrite("street.png", picture(0))
+    arguments = ("street.png", "--no-color", "--overlay-alpha", "0", "--out")
+    assert segment(*arguments, "bare", "--no-legend") == segment(*arguments, "named") == 0
+    bare, named = (read(here / out / "street_overlay.jpg").astype(int) for out in ("bare", "named"))
+    assert np.abs(bare - picture(0)).mean() < 12 and np.abs(bare - named).max() > 60

@@ -288,6 +288,13 @@ def test_another_format_is_refused_unless_it_is_a_file_of_ones_own():
     assert frame_from_compressed(data, max_pixels=None).width == 8
 
 
+def test_samples_with_a_sign_are_refused_and_not_taken_for_black():
+    for kind in (np.int16, np.float32):
+        encoded = cv2.imencode(".tiff", np.full((8, 8, 3), 100, kind))[1].tobytes()
+        with pytest.raises(ImageRejected, match=f"samples of {np.dtype(kind)}"):
+            frame_from_compressed(encoded, max_pixels=None)
+
+
 def test_damage_before_the_size_does_not_hide_a_bomb():
     bomb = bytearray(cv2.imencode(".jpg", np.zeros((16, 16, 3), np.uint8))[1].tobytes())
     at = bomb.index(b"\xff\xc0")

@@ -390,7 +390,7 @@ class _Whole:
         for connection in reader.connections:
             counts[connection.topic] += connection.msgcount
         self.counts: dict[str, int] = +counts  # without those that have no messages, as of torn ones
-        self.first_ns, self.last_ns = reader.start_time, reader.end_time
+        self.first_ns, self.last_ns = reader.start_time, reader.end_time - 1  # rosbags has the moment after it
 
     def messages(self, topics: Collection[str] | None = None) -> Iterator[tuple[str, str, int, bytes]]:
         connections = [c for c in self._reader.connections if topics is None or c.topic in topics]

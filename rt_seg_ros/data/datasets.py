@@ -329,6 +329,12 @@ def _pair_folder(root: Path, split: str | None, space: LabelSpace) -> Dataset:
         if split is not None:
             raise UserError(f"data set {root} has no splits (images/ and labels/ hold files): leave the split out")
         return _matched(root, "", images, labels, space)  # subfolders of both would be splits
+    if split is None and (loose := _files(images, IMAGE_ENDINGS, False)):
+        one = next(iter(loose.values())).relative_to(root)
+        raise UserError(
+            f"data set {root} has pictures beside its splits ({', '.join(splits)}), such as {one}: name a split, or "
+            "put them into one"
+        )
     split = _known_split(root, split, splits)
     return _matched(root, split, images / split, labels / split, space, deep=True)
 

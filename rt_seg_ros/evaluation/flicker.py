@@ -27,10 +27,10 @@ class Share:
     pairs: int = 0
 
     def add(self, part: int, whole: int) -> None:
-        """Count one pair of frames."""
+        """Count one pair of frames, unless there is nothing in it to compare."""
         self.part += part
         self.whole += whole
-        self.pairs += 1
+        self.pairs += whole > 0
 
     @property
     def value(self) -> float | None:

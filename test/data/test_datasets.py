@@ -84,6 +84,15 @@ def test_pairs(tmp_path, splits):
             open_dataset(tmp_path, "train")
 
 
+def test_pictures_beside_the_only_split_are_not_left_out_unsaid(tmp_path):
+    for name in ("a", "b", "night/c"):
+        write(tmp_path / f"images/{name}.jpg", picture(7))
+        write(tmp_path / f"labels/{name}.png", labels(3))
+    with pytest.raises(UserError, match=r"pictures beside its splits \(night\), such as images/a\.jpg"):
+        open_dataset(tmp_path)
+    assert len(open_dataset(tmp_path, "night")) == 1
+
+
 def test_pairs_in_subfolders_match_by_their_paths(tmp_path):
     images, labelled = (tmp_path / kind / "train" for kind in ("images", "labels"))
     for i, name in enumerate(("b/1", "a/deep/1", "1")):

@@ -16,7 +16,7 @@ from sklearn.metrics import confusion_matrix
 
 from rt_seg_ros.bags import BagWriter
 from rt_seg_ros.cli import main
-from rt_seg_ros.evaluation.comparison import compare, open_side
+from rt_seg_ros.evaluation.comparison import Difference, _keep_worst, changed_picture, compare, open_side
 from rt_seg_ros.evaluation.comparison_page import camera_images
 from rt_seg_ros.evaluation.stored import LabelBag
 from rt_seg_ros.labels import label_space_of_names, load_label_space
@@ -493,3 +493,18 @@ def test_the_graph_of_equal_labels_has_a_scale_that_can_be_read(tmp_path, pairs)
     compared(tmp_path, a, a, "--out", str(tmp_path / "out"))
     axis = re.search(r'<div class="chart-y">(.*?)</div>', (tmp_path / "out" / "compare.html").read_text())[1]
     assert re.findall(r">([^<]+)</span>", axis) == ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]
+
+
+def test_of_frames_close_together_the_worst_is_shown():
+    worst = []
+    for place, share in enumerate((0.9, 0.5, 0.8, 0.95)):
+        _keep_worst(worst, Difference(place, share, *[np.zeros((2, 2), np.uint8)] * 2, place), apart=3)
+    assert [one.share for one in worst] == [0.95, 0.9]
+
+
+def test_the_picture_of_a_difference_has_what_b_says():
+    space = load_label_space("camvid11")
+    a, b = np.array([[0, 1], [2, 3]], np.uint8), np.array([[0, 5], [2, 255]], np.uint8)
+    picture = changed_picture(Difference(0, 0.5, a, b, 0), space)
+    assert picture[0, 1].tolist() == list(space.classes[5].color)[::-1]
+    assert picture[0, 0].tolist() == picture[1, 0].tolist() == [60, 60, 60] and picture[1, 1].tolist() == [255] * 3

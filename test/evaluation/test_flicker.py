@@ -61,3 +61,11 @@ def test_frames_without_truth_are_passed_over_and_another_size_begins_anew():
     large = np.zeros((12, 10), np.uint8)
     assert flicker.update(large, large) is None and flicker.changed.pairs == 2
     assert Flicker().flicker.value is None
+
+
+def test_a_pair_in_which_nothing_can_be_compared_is_not_counted():
+    known, void = np.zeros((4, 4), np.uint8), np.full((4, 4), 255, np.uint8)
+    flicker = Flicker()
+    for truth in (known, void, known, known):
+        flicker.update(known, truth)
+    assert (flicker.flicker.pairs, flicker.truth_changed.pairs, flicker.changed.pairs) == (1, 1, 3)

@@ -21,8 +21,8 @@ from rt_seg_ros.cli import main
 from rt_seg_ros.cli.evaluation_tables import print_comparison, print_evaluation
 from rt_seg_ros.evaluation import charts
 from rt_seg_ros.evaluation.evaluation import Evaluation
-from rt_seg_ros.evaluation.page import Content, report_page
-from rt_seg_ros.evaluation.pictures import choose, encode, read_rows
+from rt_seg_ros.evaluation.page import Content, _frame_name, report_page
+from rt_seg_ros.evaluation.pictures import Choice, Picture, choose, encode, read_rows
 from rt_seg_ros.evaluation.scores import Scores
 from rt_seg_ros.labels import LabelClass, LabelSpace
 from rt_seg_ros.zoo import ModelCard
@@ -104,6 +104,10 @@ def test_worst_and_median_frames_are_those_of_the_table(reports):
     assert ("Median", int(order[4])) in shown
     score = f"mIoU {100 * scores[order[0]]:.1f} %"
     assert score in text
+
+
+def test_a_frames_name_is_no_markup():
+    assert "&lt;img onerror=x&gt;.png" in _frame_name(Choice(3, "worst"), Picture("<img onerror=x>.png", "", None))
 
 
 def test_several_models_are_set_side_by_side(reports):

@@ -7,9 +7,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from rt_seg_ros.evaluation import usage
 from rt_seg_ros.evaluation.usage import Meter, gpu_number, machine
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux' /proc")
@@ -53,3 +55,28 @@ def test_the_machine_and_its_gpus():
     found = machine()
     assert found["cores"] >= 1 and found["cpu"] and "gpu" not in found
     assert [gpu_number(name) for name in ("cpu", "cuda", "cuda:2")] == [None, 0, 2]
+
+
+def test_the_memory_of_a_gpu_is_what_came_on_top(monkeypatch):
+    monkeypatch.setattr(usage, "gpu_memory_mib", lambda gpu: 1500.0)
+    with Meter(gpu_before_mib=1200.0) as meter:
+        while meter._gpu_most is None:
+            time.sleep(0.05)
+    assert meter.usage.gpu_memory_mib == 300.0
+
+
+def test_cores_are_cpu_time_over_time(monkeypatch):
+    clock = iter([(10.0, 1.0), (10.0, 1.0), (14.0, 7.0)])
+    now = [0.0]
+
+    def cpu(process):
+        now[0], spent = next(clock)
+        return spent
+
+    monkeypatch.setattr(usage, "_cpu_seconds", cpu)
+    monkeypatch.setattr(usage, "_PERIOD", 60.0)  # no look but the first and the last
+    monkeypatch.setattr(usage, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    now[0] = 10.0
+    with Meter() as meter:
+        pass
+    assert (meter.usage.seconds, meter.usage.cores) == (4.0, 1.5)

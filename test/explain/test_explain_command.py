@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 from rt_seg_ros import cli
+from rt_seg_ros.cli.explain import _input
+from rt_seg_ros.zoo import find_model
 
 HEIGHT, WIDTH = 72, 96
 
@@ -89,3 +91,11 @@ def test_images_that_are_none_are_refused(tmp_path, capsys, photo):
     torn.write_bytes(b"\x89PNG\r\n\x1a\n")
     assert explain(str(torn), "--class", "car") == 2
     assert "torn.png" in capsys.readouterr().err
+
+
+def test_the_network_sees_red_as_red():
+    card = find_model("cgnet")
+    red = np.zeros((64, 64, 3), np.uint8)
+    red[:, :, 2] = 255  # BGR
+    planes = _input(card, red, "cpu")[0].numpy() * np.reshape(card.std, (3, 1, 1)) + np.reshape(card.mean, (3, 1, 1))
+    assert np.allclose(planes.mean(axis=(1, 2)), [255, 0, 0], atol=0.01)
