@@ -77,8 +77,6 @@ class LabelSpace:
         table = np.full(256, UNLABELLED, np.uint8)
         for c in self.classes:
             table[c.id] = c.id
-        for void in self.void_ids:
-            table[void] = UNLABELLED
         return table
 
     def id_of(self, name: str) -> int:
@@ -198,14 +196,14 @@ def parse_label_space(document: Any, where: str, name: str = "") -> LabelSpace:
     void = document.get("void_ids", [])
     if not isinstance(void, list) or not all(isinstance(v, int) and len(classes) <= v <= 255 for v in void):
         raise bad(f"void_ids is {void!r}; expected a list of ids from {len(classes)} to 255; {_FROM_0}")
-    name = str(document.get("name", name))
+    name = str(document.get("name") or name)
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
         raise bad(f"its name is {name!r}; give it one (name: ...) of letters, digits, - and _: weights are named by it")
     return LabelSpace(
         name=name,
         classes=tuple(sorted(classes, key=lambda c: c.id)),
         void_ids=frozenset(void),
-        description=str(document.get("description", "")),
+        description=str(document.get("description") or ""),
     )
 
 

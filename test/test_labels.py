@@ -109,3 +109,9 @@ def test_ids_keys_and_names_that_mean_nothing_are_refused(tmp_path, text, said):
     path.write_text(text)
     with pytest.raises(UserError, match=said):
         load_label_space(path)
+
+
+def test_a_name_that_is_left_empty_is_the_files(tmp_path):
+    (tmp_path / "mine.yaml").write_text("name:\ndescription:\nclasses: [{name: a, color: [0, 0, 0]}]\n")
+    space = load_label_space(tmp_path / "mine.yaml")
+    assert (space.name, space.description) == ("mine", "")

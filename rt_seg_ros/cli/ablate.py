@@ -14,6 +14,7 @@ from rich.table import Table
 from rt_seg_ros.cli.console import TableConsole
 from rt_seg_ros.cli.progress import progress
 from rt_seg_ros.errors import UserError
+from rt_seg_ros.labels import load_label_space
 
 if TYPE_CHECKING:
     from rt_seg_ros.training.ablation import AblationTable
@@ -125,11 +126,13 @@ def _plan(tables: list[AblationTable], base: str | None, overrides: list[str]) -
 def _train(plan: Plan, chosen: set[tuple[str, str]], data: Path | None, out: Path) -> int:
     """Train the chosen rows; the tables tell of the others too, where they were trained before."""
     from rt_seg_ros.training.ablation_report import write_report
+    from rt_seg_ros.training.checks import check_recipe
     from rt_seg_ros.training.loop import TrainingError
 
     for table, outcomes in plan:
         for outcome in outcomes:
             if (table.name, outcome.row.name) in chosen:
+                check_recipe(outcome.recipe, load_label_space(outcome.recipe.label_space))
                 _check_same(out / table.name / outcome.row.name, outcome.recipe, data)
     done = _finished_runs(out)
     failed = []

@@ -246,6 +246,8 @@ def _finish(out: Path, ended: bool, export: Path | None) -> int:
     if not ended:
         output.line(f"stopped; continue with: {shlex.join(['rt-seg', 'train', '--resume', str(out)])}")
         return 3
+    if export is not None:
+        export_weights(out)  # the run folder's own
     card = export_weights(out, export)
     scores = ", ".join(f"{name} {score['miou']:.1f} %" for name, score in card.scores.items())
     output.line(f"best mIoU: {scores or 'not measured'}\nweights {card.weights}; run folder {out}")

@@ -37,6 +37,8 @@ def check_continued(recipe: Recipe, before: Recipe) -> None:
     kept = {
         "network.name": (before.network.name, recipe.network.name),
         "network.options": (before.network.options, recipe.network.options),
+        "network.weights": (before.network.weights, recipe.network.weights),
+        "network.backbone_weights": (before.network.backbone_weights, recipe.network.backbone_weights),
         "label_space": (before.label_space, recipe.label_space),
         "number of loss.auxiliary_weights": (len(before.loss.auxiliary_weights), len(recipe.loss.auxiliary_weights)),
         "optimiser.kind": (before.optimiser.kind, recipe.optimiser.kind),

@@ -84,7 +84,7 @@ class World:
 
     @contextlib.contextmanager
     def leading(self) -> Iterator[None]:
-        """Work of the process that leads, which the others wait for in :meth:`decide`; they learn of its failure."""
+        """Work of the process that leads, which the others wait for at the end of it; they learn of its failure."""
         yield
 
     def mean(self, values: Tensor) -> Tensor:
@@ -161,6 +161,8 @@ class Team(World):
             with contextlib.suppress(FailedElsewhere):
                 self._agree(False, True, False, 0.0)
             raise
+        if self._agree(False, False, False, 0.0)[1]:
+            raise FailedElsewhere
 
     def mean(self, values: Tensor) -> Tensor:
         """See :meth:`World.mean`."""

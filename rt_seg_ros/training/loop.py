@@ -253,8 +253,8 @@ class Trainer:
                     self._save()
         if decision.stop and not self.finished:
             self._check(pending)
-            if self.step or self._unread is None:
-                with self.world.leading():
+            with self.world.leading():
+                if self.step or self._unread is None:
                     self._save()
         self._decide()  # nobody leaves before the one that leads has written all
         if self._unread is not None and not self.finished:

@@ -168,7 +168,8 @@ class LossSection(Section):
 
     @model_validator(mode="after")
     def _smooths(self) -> LossSection:
-        if self.label_smoothing and "cross_entropy" not in (self.kind, self.auxiliary_kind):
+        kinds = [self.kind, self.auxiliary_kind] if self.auxiliary_weights else [self.kind]
+        if self.label_smoothing and "cross_entropy" not in kinds:
             raise ValueError(f"label_smoothing is of cross_entropy; {self.kind} has none")
         return self
 

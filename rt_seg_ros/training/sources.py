@@ -23,7 +23,7 @@ from rt_seg_ros.errors import UserError
 from rt_seg_ros.labels import UNLABELLED, LabelSpace, load_label_space
 from rt_seg_ros.overlap import reading_threads
 from rt_seg_ros.resampling import resize_labels, resize_pixels
-from rt_seg_ros.training.distributed import World
+from rt_seg_ros.training.distributed import FailedElsewhere, World
 from rt_seg_ros.training.recipe import DataSection, SourceSection, SynthSection, Triple
 from rt_seg_ros.working_size import Size
 
@@ -338,6 +338,10 @@ def load_sources(
             assert part is not None
             sizes[rank :: world.size] = part.sizes
             pixels += part.pixels
+        if not pixels[:UNLABELLED].any():  # of several processes each saw its share alone
+            if not world.leads:
+                raise FailedElsewhere
+            raise UserError(f"{source.name} cannot be used: all its labels are void")
         sources.append(PicturesOnDisk(source, sizes, pixels, fill))
     return sources
 

@@ -12,6 +12,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from rt_seg_ros.errors import UserError
 from rt_seg_ros.networks import SegmentationNetwork, create_network, list_networks, network_info
+from rt_seg_ros.networks.cgnet import ContextGuidedBlock
+from rt_seg_ros.networks.crosscbam import SpatialAttention
+from rt_seg_ros.networks.csrnet import ShortedPyramidFusion
 from rt_seg_ros.networks.frfnet import cosine_basis
 from rt_seg_ros.networks.layers import ConvNormAct, fold_split_norm, pool_by_matrices
 
@@ -221,3 +224,27 @@ def test_two_networks_from_one_seed_are_equal() -> None:
         torch.manual_seed(11)
         nets.append(create_network("frfnet_slim", 11))
     assert all(torch.equal(a, b) for a, b in zip(*(n.parameters() for n in nets), strict=True))
+
+
+def test_where_cgnets_residual_is_added():
+    x = torch.randn(1, 16, 12, 12)
+    for residual in ("local", "global"):
+        block = ContextGuidedBlock(16, 16, dilation=2, reduction=8, residual=residual).eval()
+        reduced = block.reduce(x)
+        joint = block.joint(torch.cat([block.local(reduced), block.surround(reduced)], 1))
+        expected = block.context(joint + x) if residual == "local" else block.context(joint) + x
+        torch.testing.assert_close(block(x), expected)
+
+
+def test_spfm_moves_its_statistics_as_the_paper_says():
+    parts = create_network("csrnet_light", num_classes=11).modules()
+    pyramids = [part for part in parts if isinstance(part, ShortedPyramidFusion)]
+    assert pyramids
+    for pyramid in pyramids:
+        assert {part.momentum for part in pyramid.modules() if isinstance(part, nn.BatchNorm2d)} == {0.005}
+
+
+def test_in_crosscbams_program_no_attention_to_a_place_is_below_one_half():
+    x = torch.randn(2, 8, 16, 16)
+    with torch.no_grad():
+        assert SpatialAttention(paper_code=True)(x).min() >= 0.5 > SpatialAttention()(10 * x).min()

@@ -12,6 +12,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -246,3 +247,27 @@ def test_a_reading_process_that_is_killed_before_the_last_step_ends_takes_nothin
 
 def children(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+class _Two(World):
+    """Two processes in one, for what only looks through files."""
+
+    size = 2
+
+    def together(self, action):
+        first = action()
+        self.rank = 1
+        second = action()
+        self.rank = 0
+        return [first, second]
+
+
+def test_labels_that_are_all_void_are_refused_also_where_each_process_sees_a_part(tmp_path, camvid_writer):
+    root = camvid_writer(tmp_path / "data", {"train": (4, (48, 64)), "small": (1, (48, 64)), "val": (1, (48, 64))})
+    for path in (root / "trainannot").iterdir():
+        cv2.imwrite(str(path), np.full((48, 64), 11, np.uint8))
+    data = recipe(*FILES).data
+    opened = open_sources(data.train[:1], root, load_label_space("camvid11"), data, None)
+    for world in (World(torch.device("cpu")), _Two(torch.device("cpu"))):
+        with pytest.raises(UserError, match="void"):
+            load_sources(opened, data.mean, world)

@@ -70,6 +70,10 @@ def test_recipes_inherit_key_by_key(tmp_path):
         ("augment.crop=[0, 5]", r"augment\.crop\.0 is 0: .*greater than 0"),
         ("optimiser.betas=[1.5, 0.9]", r"optimiser\.betas\.0 is 1\.5: .*less than 1"),
         ("loss={kind: focal, label_smoothing: 0.1}", r"loss: label_smoothing is of cross_entropy; focal has none"),
+        (
+            "loss={kind: ohem, auxiliary_kind: cross_entropy, auxiliary_weights: [], label_smoothing: 0.1}",
+            r"loss: label_smoothing is of cross_entropy; ohem has none",
+        ),
         ("loss.class_weights=[0, 0]", r"loss\.class_weights is \[0.*: numbers from 0, and not all of them 0"),
         ("loss.auxiliary_weights=[-1]", r"loss\.auxiliary_weights is \[-1.*: numbers from 0"),
         ("loss.kind=dice", r"loss\.kind is 'dice': .*'ohem'"),

@@ -256,3 +256,14 @@ def test_loss_that_is_no_number_stops_the_run_and_names_the_files(streets: Path,
     with pytest.raises(TrainingError, match=r"train/\d\.png"):
         trainer.run()
     assert not (tmp_path / "run" / LAST).exists()
+
+
+def test_a_damaged_checkpoint_is_refused_whatever_reading_it_raises(tmp_path: Path, monkeypatch: Any) -> None:
+    (tmp_path / LAST).write_bytes(b"damaged")
+
+    def damaged(*_: Any, **__: Any) -> None:
+        raise IndexError("pop from empty list")
+
+    monkeypatch.setattr(torch, "load", damaged)
+    with pytest.raises(UserError, match="truncated or damaged"):
+        read_checkpoint(tmp_path / LAST)

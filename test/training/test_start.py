@@ -514,3 +514,36 @@ def test_weights_that_learnt_from_what_they_are_measured_on_are_told():
     assert "network.weights learnt from camvid val: scores on it will flatter" in remarks("cgnet", val)
     assert "learnt from" not in remarks("cgnet_camvid11_train", val)
     assert "learnt from" not in remarks("cgnet", "mine val, 101 frames of 480x360")
+
+
+def test_what_a_recipe_says_reaches_what_trains(streets: Path, tmp_path: Path) -> None:
+    words = [
+        "optimiser={kind: sgd, momentum: 0.5}",
+        "schedule={kind: poly, power: 2.0, final: 0.1, warm_up_steps: 2, warm_up_start: 0.5, max_steps: 4, batch: 2}",
+        "loss.auxiliary_kind=sigmoid_focal",
+        "augment.flip=0.25",
+        "augment.scale_law=uniform",
+    ]
+    trainer = Trainer(small(*words), streets, tmp_path / "run")
+    assert trainer.learner.optimiser.param_groups[0]["momentum"] == 0.5
+    assert trainer.learner.loss.auxiliary.sigmoid
+    options = trainer.batches._augmenter.options
+    assert (options.flip, options.scale_law) == (0.25, "uniform")
+    assert trainer.rate_factor() == pytest.approx(0.5)
+    trainer.step = 1
+    assert trainer.rate_factor() == pytest.approx((0.1 + 0.9 * 0.75**2) * 0.75)
+
+
+def test_the_moving_average_counts_every_step(streets: Path, tmp_path: Path) -> None:
+    trainer = Trainer(small("schedule.max_steps=24"), streets, tmp_path / "run")
+    assert trainer.run()
+    assert trainer.learner._average.steps == 24  # also of those, later, after which it does not move
+
+
+def test_another_round_is_in_another_order(streets: Path, tmp_path: Path) -> None:
+    mixture = Trainer(small(*TRAIN_ALONE), streets, tmp_path / "run").mixture
+    rounds = [[int(i) for _, i in mixture.samples(start, 6)] for start in (0, 6, 12)]
+    assert all(sorted(one) == list(range(6)) for one in rounds)
+    assert len({tuple(one) for one in rounds}) == 3
+    seen = [mixture.sources[0].names[i] for i in rounds[1]]
+    assert mixture.names(6, 6) == seen

@@ -106,6 +106,18 @@ def test_weights_can_be_exported_again_and_a_run_is_not_overwritten(trained, dat
     assert "exists already" in capsys.readouterr().err
     assert main(["train", str(recipe), "--data", str(data), "--out", str(trained)]) == 2
     assert "already holds a run" in capsys.readouterr().err
+    # Weights that the run did not begin with would stand in its card.
+    assert main(["train", "--resume", str(trained), "network.weights=crosscbam_m"]) == 2
+    assert "network.weights was None, now 'crosscbam_m'" in capsys.readouterr().err
+
+
+def test_a_run_that_goes_on_leaves_its_folder_the_weights_that_it_exports(trained, tmp_path):
+    run, mine = tmp_path / "run", tmp_path / "mine.safetensors"
+    shutil.copytree(trained, run)
+    more = ["schedule.epochs=3", "run.keep=last", "--export-weights", str(mine)]
+    assert main(["train", "--resume", str(run), *more]) == 0
+    assert (run / "cgnet_camvid11.safetensors").read_bytes() == mine.read_bytes()
+    assert mine.read_bytes() != (trained / "cgnet_camvid11.safetensors").read_bytes()
 
 
 def test_terminate_writes_a_checkpoint_and_resume_goes_on(data, recipe, tmp_path):

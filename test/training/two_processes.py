@@ -67,15 +67,16 @@ def main(recipe_path: str, data: str, out: str) -> None:
         broken = Trainer(recipe, root, folder / "broken", checkpoint=checkpoint, world=world)
         ended.append(broken.run())
         odd = outcome(load_recipe(recipe_path, ["schedule.batch=3"]), root, folder / "odd", world)
-        full = folder / "full"
-        if world.leads:
-            full.mkdir()
-            (full / f".metrics.csv.{os.getpid()}.part").symlink_to("/dev/full")
-        failed = outcome(recipe, root, full, world)
+        fails = {}
+        for name, words in (("full", []), ("early", ["run.validate_every=1"])):  # at the last step, and before it
+            if world.leads:
+                (folder / name).mkdir()
+                (folder / name / f".metrics.csv.{os.getpid()}.part").symlink_to("/dev/full")
+            fails[name] = outcome(load_recipe(recipe_path, words), root, folder / name, world)
         state = {"whole": whole.network.state_dict(), "broken": broken.network.state_dict()}
         state["gradients"] = exact_gradients(whole)
         torch.save(state, folder / f"weights{world.rank}.pt")
-        told = {"ended": ended, "step": step, "odd": odd, "full": failed, "share": len(whole.batch(0)[0])}
+        told = {"ended": ended, "step": step, "odd": odd, **fails, "share": len(whole.batch(0)[0])}
         (folder / f"told{world.rank}.json").write_text(json.dumps(told))
 
 
