@@ -151,8 +151,8 @@ class TensorRtBackend(Backend):
     def is_ready(self, working: Size) -> bool:
         """See :meth:`Backend.is_ready`: an engine of the size is loaded, or who stands in for one is ready."""
         stand_in = self._stand_in
-        loaded = any(spec.size == working for spec in tuple(self._sessions))
-        return loaded or stand_in is None or stand_in.is_ready(working)
+        loaded = any(spec.size in (working, None) for spec in tuple(self._sessions))
+        return loaded or (stand_in is not None and stand_in.is_ready(working))
 
     # --- which engine ---------------------------------------------------------------------------------------------
 

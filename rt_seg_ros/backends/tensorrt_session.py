@@ -107,6 +107,9 @@ class Session:
             slot, wanted = waiting.popleft()
             try:
                 started, finished = slot.collect(wanted, labels, confidences if confidence else None, origin)
+            except BaseException:
+                slot.abandon()
+                raise
             finally:
                 self._free.put(slot)
             # Two contexts compute at the same time: what both do is counted once.
@@ -271,8 +274,12 @@ class _Slot:
             if name not in self._buffers or self._buffers[name][1].size < count:
                 for former in self._buffers.pop(name, ()):
                     former.close()
-                device = DeviceMemory(count)  # first: if either runs out it is this, and the other would be lost
-                self._buffers[name] = PinnedArray(count), device
+                device = DeviceMemory(count)
+                try:
+                    self._buffers[name] = PinnedArray(count), device
+                except CudaError:
+                    device.close()
+                    raise
             if not self._context.set_tensor_address(name, self._buffers[name][1].address):
                 raise self._error(f"does not take the memory for '{name}'")
         self._shapes = shapes

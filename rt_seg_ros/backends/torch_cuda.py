@@ -8,13 +8,14 @@ and the one before's labels come down, on streams of their own.
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import queue
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -109,8 +110,10 @@ class TorchCudaBackend(Backend):
             end = time.perf_counter()
         except BaseException:
             for stream in (self._upload, self._compute, self._download):  # they may still use the slot
-                with suppress(RuntimeError):
+                try:
                     stream.synchronize()
+                except RuntimeError:
+                    _never_free(self)
             raise
         finally:
             self._free.put(slot)
@@ -243,6 +246,14 @@ def _has_new_switches() -> bool:
     except RuntimeError:
         return True
     return any(getattr(owner, "fp32_precision", "none") != "none" for owner in (of, of.cudnn, of.cuda.matmul))
+
+
+def _never_free(backend: TorchCudaBackend) -> None:
+    """Keep what holds pinned memory on a GPU that is lost, also beyond the interpreter's end.
+
+    PyTorch records an event as it frees such memory. That throws then, in a destructor: the process would be aborted.
+    """
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(backend))
 
 
 class _Numerics:

@@ -411,6 +411,15 @@ def test_a_camera_that_has_an_engine_does_not_wait_for_another_s_stand_in(backen
         waiting.result()
 
 
+def test_a_size_is_ready_where_an_engine_is_loaded_or_the_stand_in_is_ready(backend):
+    backend, _ = backend
+    assert not backend.is_ready((64, 64))  # nor would be who has to be started first
+    run_at(backend, (64, 64))
+    assert backend.is_ready((64, 64)) and not backend.is_ready((96, 64))
+    backend._stand_in = SimpleNamespace(is_ready=lambda working: working == (96, 64))
+    assert backend.is_ready((96, 64)) and not backend.is_ready((128, 64))
+
+
 def test_a_stand_in_on_the_cpu_takes_as_many_threads_as_were_given(card, monkeypatch):
     monkeypatch.setattr(tensorrt_backend, "_STAND_INS", (("torch_backend", "cpu"),))
     assert tensorrt_backend._make_stand_in(card, "cuda:0", "fp32", 3)._threads == 3

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import queue
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -17,6 +20,7 @@ import torch
 from backend_helpers import gpu_target, interprets
 
 from rt_seg_ros.backends.torch_backend import TorchCpuBackend
+from rt_seg_ros.backends.torch_cuda import TorchCudaBackend
 from rt_seg_ros.backends.torch_ops import Call, PixelResizer, Program, alike_together, put_back, taps, write_labels
 from rt_seg_ros.data.synth import SyntheticDrive
 from rt_seg_ros.images import Frame
@@ -27,6 +31,33 @@ from rt_seg_ros.zoo import build_network, find_model
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
     noise = np.random.default_rng(seed).integers(0, 256, (height // 6 + 2, width // 6 + 2, 3), np.uint8)
     return cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+# --- a GPU that is lost ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_what_holds_pinned_memory_on_a_lost_gpu_is_never_freed(lost):
+    """PyTorch would abort the process, in which another runtime is to go on."""
+
+    def synchronize():
+        if lost:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    def fit(call):
+        raise RuntimeError("out of memory")
+
+    backend = TorchCudaBackend.__new__(TorchCudaBackend)
+    backend._threads, backend._make_ready = 0, lambda call: False
+    backend._free = queue.SimpleQueue()
+    backend._free.put(SimpleNamespace(fit=fit))
+    backend._upload = backend._compute = backend._download = SimpleNamespace(synchronize=synchronize)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        backend.run([Frame(picture(8, 8))], (8, 8), [(8, 8)], False)
+    left = weakref.ref(backend)
+    del backend
+    gc.collect()
+    assert (left() is not None) == lost
 
 
 # --- resizing -----------------------------------------------------------------------------------------------------
