@@ -338,7 +338,7 @@ def frame_from_compressed(
     :param message_format: ``format`` of a CompressedImage, which begins with the encoding of the image that was
         compressed: of one channel and a Bayer encoding, it is a mosaic
     :param sample_bits: as in :func:`frame_from_ros`; files tell it themselves
-    :raises ImageRejected: no data, too large, another format, or data that do not decode
+    :raises ImageRejected: no data, too large, another format, samples with a sign, or data that do not decode
     """
     buffer = np.frombuffer(data, np.uint8)
     if buffer.size == 0:

@@ -80,14 +80,13 @@ def accelerate(network: SegmentationNetwork, dtype: torch.dtype, kernels: Module
     replaced = list(_replacements(network, kernels))
     for module, forward in replaced:
         module.forward = forward  # type: ignore[method-assign]
-    if x.is_cuda:
-        # PyTorch hands cuDNN its uninitialised output as a summand of weight 0. What is computed below lies where NaN
-        # was: an engine that reads it is found out.
-        stale = [
-            torch.full((n,), math.nan, dtype=dtype, device=x.device) for n in (1 << 17, 1 << 22) for _ in range(16)
-        ]
-        del stale
     try:
+        if x.is_cuda:
+            # PyTorch hands cuDNN its uninitialised output as a summand of weight 0. What is computed now lies where
+            # NaN was: an engine that reads it is found out.
+            for values in (1 << 17, 1 << 20):  # of PyTorch's two pools of memory
+                stale = [torch.full((values,), math.nan, dtype=dtype, device=x.device) for _ in range(16)]
+                del stale
         found = error()
         trouble = "" if found <= allowed else f"scores are {found:.2g} off, where {allowed:.2g} would do"
     except Exception as reason:  # a compiler that does not fit this PyTorch or driver raises what it likes
